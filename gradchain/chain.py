@@ -1,0 +1,271 @@
+"""An ordered list of named stages: the recipe of an optimizer as a value."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from gradchain import config, contract, functional
+from gradchain.errors import ChainError, UnknownOptionError, nearest
+from gradchain.functional import ChainState, Tree
+from gradchain.hyperparameters import Bindings, bind_keys
+from gradchain.partition import Partition
+from gradchain.program import Program
+from gradchain.stage import Stage
+from gradchain.table import chain_table
+
+Element: TypeAlias = "Stage | Partition"
+Edit: TypeAlias = "Callable[[Stage], tuple[Element, ...]]"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Chain:
+    """A sequence of stages, checked when it is built. Frozen, hashable, comparable; every edit gives a new chain.
+
+    Build one with `chain(...)` or `gradchain.recipe(name)`. `print(chain)` shows it as a table.
+
+    >>> adam = gradchain.recipe("adamw")
+    >>> adam.replace("divide", atan2_scale()).without("decoupled_decay").names
+    ('first_moment', 'second_moment', 'atan2_scale', 'scale_by_learning_rate')
+    """
+
+    elements: tuple[Element, ...]
+
+    def __post_init__(self) -> None:
+        contract.check(self.elements)
+
+    # Looking at it.
+
+    @functools.cached_property
+    def addressed(self) -> tuple[tuple[str, Stage], ...]:
+        """Every stage with its address, in order; stages of a partition are addressed as `label/stage`."""
+        return tuple(contract.addressed(self.elements))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The addresses of the stages."""
+        return tuple(address for address, _ in self.addressed)
+
+    @functools.cached_property
+    def bindings(self) -> Bindings:
+        """Which name in `param_groups` sets which field."""
+        return bind_keys(self.addressed)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The dynamic hyperparameters under the names that they have in `param_groups`, with their values."""
+        return dict(self.bindings.defaults)
+
+    def __getitem__(self, name: str) -> Stage:
+        return dict(self.addressed)[self._resolve(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in (address, address.rpartition("/")[2]) for address in self.names)
+
+    def __iter__(self) -> Iterator[Stage]:
+        return (stage for _, stage in self.addressed)
+
+    def __len__(self) -> int:
+        return len(self.addressed)
+
+    def __repr__(self) -> str:
+        return f"chain({', '.join(map(repr, self.elements))})"
+
+    def __str__(self) -> str:
+        return chain_table(self)
+
+    def _resolve(self, name: str) -> str:
+        """The full address of a stage given by its address or its bare name."""
+        if name in self.names:
+            return name
+        matches = [address for address in self.names if address.rpartition("/")[2] == name]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise UnknownOptionError(f"stage name {name!r} is ambiguous; say which: {', '.join(matches)}.")
+        raise UnknownOptionError(f"the chain has no stage {name!r}. {nearest(name, self.names)}")
+
+    # Editing it.
+
+    def _edit(self, edits: dict[str, Edit]) -> Chain:
+        return Chain(_edited(self.elements, {self._resolve(name): edit for name, edit in edits.items()}))
+
+    def without(self, *names: str) -> Chain:
+        """A chain without these stages. `ChainError` if what is left does not fit together."""
+        return self._edit({name: lambda stage: () for name in names})
+
+    def replace(self, name: str, stage: Stage | Chain) -> Chain:
+        """A chain with another stage (or chain) in the place of one."""
+        return self._edit({name: lambda old: elements_of(stage)})
+
+    def insert_before(self, name: str, stage: Stage | Chain) -> Chain:
+        """A chain with a stage put in before another."""
+        return self._edit({name: lambda old: (*elements_of(stage), old)})
+
+    def insert_after(self, name: str, stage: Stage | Chain) -> Chain:
+        """A chain with a stage put in after another."""
+        return self._edit({name: lambda old: (old, *elements_of(stage))})
+
+    def with_options(self, **options: Any) -> Chain:
+        """A chain with other values, named as in `param_groups` (`lr`, `betas`), by field, or as `stage.field`.
+
+        >>> gradchain.recipe("adamw").with_options(lr=3e-4, betas=(0.9, 0.95), **{"divide.eps": 1e-6})
+        """
+        changes: dict[str, dict[str, Any]] = {}
+        for name, value in options.items():
+            for address, field, picked in self._targets(name, value):
+                changes.setdefault(address, {})[field] = picked
+        return self._edit(
+            {
+                address: lambda stage, fields=fields: (dataclasses.replace(stage, **fields),)
+                for address, fields in changes.items()
+            }
+        )
+
+    def _targets(self, name: str, value: Any) -> list[tuple[str, str, Any]]:
+        """The fields that an option name means: `(address, field, value)`."""
+        bound = [b for b in self.bindings.bindings if name == b.key and not b.spec.follows]
+        if bound:
+            return [(b.address, b.field, b.pick({name: value})) for b in bound]
+        address, _, field = name.rpartition(".")
+        if address:
+            address = self._resolve(address)
+        found = [
+            (at, field, value)
+            for at, stage in self.addressed
+            if at == (address or at) and any(f.name == field and f.init for f in stage.fields())
+        ]
+        if len(found) == 1:
+            return found
+        if found:
+            qualified = ", ".join(f"{at}.{field}" for at, _, _ in found)
+            raise UnknownOptionError(f"option {name!r} is ambiguous; say which: {qualified}.")
+        fields = [f.name for stage in self for f in stage.fields() if f.name not in ("name", "keys")]
+        known = nearest(name, {*self.hyperparameters, *fields})
+        raise UnknownOptionError(f"the chain has no option {name!r}. {known}")
+
+    def dependents(self, name: str) -> tuple[str, ...]:
+        """The stages that cannot stand without `name` and have to go with it, in the order they were found.
+
+        >>> gradchain.recipe("rose").dependents("range_normalize")
+        ('cv_trust_gate', 'divide')
+        """
+        gone = [self._resolve(name)]
+        while True:
+            try:
+                self.without(*gone)
+                return tuple(gone[1:])
+            except ChainError as error:
+                if error.stage is None or error.stage in gone:
+                    raise
+                gone.append(error.stage)
+
+    # Running it.
+
+    def route(self, name: str, param: torch.Tensor, role: str | None = None) -> Program:
+        """The stages that one parameter goes through."""
+        return Program.of(tuple(_route(self.elements, name, param, role)))
+
+    def init(self, params: Tree) -> ChainState:
+        """The state of a tensor, or of any nest of dicts, lists and tuples of tensors, before the first step."""
+        return functional.init(self, params)
+
+    def update(self, grads: Tree, state: ChainState, params: Tree, **hyperparameters: Any) -> tuple[Tree, ChainState]:
+        """One step as a pure function: `(updates, state)`, with `updates` to be added by `apply_updates`.
+
+        Differentiable, and usable under `torch.func`. `hyperparameters` override the chain's (`lr=...`); they may be
+        tensors that require gradients.
+        """
+        return functional.update(self, grads, state, params, hyperparameters)
+
+    def state_bytes(self, params: Any) -> int:
+        """The bytes of state that this chain keeps for some parameters (a module, an iterable or a nest of tensors).
+
+        Nothing is allocated, so meta tensors and huge models will do. Step counters are not counted.
+        """
+        return functional.state_bytes(self, params)
+
+    # Keeping it.
+
+    def to_config(self) -> dict[str, Any]:
+        """A plain dict of strings, numbers and lists that describes the chain."""
+        return config.to_config(self)
+
+    def to_json(self) -> str:
+        return config.to_json(self.to_config())
+
+    def to_toml(self) -> str:
+        return config.to_toml(self.to_config())
+
+    @staticmethod
+    def from_config(source: Any) -> Chain:
+        """A chain from a dict made by `to_config`, or from a path to a `.json` or `.toml` file. Executes no code."""
+        return config.from_config(source)
+
+    def __reduce__(self) -> tuple[type[Chain], tuple[tuple[Element, ...]]]:
+        return Chain, (self.elements,)
+
+
+def elements_of(item: object) -> tuple[Element, ...]:
+    if isinstance(item, Chain):
+        return item.elements
+    if isinstance(item, type) and issubclass(item, Stage):
+        return (item(),)
+    if isinstance(item, (Stage, Partition)):
+        return (item,)
+    raise ChainError(
+        f"{item!r} is not a stage. Pass stages such as centralize(), chains, or partitions; make a stage of a function "
+        "with @gradchain.stateless."
+    )
+
+
+def _edited(elements: Sequence[Element], edits: dict[str, Edit], prefix: str = "") -> tuple[Element, ...]:
+    """The elements with the stages at some addresses replaced."""
+    edited: list[Element] = []
+    for element in elements:
+        if isinstance(element, Partition):
+            branches = [
+                (label, unchecked(_edited(branch.elements, edits, f"{prefix}{label}/")))
+                for label, branch in element.branches
+            ]
+            edited.append(dataclasses.replace(element, branches=tuple(branches)))
+        else:
+            edit = edits.get(prefix + element.address)
+            edited.extend((element,) if edit is None else edit(element))
+    return tuple(edited)
+
+
+def unchecked(elements: tuple[Element, ...]) -> Chain:
+    """A branch: it need not stand alone, since the stages around its partition complete it."""
+    branch = object.__new__(Chain)
+    object.__setattr__(branch, "elements", elements)
+    return branch
+
+
+def _route(
+    elements: Sequence[Element], name: str, param: torch.Tensor, role: str | None, prefix: str = ""
+) -> Iterator[tuple[str, Stage]]:
+    for element in elements:
+        if isinstance(element, Partition):
+            label, branch = element.branch(name, param, role)
+            yield from _route(branch.elements, name, param, role, f"{prefix}{label}/")
+        else:
+            yield prefix + element.address, element
+
+
+def chain(*stages: Stage | Chain | Partition | type[Stage] | Literal[False] | None) -> Chain:
+    """Put stages in a row. Chains among them are flattened; stages without options may be given as classes.
+
+    `None` and `False` are left out, so that a recipe can say `stabilize and cv_trust_gate()`.
+
+    Raises `ChainError` if the stages do not fit together: a stage that needs a pending scale where there is none, a
+    scale that is never resolved, a slot that is read but not provided or owned twice, a name used twice.
+
+    >>> gradchain.chain(range_normalize(), cv_trust_gate(), divide(), scale_by_learning_rate(1e-3))
+    """
+    present = [stage for stage in stages if stage is not None and stage is not False]
+    return Chain(tuple(element for stage in present for element in elements_of(stage)))

@@ -1,0 +1,172 @@
+"""Chains as plain data: dict, JSON, TOML. Reading a config constructs known stages from checked values; it runs no code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gradchain import registry
+from gradchain.errors import ConfigError, GradchainError, nearest
+from gradchain.partition import Partition, partition
+from gradchain.stage import Stage
+
+if TYPE_CHECKING:
+    from gradchain.chain import Chain, Element
+
+FORMAT = 1
+
+
+def to_config(chain: Chain) -> dict[str, Any]:
+    return {"gradchain": FORMAT, "stages": [_element(element) for element in chain.elements]}
+
+
+def _element(element: Element) -> dict[str, Any]:
+    if isinstance(element, Partition):
+        if registry.label_name(element.label) is None:
+            raise ConfigError(
+                f"the partition's label function {element.label_name} is not registered, so a config cannot name it. "
+                "Decorate it with @gradchain.label_function."
+            )
+        branches = {label: [_element(inner) for inner in branch.elements] for label, branch in element.branches}
+        return {"partition": element.label_name, "branches": branches}
+    return {"stage": type(element).__name__, **_options(element)}
+
+
+def _options(stage: Stage) -> dict[str, Any]:
+    """The fields of a stage as plain values; `None` and empty names are left out."""
+    options: dict[str, Any] = {}
+    for field in stage.fields():
+        value = getattr(stage, field.name)
+        if not field.init or (field.name in ("name", "keys") and not value) or value is None:
+            continue
+        options[field.name] = dict(value) if field.name == "keys" else _plain(stage.address, field.name, value)
+    return options
+
+
+def _plain(address: str, field: str, value: Any) -> Any:
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (tuple, list)):
+        return [_plain(address, field, item) for item in value]
+    if hasattr(value, "item"):
+        return value.item()
+    raise ConfigError(f"{address}.{field} = {value!r} cannot be written to a config; use plain numbers and strings.")
+
+
+def from_config(source: Any) -> Chain:
+    from gradchain.chain import Chain
+
+    data = _read(Path(source)) if isinstance(source, (str, os.PathLike)) else source
+    if not isinstance(data, Mapping) or "stages" not in data:
+        raise ConfigError(f"a chain's config is a table with a list 'stages'; got {type(data).__name__}.")
+    if data.get("gradchain", FORMAT) != FORMAT:
+        raise ConfigError(f"config format {data['gradchain']!r} is not known; this version reads format {FORMAT}.")
+    if unknown := set(data) - {"gradchain", "stages"}:
+        raise ConfigError(f"unknown entry {sorted(unknown)[0]!r} in the config; it has 'gradchain' and 'stages'.")
+    return Chain(tuple(_elements(data["stages"], "stages")))
+
+
+def _elements(items: Any, where: str) -> list[Element]:
+    if not isinstance(items, Sequence) or isinstance(items, str):
+        raise ConfigError(f"{where} must be a list of tables, not {type(items).__name__}.")
+    return [_build(item, f"{where}[{position}]") for position, item in enumerate(items)]
+
+
+def _build(item: Any, where: str) -> Element:
+    if not isinstance(item, Mapping) or ("stage" in item) == ("partition" in item):
+        raise ConfigError(f"{where} must be a table with either 'stage' or 'partition'; got {item!r}.")
+    if "partition" in item:
+        return _build_partition(item, where)
+    options = {key: value for key, value in item.items() if key != "stage"}
+    try:
+        cls = registry.stage(item["stage"])
+        return _construct(cls, options)
+    except GradchainError as error:
+        raise ConfigError(f"{where}: {error}") from None
+
+
+def _construct(cls: type[Stage], options: dict[str, Any]) -> Stage:
+    """A stage from plain values. Lists become tuples; a table of keys becomes what `expose` makes."""
+    keys = options.pop("keys", {})
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    if not isinstance(keys, Mapping):
+        raise ConfigError(f"{cls.__name__}.keys must be a table of field = name; got {keys!r}.")
+    return cls(**values).expose(**dict(keys))
+
+
+def _build_partition(item: Mapping[str, Any], where: str) -> Partition:
+    branches = item.get("branches")
+    if not isinstance(branches, Mapping):
+        raise ConfigError(f"{where}: a partition needs a table 'branches' of label = list of stages.")
+    if unknown := set(item) - {"partition", "branches"}:
+        known = nearest(sorted(unknown)[0], ["partition", "branches"])
+        raise ConfigError(f"{where}: unknown entry {sorted(unknown)[0]!r}. {known}")
+    try:
+        label = registry.label(item["partition"])
+    except GradchainError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    return partition({name: _elements(stages, f"{where}.{name}") for name, stages in branches.items()}, label)  # type: ignore[arg-type]
+
+
+# Text.
+
+
+def _read(path: Path) -> Any:
+    suffix = path.suffix.lower()
+    if suffix not in (".json", ".toml"):
+        raise ConfigError(f"{path} is neither .json nor .toml; give the file one of these endings.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    return from_json(text, str(path)) if suffix == ".json" else from_toml(text, str(path))
+
+
+def from_json(text: str, where: str = "the text") -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"{where} is not valid JSON: {error}.") from None
+
+
+def from_toml(text: str, where: str = "the text") -> Any:
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    try:
+        tomllib = importlib.import_module(name)
+    except ModuleNotFoundError:
+        raise ConfigError("reading TOML on Python 3.10 needs the package 'tomli': pip install tomli") from None
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{where} is not valid TOML: {error}.") from None
+
+
+def to_json(data: Mapping[str, Any]) -> str:
+    return json.dumps(data, indent=2) + "\n"
+
+
+def to_toml(data: Mapping[str, Any]) -> str:
+    """One `[[stages]]` table a stage; branches of a partition are written inline."""
+    lines = [f"gradchain = {data['gradchain']}"]
+    for stage in data["stages"]:
+        lines += ["", "[[stages]]", *(f"{_toml_key(key)} = {_toml_value(value)}" for key, value in stage.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "a").replace("-", "a").isalnum() and key.isascii() else json.dumps(key)
+
+
+def _toml_value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+    if isinstance(value, (bool, str)):
+        return json.dumps(value)
+    return repr(value)

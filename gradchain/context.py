@@ -1,0 +1,75 @@
+"""What a stage may look at besides the update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from gradchain.noise import random_bits, salt_of
+
+Reduction = Literal["mean", "sum"]
+
+
+class Context:
+    """One parameter at one step, as the current stage sees it.
+
+    | attribute | meaning |
+    |---|---|
+    | `param` | the parameter in compute precision (a master copy, if the chain keeps one) |
+    | `stored_param` | the parameter as it is stored |
+    | `gradient` | the raw gradient |
+    | `dtype` | the compute dtype |
+    | `role` | the parameter's role, or `None` |
+    | `ctx["name"]` | a per-step scalar that the stage declared in `scalars` |
+    """
+
+    def __init__(
+        self, param: torch.Tensor, gradient: torch.Tensor, state: Mapping[str, torch.Tensor], role: str | None
+    ) -> None:
+        self.stored_param = param
+        self.param = param
+        self.gradient = gradient
+        self.role = role
+        self.dtype = param.dtype
+        self.recorded: dict[tuple[str, Reduction], torch.Tensor] = {}
+        self._state = dict(state)
+        self._scalars: Mapping[str, Any] = {}
+        self._readable: tuple[str, ...] = ()
+        self._stage = ""
+        self.noise_key: torch.Tensor | None = None
+
+    def enter(self, address: str, scalars: Mapping[str, Any], readable: tuple[str, ...]) -> None:
+        """Turn to the next stage."""
+        self._stage, self._scalars, self._readable = address, scalars, readable
+
+    def read(self, slot: str, *, as_kept: bool = False) -> torch.Tensor:
+        """The value of a slot that the stage owns or declared that it reads.
+
+        Floating slots come in compute precision, or `as_kept` in the dtype of their storage.
+        """
+        if slot not in self._readable:
+            raise KeyError(
+                f"{self._stage} reads slot {slot!r} without owning or declaring it; return it from `init`, "
+                f"or list it in `reads_previous` or `requires`."
+            )
+        value = self._state[slot]
+        return value.to(self.dtype) if value.is_floating_point() and not as_kept else value
+
+    def store(self, slot: str, value: torch.Tensor) -> None:
+        """Make the new value of a slot visible to the stages that follow."""
+        self._state[slot] = value
+
+    def __getitem__(self, scalar: str) -> Any:
+        return self._scalars[scalar]
+
+    def record(self, name: str, value: torch.Tensor, reduce: Reduction = "mean") -> None:
+        """Report a 0-d tensor to `optimizer.telemetry()`, averaged or summed over the parameters. Never syncs."""
+        self.recorded[name, reduce] = value
+
+    def random_bits(self, purpose: str = "", seed: int = 0) -> torch.Tensor:
+        """32 random bits (int32) for each element of the parameter; the same on every device and after a resume."""
+        if self.noise_key is None:
+            raise RuntimeError(f"{self._stage} draws random bits without `random = True` in its class body.")
+        return random_bits(self.stored_param, self.noise_key, salt_of(f"{self._stage}/{purpose}", seed))

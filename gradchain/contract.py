@@ -1,0 +1,149 @@
+"""The checks that a chain passes when it is built, so that it cannot fail in step 3000."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import product
+from typing import TYPE_CHECKING, TypeAlias
+
+from gradchain.errors import ChainError
+from gradchain.partition import Partition
+
+if TYPE_CHECKING:
+    from gradchain.chain import Element
+    from gradchain.stage import Stage
+
+Route: TypeAlias = "Sequence[tuple[str, Stage]]"
+
+
+def addressed(elements: Sequence[Element], prefix: str = "") -> Iterator[tuple[str, Stage]]:
+    """Every stage of a tree of elements with its address, in order."""
+    for element in elements:
+        if isinstance(element, Partition):
+            for label, branch in element.branches:
+                yield from addressed(branch.elements, f"{prefix}{label}/")
+        else:
+            yield prefix + element.address, element
+
+
+def routes(elements: Sequence[Element], prefix: str = "") -> Iterator[list[tuple[str, Stage]]]:
+    """Every way through a tree of elements: one branch of each partition."""
+    choices: list[list[list[tuple[str, Stage]]]] = []
+    for element in elements:
+        if isinstance(element, Partition):
+            branches = (routes(branch.elements, f"{prefix}{label}/") for label, branch in element.branches)
+            choices.append([route for branch in branches for route in branch])
+        else:
+            choices.append([[(prefix + element.address, element)]])
+    for parts in product(*choices):
+        yield [pair for part in parts for pair in part]
+
+
+def check(elements: Sequence[Element]) -> None:
+    """Raise `ChainError` unless every route through the elements is sound."""
+    repeated = [address for address, count in Counter(a for a, _ in addressed(elements)).items() if count > 1]
+    if repeated:
+        raise ChainError(
+            f"two stages are named {repeated[0]!r}; give one of them another name with name='...'.", stage=repeated[0]
+        )
+    for route in routes(elements):
+        _check_slots(route)
+        _check_scale(route)
+        _check_places(route)
+        _check_followed_keys(route)
+
+
+def _check_slots(route: Route) -> None:
+    owners: dict[str, tuple[int, str]] = {}
+    for position, (address, stage) in enumerate(route):
+        for slot in stage.slots:
+            if slot in owners:
+                raise ChainError(
+                    f"{owners[slot][1]} and {address} both own slot {slot!r}; remove one, or give it another slot.",
+                    stage=address,
+                )
+            owners[slot] = (position, address)
+    for position, (address, stage) in enumerate(route):
+        for slot in stage.reads_previous:
+            if slot not in owners or owners[slot][0] <= position:
+                where = f"but {owners[slot][1]} comes before it" if slot in owners else "and no stage provides it"
+                raise ChainError(
+                    f"{address} reads slot {slot!r} of a later stage, {where}. Put {_owner_hint(slot)} after "
+                    f"{address}, or remove {address}.",
+                    stage=address,
+                )
+        for slot in stage.requires:
+            if slot not in owners or owners[slot][0] >= position:
+                raise ChainError(
+                    f"{address} needs slot {slot!r} of an earlier stage. Put {_owner_hint(slot)} before {address}, "
+                    f"or remove {address}.",
+                    stage=address,
+                )
+
+
+def _owner_hint(slot: str) -> str:
+    return {"exp_avg": "first_moment(...)", "exp_avg_sq": "second_moment(...)"}.get(slot, f"a stage with slot {slot!r}")
+
+
+def _check_scale(route: Route) -> None:
+    setter: str | None = None
+    for address, stage in route:
+        rule = stage.scale
+        if rule in ("edits", "resolves") and setter is None:
+            raise ChainError(
+                f"{address} needs a pending scale, and no stage before it sets one. Add range_normalize() or "
+                f"second_moment(...) before {address}, or remove {address}.",
+                stage=address,
+            )
+        if rule == "sets" and setter is not None:
+            raise ChainError(
+                f"{address} sets a scale while the one of {setter} is still pending. Put divide() or atan2_scale() "
+                f"between {setter} and {address}, or remove one of them.",
+                stage=address,
+            )
+        if rule == "resolved" and setter is not None:
+            raise ChainError(
+                f"{address} needs a resolved direction, but the scale of {setter} is still pending. Put divide() or "
+                f"atan2_scale() between {setter} and {address}.",
+                stage=setter,
+            )
+        setter = address if rule == "sets" else None if rule == "resolves" else setter
+    if setter is not None:
+        raise ChainError(
+            f"the scale that {setter} sets is never resolved. Add divide() or atan2_scale() after {setter}, or remove "
+            f"{setter}.",
+            stage=setter,
+        )
+
+
+def _check_places(route: Route) -> None:
+    for position, (address, stage) in enumerate(route):
+        before, after = route[:position], route[position + 1 :]
+        if stage.place == "first" and any(other.place != "first" for _, other in before):
+            raise ChainError(
+                f"{address} must come first: {before[-1][0]} would not see what it does. Move {address} to the front.",
+                stage=address,
+            )
+        if stage.place == "last" and after:
+            raise ChainError(
+                f"{address} must come last: it decides how the parameter is stored, but {after[0][0]} follows it. "
+                f"Move {address} to the end.",
+                stage=address,
+            )
+        stage.check_place([other for _, other in before], address)
+
+
+def _check_followed_keys(route: Route) -> None:
+    provided = {
+        stage.key_of(field) for _, stage in route for field, spec in stage.live_fields().items() if not spec.follows
+    }
+    for address, stage in route:
+        for field, spec in stage.live_fields().items():
+            if spec.follows and spec.key is not None and stage.key_of(field) not in provided:
+                key = stage.key_of(field)
+                hint = "Add scale_by_learning_rate(...)" if key == "lr" else f"Add a stage with hyperparameter {key!r}"
+                raise ChainError(
+                    f"{address} follows hyperparameter {key!r}, which no stage provides. {hint}, or remove {address}.",
+                    stage=address,
+                )

@@ -1,0 +1,53 @@
+"""Chooses how a step runs: eagerly, tensor by tensor, or compiled."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import shutil
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from gradchain.run import drive
+from gradchain.telemetry import Recorded
+from gradchain.work import Work
+
+AUTO_ELEMENTS = 10_000_000
+"""`compile="auto"` compiles from this many elements on: below, the compiler takes longer than it saves."""
+
+
+def run(works: Sequence[Work], *, compiled: bool) -> list[Recorded]:
+    """Step all works. Returns what each recorded, in order."""
+    if not compiled:
+        return run_eagerly(works)
+    from gradchain import compiled as compiled_path  # the compiler takes a second to import
+
+    return compiled_path.run(works)
+
+
+def run_eagerly(works: Sequence[Work]) -> list[Recorded]:
+    """Compute everything, then write everything: an error on the way leaves all as it was."""
+    outcomes = drive([work.task.start() for work in works])
+    for work, outcome in zip(works, outcomes):
+        work.task.commit(outcome)
+    return [outcome.recorded for outcome in outcomes]
+
+
+def worth_compiling(params: Iterable[torch.Tensor]) -> bool:
+    """The rule of `compile="auto"`: enough elements, and a compiler for their device."""
+    sizes: dict[str, int] = {}
+    for param in params:
+        sizes[param.device.type] = sizes.get(param.device.type, 0) + param.numel()
+    if sum(sizes.values()) < AUTO_ELEMENTS:
+        return False
+    return all(_has_compiler(device) for device in sizes)
+
+
+@functools.cache
+def _has_compiler(device: str) -> bool:
+    if device == "cpu":
+        return any(shutil.which(name) for name in ("g++", "clang++", "c++"))
+    if device == "cuda":
+        return importlib.util.find_spec("triton") is not None
+    return False

@@ -1,0 +1,99 @@
+"""Which name in `param_groups` sets which field of which stage."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gradchain.errors import OptionError
+from gradchain.fields import Spec, check_number
+from gradchain.stage import Stage
+
+RESERVED = frozenset({"params", "param_names", "role", "disable", "maximize", "telemetry"})
+_ENTRY = re.compile(r"(\w+)\[(\d+)\]")
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One dynamic field and the key it goes by; `index` is its place if the key holds a tuple."""
+
+    address: str
+    field: str
+    spec: Spec
+    key: str
+    index: int | None
+
+    def pick(self, group: Mapping[str, Any]) -> Any:
+        """The value of this field in a parameter group."""
+        value = group[self.key]
+        if self.index is None:
+            return value
+        if not isinstance(value, (tuple, list)) or len(value) <= self.index:
+            raise OptionError(
+                f"{self.key} = {value!r} must be a tuple of at least {self.index + 1} numbers: "
+                f"{self.address}.{self.field} is {self.key}[{self.index}]."
+            )
+        return value[self.index]
+
+    def check(self, group: Mapping[str, Any]) -> None:
+        shown = self.key if self.index is None else f"{self.key}[{self.index}]"
+        alias = "" if shown in (self.field, f"{self.address}.{self.field}") else f" ({shown!r} in the group)"
+        check_number(f"{self.address}.{self.field}{alias}", self.pick(group), self.spec)
+
+
+@dataclass(frozen=True)
+class Bindings:
+    """All dynamic fields of a chain. Fields that share a key share its value.
+
+    Where stages with the same key were built with different values, each field goes by `stage.field` instead.
+    """
+
+    bindings: tuple[Binding, ...]
+    defaults: dict[str, Any] = field(compare=False)
+
+    def of_stage(self, address: str) -> tuple[Binding, ...]:
+        return tuple(binding for binding in self.bindings if binding.address == address)
+
+    def check(self, group: Mapping[str, Any], where: str = "") -> None:
+        """Raise `OptionError` if a group holds a value that a stage cannot use."""
+        for binding in self.bindings:
+            try:
+                binding.check(group)
+            except OptionError as error:
+                raise OptionError(f"{where}{error}") from None
+
+
+def bind_keys(stages: Sequence[tuple[str, Stage]]) -> Bindings:
+    """Work out the keys of all dynamic fields, and the default value of each key."""
+    declared = [(address, stage, name, spec) for address, stage in stages for name, spec in stage.live_fields().items()]
+    values: dict[str, list[Any]] = {}
+    for _, stage, name, spec in declared:
+        if not spec.follows:
+            values.setdefault(stage.key_of(name), []).append(getattr(stage, name))
+    shared = {key for key, held in values.items() if all(value == held[0] for value in held)} - RESERVED
+    bindings: list[Binding] = []
+    defaults: dict[str, Any] = {}
+    for address, stage, name, spec in declared:
+        key = stage.key_of(name)
+        if spec.follows and key not in values:
+            continue
+        if key not in shared and not spec.follows:
+            key = f"{address}.{name}"
+        entry = _ENTRY.fullmatch(key)
+        binding = Binding(address, name, spec, entry[1] if entry else key, int(entry[2]) if entry else None)
+        bindings.append(binding)
+        if not spec.follows:
+            _set_default(defaults, binding, getattr(stage, name))
+    return Bindings(tuple(bindings), defaults)
+
+
+def _set_default(defaults: dict[str, Any], binding: Binding, value: Any) -> None:
+    if binding.index is None:
+        defaults[binding.key] = value
+        return
+    held = list(defaults.get(binding.key, ()))
+    held += [None] * (binding.index + 1 - len(held))
+    held[binding.index] = value
+    defaults[binding.key] = tuple(held)

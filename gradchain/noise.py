@@ -1,0 +1,76 @@
+"""Counter-based random bits: a hash of (seed, step, parameter, element index).
+
+No generator is advanced and no global state is read, so the bits are the same eager or compiled, on any device,
+after a resume, and whatever else draws random numbers in the process.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+
+_MASK = 0xFFFFFFFF
+
+
+def _signed(value: int) -> int:
+    """The int32 with the bits of `value`."""
+    value &= _MASK
+    return value - (1 << 32) if value >= 1 << 31 else value
+
+
+_MULTIPLIERS = (_signed(0x7FEB352D), _signed(0x846CA68B))
+
+
+def mix(number: int) -> int:
+    """A 32-bit integer hash (two rounds of xorshift and multiply) of a Python int."""
+    number &= _MASK
+    number = ((number ^ (number >> 16)) * 0x7FEB352D) & _MASK
+    number = ((number ^ (number >> 15)) * 0x846CA68B) & _MASK
+    return number ^ (number >> 16)
+
+
+def _shift(bits: torch.Tensor, places: int) -> torch.Tensor:
+    """Logical right shift of int32: the arithmetic one, with the copied sign bits cleared."""
+    return (bits >> places) & ((1 << (32 - places)) - 1)
+
+
+def mix_bits(bits: torch.Tensor) -> torch.Tensor:
+    """`mix`, elementwise on int32; multiplication wraps."""
+    bits = (bits ^ _shift(bits, 16)) * _MULTIPLIERS[0]
+    bits = (bits ^ _shift(bits, 15)) * _MULTIPLIERS[1]
+    return bits ^ _shift(bits, 16)
+
+
+def parameter_key(step: int, index: int) -> int:
+    """An int32 that stands for one parameter at one step."""
+    return _signed(mix(mix(step) + index * 0x9E3779B9))
+
+
+def salt_of(purpose: str, seed: int = 0) -> int:
+    """An int32 that tells apart the uses of noise within one parameter and step."""
+    return _signed(mix(zlib.crc32(purpose.encode()) + mix(seed)))
+
+
+def random_bits(like: torch.Tensor, key: torch.Tensor, salt: int) -> torch.Tensor:
+    """32 random bits for each element of `like`, as int32. `key` is a 0-d int32 tensor from `parameter_key`.
+
+    Element `i` of the flattened tensor gets `mix(mix(i ^ k1) + k2)`, with `k1` and `k2` hashed from key and salt.
+    """
+    counter = torch.int32 if like.numel() < 1 << 31 else torch.int64
+    index = torch.arange(like.numel(), device=like.device, dtype=counter).to(torch.int32).view(like.shape)
+    first = mix_bits(key ^ salt)
+    second = mix_bits(first + _signed(0x9E3779B9))
+    return mix_bits(mix_bits(index ^ first) + second)
+
+
+def round_to_bf16(value: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    """Round float32 `value` to bfloat16, up or down in magnitude with probability equal to the dropped fraction.
+
+    The low 16 bits of `bits` are added below the bfloat16 mantissa and the result is cut off there. Values that are
+    already bfloat16 never move; infinities and NaNs stay as they are.
+    """
+    value = value.to(torch.float32)
+    raised = value.view(torch.int32) + (bits & 0xFFFF)
+    rounded = (raised & ~0xFFFF).view(torch.float32)
+    return torch.where(torch.isfinite(value), rounded, value).to(torch.bfloat16)

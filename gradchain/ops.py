@@ -1,0 +1,38 @@
+"""Arithmetic that works alike on Python floats and on 0-d tensors, so that one formula runs eager and compiled."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+def ema(old: torch.Tensor, new: torch.Tensor, beta: Any) -> torch.Tensor:
+    """`beta * old + (1 - beta) * new`, in one kernel when `beta` is a float."""
+    if isinstance(beta, torch.Tensor):
+        return old + (new - old) * (1 - beta)
+    return torch.lerp(old, new, 1 - beta)
+
+
+def where(condition: Any, yes: Any, no: Any) -> Any:
+    """`yes if condition else no`; a tensor condition selects elementwise, without a sync."""
+    if not isinstance(condition, torch.Tensor):
+        return yes if condition else no
+    options = [option if isinstance(option, torch.Tensor) else _scalar(option, condition) for option in (yes, no)]
+    return torch.where(condition, *options)
+
+
+def _scalar(number: float, like: torch.Tensor) -> torch.Tensor:
+    return torch.full((), number, dtype=torch.float64, device=like.device)
+
+
+def minimum(left: Any, right: Any) -> Any:
+    """The smaller of two scalars, either of which may be a tensor."""
+    if isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor):
+        return torch.minimum(torch.as_tensor(left), torch.as_tensor(right))
+    return min(left, right)
+
+
+def nonzero(divisor: torch.Tensor) -> torch.Tensor:
+    """The divisor with exact zeros replaced by one: what is divided by them passes unchanged."""
+    return torch.where(divisor == 0, torch.ones_like(divisor), divisor)

@@ -1,0 +1,147 @@
+"""Names: of stages (so that a config can be read back), of label functions, and of recipes."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from gradchain.errors import OptionError, UnknownNameError, UnknownOptionError, nearest
+
+if TYPE_CHECKING:
+    import torch
+
+    from gradchain.chain import Chain
+    from gradchain.stage import Stage
+
+LabelFunction = Callable[[str, "torch.Tensor"], str]
+
+_stages: dict[str, type[Stage]] = {}
+_labels: dict[str, LabelFunction] = {}
+_recipes: dict[str, Recipe] = {}
+
+
+def add_stage(cls: type[Stage]) -> None:
+    """Remember a stage class under its name; a class of another module may not take a name of ours."""
+    known = _stages.get(cls.__name__)
+    if known is not None and known.__module__ != cls.__module__ and known.__module__.startswith("gradchain."):
+        raise OptionError(f"a stage named {cls.__name__!r} exists already in {known.__module__}; choose another name.")
+    _stages[cls.__name__] = cls
+
+
+def stages() -> dict[str, type[Stage]]:
+    """All known stage classes by name: ours, and those that the running program has defined."""
+    return dict(sorted(_stages.items()))
+
+
+def stage(name: str) -> type[Stage]:
+    if name not in _stages:
+        raise UnknownNameError(f"unknown stage {name!r}. {nearest(name, _stages)} Import the module that defines it.")
+    return _stages[name]
+
+
+Label = TypeVar("Label", bound=LabelFunction)
+
+
+def label_function(function: Label) -> Label:
+    """Register a label function `(name, parameter) -> label`, so that chains that route by it can be saved."""
+    _labels[function.__name__] = function
+    return function
+
+
+def label(name: str) -> LabelFunction:
+    if name not in _labels:
+        raise UnknownNameError(
+            f"unknown label function {name!r}. {nearest(name, _labels)} Register it with @gradchain.label_function."
+        )
+    return _labels[name]
+
+
+def label_name(function: LabelFunction) -> str | None:
+    """The name under which a label function is registered, or `None`."""
+    return next((name for name, known in _labels.items() if known is function), None)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named function that returns a chain."""
+
+    name: str
+    build: Callable[..., Chain]
+    source: str
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.build) or "").split("\n", 1)[0]
+
+    @property
+    def parameters(self) -> list[inspect.Parameter]:
+        return list(inspect.signature(self.build).parameters.values())
+
+    def __call__(self, **options: Any) -> Chain:
+        known = [parameter.name for parameter in self.parameters]
+        for name in options:
+            if name not in known:
+                raise UnknownOptionError(f"recipe {self.name!r} has no option {name!r}. {nearest(name, known)}")
+        return self.build(**options)
+
+
+Build = TypeVar("Build", bound=Callable[..., Any])
+
+
+def register_recipe(name: str, *, source: str) -> Callable[[Build], Build]:
+    """Register a function that returns a chain as a recipe.
+
+    >>> @gradchain.register_recipe("plain", source="folklore")
+    ... def plain(lr: float = 0.1):
+    ...     return gradchain.chain(gradchain.scale_by_learning_rate(lr))
+    """
+
+    def register(build: Build) -> Build:
+        flags = [p.name for p in inspect.signature(build).parameters.values() if p.annotation in ("bool", bool)]
+
+        @functools.wraps(build)
+        def checked(*args: Any, **kwargs: Any) -> Chain:
+            options = inspect.signature(build).bind(*args, **kwargs).arguments
+            for flag in flags:
+                if not isinstance(options.get(flag, True), bool):
+                    raise OptionError(
+                        f"recipe {name!r}: {flag} = {options[flag]!r} is a {type(options[flag]).__name__}; pass True or "
+                        "False."
+                    )
+            return build(*args, **kwargs)
+
+        _recipes[name] = Recipe(name, checked, source)
+        return cast("Build", checked)
+
+    return register
+
+
+@functools.cache
+def _load_recipes() -> None:
+    importlib.import_module("gradchain.recipes")  # registers ours
+
+
+def find_recipe(name: str) -> Recipe:
+    _load_recipes()
+    if name not in _recipes:
+        raise UnknownNameError(f"unknown recipe {name!r}. {nearest(str(name), _recipes)}")
+    return _recipes[name]
+
+
+def recipe(name: str, **options: Any) -> Chain:
+    """The chain of a recipe.
+
+    >>> gradchain.recipe("adamw", lr=3e-4).names
+    ('first_moment', 'second_moment', 'divide', 'decoupled_decay', 'scale_by_learning_rate')
+    """
+    return find_recipe(name)(**options)
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The names of all recipes, as `gradchain.recipes()` gives them."""
+    _load_recipes()
+    return tuple(sorted(_recipes))

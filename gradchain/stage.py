@@ -1,0 +1,257 @@
+"""A stage: one named transform, as plain tensor algebra on one tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
+
+import torch
+from typing_extensions import Self, dataclass_transform
+
+from gradchain import registry
+from gradchain.errors import OptionError, UnknownOptionError, nearest
+from gradchain.fields import Spec, check_number, check_static, follow, hyper, spec_of, static
+from gradchain.reduce import Request, Totals
+from gradchain.storage import STORAGES
+from gradchain.update import Update
+
+if TYPE_CHECKING:
+    from gradchain.context import Context
+
+Slots: TypeAlias = Mapping[str, torch.Tensor]
+Result: TypeAlias = "Update | tuple[Update, Slots]"
+Yields: TypeAlias = "Generator[Request, Totals, Result]"
+ScaleRule = Literal["resolved", "any", "sets", "edits", "resolves"]
+
+Number: TypeAlias = float
+"""A dynamic hyperparameter: a Python float when eager, a 0-d tensor when compiled or traced."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(hyper, static, follow))
+class _FrozenFields:
+    """Makes every subclass a frozen dataclass, and tells type checkers so."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(frozen=True, repr=False)(cls)
+
+
+class Stage(_FrozenFields):
+    """Base of all transforms. A subclass becomes a frozen dataclass whose fields are its hyperparameters.
+
+    Write `update` for one tensor; add `init` for state. While it runs, `self.beta` is the value in force (from the
+    parameter group, or a schedule), so a method reads like its equation. Fields annotated `float` are dynamic: never
+    branch on them. Everything is pure: nothing that is passed in is written to.
+
+    >>> class sign_momentum(gradchain.Stage):
+    ...     beta: float = gradchain.hyper(default=0.9, ge=0, lt=1)
+    ...     def init(self, param):
+    ...         return {"exp_avg": torch.zeros_like(param)}
+    ...     def update(self, update, ctx):
+    ...         m = self.beta * ctx.read("exp_avg") + (1 - self.beta) * update.value
+    ...         return update.average(m.sign()), {"exp_avg": m}
+
+    Class attributes state the contract, which is checked when a chain is built:
+
+    * `scale`: `"resolved"` (default: no denominator may be pending), `"any"`, `"sets"`, `"edits"` or `"resolves"`;
+    * `reads_previous`: slots of a *later* stage that it reads as they were after the last step;
+    * `requires`: slots that an *earlier* stage must own;
+    * `place`: `"first"` or `"last"` for stages that must stand at an end;
+    * `records`: names passed to `ctx.record`;
+    * `random`: whether it draws `ctx.random_bits`;
+    * `source`: paper or repository.
+    """
+
+    name: str = static(default="", kw_only=True)
+    keys: tuple[tuple[str, str], ...] = static(default=(), kw_only=True)
+
+    scale: ClassVar[ScaleRule] = "resolved"
+    reads_previous: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[tuple[str, ...]] = ()
+    place: ClassVar[Literal["anywhere", "first", "last"]] = "anywhere"
+    records: ClassVar[tuple[str, ...]] = ()
+    random: ClassVar[bool] = False
+    source: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__init__ = _explain_unknown_keywords(cls)  # type: ignore[method-assign]
+        registry.add_stage(cls)
+
+    def __post_init__(self) -> None:
+        for field in self.fields():
+            where = f"{type(self).__name__}.{field.name}"
+            value, spec = getattr(self, field.name), spec_of(field)
+            if spec.follows:
+                continue
+            if spec.dynamic:
+                check_number(where, value, spec, field.default)
+            else:
+                object.__setattr__(self, field.name, check_static(where, value, spec, field.type))
+
+    # What an author writes.
+
+    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The slots of one parameter before its first step. Stateless stages have none."""
+        return {}
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        """Numbers that depend on the step and the hyperparameters alone, computed once per step in double precision.
+
+        `update` finds them as `ctx["name"]`. `step` counts from 1.
+        """
+        return {}
+
+    def pin(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Entries to put into a parameter group when an optimizer takes it up."""
+        return {}
+
+    def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+        """The values in force, given those that the group holds for the dynamic fields; the place to derive some."""
+        return values
+
+    def update(self, update: Update, ctx: Context) -> Result | Yields:
+        """The transform: a new `Update`, and the new value of each slot that changed."""
+        return update
+
+    def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
+        """How this and the following stages see the parameter, e.g. in another precision."""
+        return param
+
+    def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
+        """How the new value of the parameter is stored."""
+        return new_param, {}
+
+    def check_place(self, before: Sequence[Stage], address: str) -> None:
+        """Raise `ChainError` if the stages `before` this one do not prepare what it needs."""
+
+    def advice(self, shape: torch.Size) -> str | None:
+        """A warning for a parameter of this shape, given once when an optimizer takes it up."""
+        return None
+
+    # What others ask of it.
+
+    @classmethod
+    def fields(cls) -> tuple[dataclasses.Field[Any], ...]:
+        return dataclasses.fields(cls)  # type: ignore[arg-type]
+
+    @classmethod
+    def dynamic_fields(cls) -> dict[str, Spec]:
+        """The dynamic fields and their specs."""
+        return {field.name: spec for field in cls.fields() if (spec := spec_of(field)).dynamic}
+
+    def live_fields(self) -> dict[str, Spec]:
+        """The dynamic fields that this stage uses, given its static options; these appear in `param_groups`."""
+        renamed = dict(self.keys)
+        return {
+            name: spec
+            for name, spec in self.dynamic_fields().items()
+            if not spec.follows or spec.key is not None or name in renamed
+        }
+
+    @property
+    def address(self) -> str:
+        """The name of the stage in its chain: `name=` if given, else the transform's."""
+        return self.name or type(self).__name__
+
+    def key_of(self, field: str) -> str:
+        """The name under which a dynamic field appears in `param_groups`."""
+        renamed = dict(self.keys).get(field)
+        return renamed or self.dynamic_fields()[field].key or field
+
+    def expose(self, **keys: str) -> Self:
+        """A copy whose dynamic fields go by other names in `param_groups`.
+
+        >>> first_moment(0.9).expose(beta="momentum").key_of("beta")
+        'momentum'
+        """
+        for field in keys:
+            if field not in self.dynamic_fields():
+                known = nearest(field, self.dynamic_fields())
+                raise UnknownOptionError(f"{self.address} has no dynamic field {field!r}. {known}")
+        return dataclasses.replace(self, keys=tuple(sorted({**dict(self.keys), **keys}.items())))
+
+    def bind(self, values: Mapping[str, Any]) -> Self:
+        """A copy that holds the values in force at this step; they were checked where they came from."""
+        bound = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound.__dict__.update(values)
+        return bound
+
+    @functools.cached_property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the slots that this stage owns, found by asking `init` about small meta tensors."""
+        probes = (torch.empty(2, 2, device="meta", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
+        return tuple(dict.fromkeys(slot for probe in probes for slot in self.init(probe)))
+
+    def options(self) -> dict[str, Any]:
+        """All fields that differ from their defaults, by name."""
+        return {field.name: value for field in self.fields() if (value := getattr(self, field.name)) != field.default}
+
+    def __repr__(self) -> str:
+        shown = {key: value for key, value in self.options().items() if key != "keys"}
+        positional = [repr(shown.pop(f.name)) for f in self.fields() if f.default is dataclasses.MISSING]
+        arguments = positional + [f"{key}={value!r}" for key, value in shown.items()]
+        return f"{type(self).__name__}({', '.join(arguments)})"
+
+
+def _explain_unknown_keywords(cls: type[Stage]) -> Callable[..., None]:
+    """The dataclass's `__init__`, with errors that name the stage and the nearest known fields."""
+    original = cls.__init__
+
+    @functools.wraps(original)
+    def __init__(self: Stage, *args: Any, **kwargs: Any) -> None:
+        known = [field.name for field in dataclasses.fields(cls) if field.init]
+        for name in kwargs:
+            if name not in known:
+                raise UnknownOptionError(f"{cls.__name__} has no field {name!r}. {nearest(name, known)}")
+        try:
+            original(self, *args, **kwargs)
+        except TypeError as error:
+            raise UnknownOptionError(f"{cls.__name__}: {error}") from None
+
+    return __init__
+
+
+def storage_field() -> Any:
+    """The `storage` option of a stateful stage."""
+    return static(default="param", choices=tuple(STORAGES))
+
+
+F = TypeVar("F", bound=Callable[..., torch.Tensor])
+
+
+def stateless(function: Callable[..., torch.Tensor]) -> type[Stage]:
+    """Make a transform of a function of the direction. Keyword parameters become hyperparameters.
+
+    >>> @gradchain.stateless
+    ... def power(value, *, exponent: float = 0.5):
+    ...     return value.sign() * value.abs() ** exponent
+    >>> gradchain.chain(power(exponent=0.25), gradchain.scale_by_learning_rate(0.1))
+    chain(power(exponent=0.25), scale_by_learning_rate(0.1))
+    """
+    parameters = list(inspect.signature(function, eval_str=False).parameters.values())
+    if not parameters or any(p.kind is not p.KEYWORD_ONLY for p in parameters[1:]):
+        raise OptionError(
+            f"{function.__name__}{inspect.signature(function)} cannot become a stage: take the direction as the one "
+            "positional parameter and hyperparameters after a `*`."
+        )
+    names = [parameter.name for parameter in parameters[1:]]
+
+    def update(self: Stage, update: Update, ctx: Context) -> Update:
+        return update.replace(value=function(update.value, **{name: getattr(self, name) for name in names}))
+
+    namespace: dict[str, Any] = {
+        "__doc__": function.__doc__,
+        "__module__": function.__module__,
+        "__qualname__": function.__qualname__,
+        "__annotations__": {
+            p.name: p.annotation if p.annotation is not p.empty else type(p.default).__name__ for p in parameters[1:]
+        },
+        "update": update,
+        **{p.name: p.default for p in parameters[1:] if p.default is not p.empty},
+    }
+    return type(function.__name__, (Stage,), namespace)

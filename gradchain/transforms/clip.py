@@ -1,0 +1,80 @@
+"""Bounds on the gradient: of all parameters together, of each tensor, of each element."""
+
+from __future__ import annotations
+
+from gradchain.context import Context
+from gradchain.fields import hyper
+from gradchain.reduce import all_parameters, whole_tensor
+from gradchain.stage import Stage, Yields
+from gradchain.update import Update
+
+
+class clip_by_global_norm(Stage):
+    r"""Scale all gradients down together if their joint norm is too large.
+
+    $$g \leftarrow g \cdot \min\!\Big(1,\; \frac{c}{\sqrt{\sum_p \lVert g_p\rVert^2}}\Big)$$
+
+    The sum is over all parameters of the optimizer that pass through this stage and have a gradient. Unlike
+    `torch.nn.utils.clip_grad_norm_` there is no 1e-6 in the divisor, and `p.grad` stays as it is.
+
+    Args:
+        max_norm: $c > 0$, default 1.
+
+    Source: Pascanu et al. (2013), arXiv:1211.5063.
+
+    >>> gradchain.recipe("adamw").insert_before("first_moment", gradchain.clip_by_global_norm(1.0)).names[0]
+    'clip_by_global_norm'
+    """
+
+    source = "Pascanu et al., arXiv:1211.5063"
+
+    max_norm: float = hyper(default=1.0, gt=0)
+
+    def update(self, update: Update, ctx: Context) -> Yields:
+        g = update.value
+        t = yield all_parameters(gg=g * g)
+        return update.replace(value=g * (self.max_norm / t.gg.sqrt()).clamp(max=1))
+
+
+class clip_by_norm(Stage):
+    r"""Scale a tensor's gradient down if its norm is too large.
+
+    $$g \leftarrow g \cdot \min\!\Big(1,\; \frac{c}{\lVert g\rVert}\Big)$$
+
+    Args:
+        max_norm: $c > 0$, default 1.
+
+    Source: as `clip_by_global_norm`, for each tensor.
+
+    >>> gradchain.chain(gradchain.clip_by_norm(0.5)).hyperparameters
+    {'max_norm': 0.5}
+    """
+
+    source = "Pascanu et al., arXiv:1211.5063"
+
+    max_norm: float = hyper(default=1.0, gt=0)
+
+    def update(self, update: Update, ctx: Context) -> Yields:
+        g = update.value
+        t = yield whole_tensor(gg=g * g)
+        return update.replace(value=g * (self.max_norm / t.gg.sqrt()).clamp(max=1))
+
+
+class clip_by_value(Stage):
+    r"""Cut each element off at a bound.
+
+    $$g \leftarrow \min(\max(g, -c), c)$$
+
+    Args:
+        max_value: $c > 0$, default 1.
+
+    >>> gradchain.chain(gradchain.clip_by_value(0.1)).hyperparameters
+    {'max_value': 0.1}
+    """
+
+    max_value: float = hyper(default=1.0, gt=0)
+
+    def update(self, update: Update, ctx: Context) -> Update:
+        g = update.value
+        bound = g.new_ones(()) * self.max_value
+        return update.replace(value=g.minimum(bound).maximum(-bound))

@@ -1,0 +1,141 @@
+"""Exponential moving averages of the gradient and of its square."""
+
+from __future__ import annotations
+
+import torch
+
+from gradchain.context import Context
+from gradchain.fields import hyper, static
+from gradchain.ops import ema
+from gradchain.stage import Number, Slots, Stage, storage_field
+from gradchain.update import Update
+
+ADAM = "Adam, arXiv:1412.6980"
+
+
+class first_moment(Stage):
+    r"""Average the direction over time.
+
+    $$m \leftarrow \beta m + (1-\beta)\, u, \qquad u \leftarrow \frac{m}{1-\beta^t}$$
+
+    Args:
+        beta: $\beta \in [0, 1)$, default 0.9; `betas[0]` in `param_groups`.
+        bias_correction: divide by $1-\beta^t$ (default). Otherwise $u \leftarrow m$.
+        storage: how `exp_avg` (the parameter's shape, zeros at first) is kept: `"param"`, `"fp32"` or `"bf16"`.
+
+    Source: Kingma & Ba (2014), Adam, arXiv:1412.6980.
+
+    >>> gradchain.chain(gradchain.first_moment(0.9), gradchain.scale_by_learning_rate(0.1)).hyperparameters
+    {'betas': (0.9,), 'lr': 0.1}
+    """
+
+    scale = "any"
+    source = ADAM
+
+    beta: float = hyper(default=0.9, ge=0, lt=1, key="betas[0]")
+    bias_correction: bool = static(default=True)
+    storage: str = storage_field()
+
+    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"exp_avg": torch.zeros_like(param)}
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        return {"correction": 1 - self.beta**step if self.bias_correction else 1.0}
+
+    def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
+        m = ema(ctx.read("exp_avg"), update.value, self.beta)
+        value = m / ctx["correction"] if self.bias_correction else m
+        return update.average(value), {"exp_avg": m}
+
+
+class track_first_moment(Stage):
+    r"""Keep the average of the direction for other stages to read, and let the direction pass.
+
+    $$m \leftarrow \beta m + (1-\beta)\, u$$
+
+    Args:
+        beta: $\beta \in [0, 1)$, default 0.9; `betas[0]` in `param_groups`.
+        storage: how `exp_avg` is kept.
+
+    Source: GYRO-SGD, where the average only detects oscillation.
+
+    >>> gradchain.chain(gradchain.momentum_project(), gradchain.track_first_moment(0.9)).names
+    ('momentum_project', 'track_first_moment')
+    """
+
+    scale = "any"
+    source = "GYRO, github.com/sunderflowres-stack/gyro_optimizer"
+
+    beta: float = hyper(default=0.9, ge=0, lt=1, key="betas[0]")
+    storage: str = storage_field()
+
+    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"exp_avg": torch.zeros_like(param)}
+
+    def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
+        return update, {"exp_avg": ema(ctx.read("exp_avg"), update.value, self.beta)}
+
+
+class second_moment(Stage):
+    r"""Average the squared gradient over time and set its root as the pending scale.
+
+    $$v \leftarrow \beta v + (1-\beta)\, g^2, \qquad D \leftarrow \sqrt{v} \,/\, \sqrt{1-\beta^t}$$
+
+    $g$ is the effective gradient: what a first moment before this stage averaged, else the direction itself.
+
+    Args:
+        beta: $\beta \in [0, 1)$, default 0.999; `betas[1]` in `param_groups`.
+        bias_correction: divide by $\sqrt{1-\beta^t}$ (default).
+        storage: how `exp_avg_sq` (the parameter's shape, zeros at first, never negative) is kept.
+
+    Source: Kingma & Ba (2014), Adam, arXiv:1412.6980.
+
+    >>> gradchain.chain(gradchain.second_moment(0.99), gradchain.divide(1e-8)).hyperparameters
+    {'betas': (None, 0.99), 'eps': 1e-08}
+    """
+
+    scale = "sets"
+    source = ADAM
+
+    beta: float = hyper(default=0.999, ge=0, lt=1, key="betas[1]")
+    bias_correction: bool = static(default=True)
+    storage: str = storage_field()
+
+    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"exp_avg_sq": torch.zeros_like(param)}
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        return {"correction": (1 - self.beta**step) ** 0.5 if self.bias_correction else 1.0}
+
+    def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
+        v = ema(ctx.read("exp_avg_sq"), update.gradient.square(), self.beta)
+        scale = v.sqrt() / ctx["correction"] if self.bias_correction else v.sqrt()
+        return update.replace(scale=scale), {"exp_avg_sq": v}
+
+
+class debias(Stage):
+    r"""Divide the direction by $1-\beta^t$: the first moment's bias correction, applied where this stage stands.
+
+    $$u \leftarrow \frac{u}{1-\beta^t}$$
+
+    Args:
+        beta: $\beta \in [0, 1)$, default 0.9; shares `betas[0]` with the first moment.
+
+    Source: Adams applies it outside the arctangent, so that a step may reach $\frac{\eta}{1-\beta}\frac{\pi}{2}$.
+
+    >>> gradchain.chain(
+    ...     gradchain.first_moment(0.9, bias_correction=False), gradchain.debias(0.9)
+    ... ).hyperparameters
+    {'betas': (0.9,)}
+    """
+
+    requires = ("exp_avg",)
+    source = "Adams, pypi.org/project/adams-torch"
+
+    beta: float = hyper(default=0.9, ge=0, lt=1, key="betas[0]")
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        return {"correction": 1 - self.beta**step}
+
+    def update(self, update: Update, ctx: Context) -> Update:
+        return update.replace(value=update.value / ctx["correction"])

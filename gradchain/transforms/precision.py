@@ -1,0 +1,138 @@
+"""In which precision a step is computed and a parameter is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from gradchain.context import Context
+from gradchain.errors import ChainError, OptionError
+from gradchain.fields import DTYPES, dtype_name, static
+from gradchain.noise import round_to_bf16
+from gradchain.stage import Slots, Stage
+from gradchain.update import Update
+
+
+class promote(Stage):
+    r"""Compute the step in another dtype: gradient and parameter are cast on entry, the result back at the end.
+
+    Args:
+        dtype: `"fp64"`, `"fp32"`, `"fp16"`, `"bf16"`, the torch dtypes, or `None` for the parameter's own. A dtype
+            narrower than the parameter's demotes it each step.
+        bf16: the dtype for bfloat16 parameters where `dtype` is `None`.
+
+    Slots keep their own storage; only arithmetic is promoted. Costs temporaries of the wider dtype, one tensor at a
+    time when eager and none in memory when compiled.
+
+    >>> gradchain.recipe("adamw").insert_before("first_moment", gradchain.promote("fp32")).names[0]
+    'promote'
+    """
+
+    place = "first"
+
+    dtype: str | None = static(default=None, convert=dtype_name)
+    bf16: str | None = static(default=None, convert=dtype_name)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dtype is not None and self.bf16 is not None:
+            raise OptionError(
+                f"{self.address}.bf16 = {self.bf16!r} has no effect beside dtype = {self.dtype!r}. Pass one of them."
+            )
+
+    def widens(self) -> bool:
+        """Whether bfloat16 parameters are computed in something wider."""
+        return (self.dtype or self.bf16) in ("fp32", "fp64")
+
+    def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
+        name = self.dtype or (self.bf16 if param.dtype == torch.bfloat16 else None)
+        return param if name is None else param.to(DTYPES[name])
+
+
+class master_weights(Stage):
+    r"""Keep each parameter in a wider dtype as well: stages see the master, the parameter is its rounded image.
+
+    Args:
+        dtype: of the master, default `"fp32"`. Parameters that have this dtype already get no master.
+
+    Slot: `master_param`, the parameter's shape. Elements that someone else has written to (a model reload, an EMA swap,
+    a clamp) are recognised by not being the rounded master, and are taken over.
+
+    Source: Micikevicius et al. (2017), Mixed Precision Training, arXiv:1710.03740; Adams.
+
+    >>> gradchain.recipe("adams").names[0]
+    'master_weights'
+    """
+
+    place = "first"
+    source = "Mixed Precision Training, arXiv:1710.03740"
+
+    dtype: str = static(default="fp32", convert=dtype_name, choices=tuple(DTYPES))
+
+    def widens(self) -> bool:
+        return self.dtype in ("fp32", "fp64")
+
+    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
+        if param.dtype == DTYPES[self.dtype]:
+            return {}
+        return {"master_param": param.detach().to(DTYPES[self.dtype])}
+
+    def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
+        if param.dtype == DTYPES[self.dtype]:
+            return param
+        master = ctx.read("master_param", as_kept=True)
+        return torch.where(master.to(param.dtype) == param, master, param.to(master.dtype))
+
+    def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
+        if ctx.stored_param.dtype == DTYPES[self.dtype]:
+            return new_param, {}
+        return new_param, {"master_param": new_param}
+
+
+class stochastic_round(Stage):
+    r"""Store bfloat16 parameters by stochastic rounding; parameters of other dtypes are stored as usual.
+
+    A value between two neighbours goes away from zero with probability equal to the fraction of the gap that it has
+    covered, so that small updates are not lost but happen now and then. The bits come from a hash of seed, step,
+    parameter and element: the same eager or compiled, on every device and after a resume.
+
+    Args:
+        seed: an integer, default 0.
+
+    Raises:
+        ChainError: another stage follows, or nothing before it computes in a wider dtype.
+
+    Source: Zamirai et al. (2020), Revisiting BFloat16 Training, arXiv:2010.06192; Rose.
+
+    >>> gradchain.recipe("rose").names[-1]
+    'stochastic_round'
+    """
+
+    place = "last"
+    random = True
+    source = "Revisiting BFloat16 Training, arXiv:2010.06192"
+
+    seed: int = static(default=0)
+
+    def check_place(self, before: Sequence[Stage], address: str) -> None:
+        if any(isinstance(stage, master_weights) for stage in before):
+            raise ChainError(
+                f"{address} and master_weights contradict each other: with a master, the parameter is its image under "
+                f"ordinary rounding. Remove one of them.",
+                stage=address,
+            )
+        if not any(isinstance(stage, (promote, master_weights)) and stage.widens() for stage in before):
+            raise ChainError(
+                f"{address} would have nothing to round: bfloat16 parameters are computed in bfloat16. Put "
+                f"promote('fp32') at the front, or remove {address}.",
+                stage=address,
+            )
+
+    def update(self, update: Update, ctx: Context) -> Update:
+        return update
+
+    def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
+        if ctx.stored_param.dtype != torch.bfloat16:
+            return new_param, {}
+        return round_to_bf16(new_param, ctx.random_bits(seed=self.seed)), {}

@@ -1,0 +1,117 @@
+"""Projections of the gradient: against its own momentum (GYRO), and against the weights (OrthoGrad)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from gradchain.context import Context
+from gradchain.fields import hyper
+from gradchain.ops import nonzero, where
+from gradchain.reduce import whole_tensor
+from gradchain.stage import Number, Stage, Yields
+from gradchain.update import Update
+
+
+class momentum_project(Stage):
+    r"""Turn a gradient that opposes the momentum: remove its part along the momentum, keep its length.
+
+    With $m$ the `exp_avg` of a later stage as it was after the last step, and $c = \cos(g, m)$:
+
+    $$r = g - \lambda \frac{\langle g, m\rangle}{\lVert m\rVert^2}\, m, \qquad
+    g \leftarrow r\,\frac{\lVert g\rVert}{\lVert r\rVert}
+    \quad\text{if } t > w,\; c < -\theta,\; \lVert g\rVert, \lVert m\rVert, \lVert r\rVert > \epsilon$$
+
+    Otherwise $g$ passes unchanged. Norms and products are over the whole tensor, in float32 at least.
+
+    Args:
+        theta_base: $\theta \in [0, 1)$, default 0.
+        proj_factor: $\lambda \in [0, 1]$, default 1.
+        warmup_steps: $w \ge 0$: the first step that may project is $w + 1$. `None` takes `round(1 / (1 - horizon))`,
+            or 0 without a horizon. Steps are counted per parameter.
+        eps: $\epsilon \ge 0$, default 1e-8.
+        residual_rtol: also demand $\lVert r\rVert >$ `residual_rtol` $\cdot\lVert g\rVert$, default 1e-6. A gradient
+            that is antiparallel to the momentum (any one-element tensor) leaves only rounding errors in $r$; blown up
+            to full length they would flip its sign at random, as the original does (0 reproduces that).
+        horizon: a decay rate $\beta$ that sets the default warmup; recipes tie it to the slower average.
+
+    Records `mean_cos`, `projection_rate`, `mean_norm_g`, `mean_norm_m` (means over all tensors, those without a cosine
+    counting as 0) and `valid_cosines` (how many had one).
+
+    Raises:
+        OptionError: a value outside its range.
+        ChainError: no later stage owns `exp_avg`.
+
+    Source: GYRO, github.com/sunderflowres-stack/gyro_optimizer.
+
+    >>> gradchain.recipe("lion").insert_before("lion_interpolate", gradchain.momentum_project()).names[:2]
+    ('momentum_project', 'lion_interpolate')
+    """
+
+    reads_previous = ("exp_avg",)
+    records = ("mean_cos", "projection_rate", "mean_norm_g", "mean_norm_m", "valid_cosines")
+    source = "GYRO, github.com/sunderflowres-stack/gyro_optimizer"
+
+    theta_base: float = hyper(default=0.0, ge=0, lt=1)
+    proj_factor: float = hyper(default=1.0, ge=0, le=1)
+    warmup_steps: float | None = hyper(default=None, ge=0, optional=True)
+    eps: float = hyper(default=1e-8, ge=0)
+    residual_rtol: float = hyper(default=1e-6, ge=0)
+    horizon: float | None = hyper(default=None, ge=0, lt=1, optional=True)
+
+    def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+        if values["warmup_steps"] is None:
+            horizon = values["horizon"]
+            values["warmup_steps"] = 0 if horizon is None else round(1 / (1 - horizon))
+        return values
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        assert self.warmup_steps is not None
+        return {"active": where(step > self.warmup_steps, 1.0, 0.0)}
+
+    def update(self, update: Update, ctx: Context) -> Yields:
+        wide = torch.promote_types(ctx.dtype, torch.float32)
+        g, m = update.value.to(wide), ctx.read("exp_avg").to(wide)
+        t = yield whole_tensor(gg=g * g, mm=m * m, gm=g * m)
+        norm_g, norm_m = t.gg.sqrt(), t.mm.sqrt()
+        valid = (norm_g > self.eps) & (norm_m > self.eps)
+        cosine = torch.where(valid, t.gm / nonzero(norm_g * norm_m), torch.zeros_like(t.gm))
+        r = g - self.proj_factor * (t.gm / nonzero(t.mm)) * m
+        t = yield whole_tensor(rr=r * r)
+        norm_r = t.rr.sqrt()
+        sound = (norm_r > self.eps) & (norm_r > self.residual_rtol * norm_g)
+        projected = valid & sound & (cosine < -self.theta_base) & (ctx["active"] > 0)
+        value = torch.where(projected, r * (norm_g / nonzero(norm_r)), g)
+        ctx.record("mean_cos", cosine)
+        ctx.record("projection_rate", projected.to(cosine.dtype))
+        ctx.record("mean_norm_g", norm_g)
+        ctx.record("mean_norm_m", norm_m)
+        ctx.record("valid_cosines", valid.to(cosine.dtype), reduce="sum")
+        return update.replace(value=value)
+
+
+class orthograd(Stage):
+    r"""Remove from the gradient its part along the weights, keep its length.
+
+    $$o = g - \frac{\langle w, g\rangle}{\lVert w\rVert^2 + \delta}\, w, \qquad
+    g \leftarrow o\,\frac{\lVert g\rVert}{\lVert o\rVert + \delta}, \qquad \delta = 10^{-30}$$
+
+    The tensor is taken as one flat vector, in float32 at least.
+
+    Source: Prieto et al. (2025), Grokking at the Edge of Numerical Stability, arXiv:2501.04697; adv_optm.
+
+    >>> gradchain.recipe("adamw").insert_before("first_moment", gradchain.orthograd()).names[0]
+    'orthograd'
+    """
+
+    source = "OrthoGrad, arXiv:2501.04697"
+
+    def update(self, update: Update, ctx: Context) -> Yields:
+        wide = torch.promote_types(ctx.dtype, torch.float32)
+        g, w = update.value.to(wide), ctx.param.to(wide)
+        t = yield whole_tensor(wg=w * g, ww=w * w, gg=g * g)
+        o = g - w * (t.wg / (t.ww + 1e-30))
+        norms = yield whole_tensor(oo=o * o)
+        return update.replace(value=o * (t.gg.sqrt() / (norms.oo.sqrt() + 1e-30)))

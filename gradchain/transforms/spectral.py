@@ -1,0 +1,111 @@
+"""Decay of the largest singular value."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+
+import torch
+
+from gradchain.context import Context
+from gradchain.fields import follow, hyper, static
+from gradchain.ops import minimum, where
+from gradchain.reduce import Request, Totals, tensor_partials, whole_tensor
+from gradchain.registry import label_function
+from gradchain.stage import Number, Stage, Yields
+from gradchain.update import Update
+
+_TINY = 1e-12
+
+
+def _is_matrix(shape: torch.Size) -> bool:
+    return len(shape) >= 2 and shape[-1] != 1 and shape[-2] != 1
+
+
+@label_function
+def matrix_or_vector(name: str, param: torch.Tensor) -> str:
+    """`"matrix"` if the last two axes are longer than 1, unless `param.use_spectral_decay` is false; else `"vector"`."""
+    wanted = bool(getattr(param, "use_spectral_decay", True))
+    return "matrix" if wanted and _is_matrix(param.shape) else "vector"
+
+
+class spectral_decay(Stage):
+    r"""Shrink the largest singular value of each matrix, found by one step of power iteration per update.
+
+    For each $M \times N$ matrix $W$ (the last two axes; all others are a batch), with $u$ kept from step to step:
+
+    $$v = \frac{W^\top u}{\lVert W^\top u\rVert}, \qquad u \leftarrow \frac{W v}{\lVert W v\rVert}, \qquad
+    \sigma = \lVert W v\rVert, \qquad \theta \leftarrow \theta - \sqrt{M}\,\eta\lambda\,\sigma\, u v^\top$$
+
+    $u$ starts as all ones, so early $\sigma$ are lower estimates. With $\lambda = 0$, $u$ and $\sigma$ stay as they are.
+
+    Args:
+        weight_decay: $\lambda \ge 0$, default 0.1.
+        restart: if $u$ has become 0 (a matrix that was zero, or whose columns sum to 0, when first seen), start again
+            from ones. By default it stays 0 and that matrix is never decayed, as in the original.
+        precision: `"param"` iterates on the parameter as stored; `"compute"` on the master weights, if there are any.
+        clamp: bound $\sqrt{M}\,\eta\lambda$, which turns unstable above 2; `None` for no bound.
+
+    Slots: `u` (the shape without the last axis) and `sigma` (without the last two), in the parameter's dtype.
+    Parameters that are no matrices pass undecayed, with a warning when an optimizer takes them up; route them to
+    another decay with `partition(..., matrix_or_vector)`.
+
+    Source: Adams, pypi.org/project/adams-torch; Yoshida & Miyato (2017), arXiv:1705.10941.
+
+    >>> gradchain.recipe("adams")["spectral_decay"]
+    spectral_decay()
+    """
+
+    scale = "any"
+    source = "Adams, pypi.org/project/adams-torch; arXiv:1705.10941"
+
+    weight_decay: float = hyper(default=0.1, ge=0)
+    restart: bool = static(default=False)
+    precision: str = static(default="param", choices=("param", "compute"))
+    clamp: float | None = hyper(default=None, gt=0, optional=True)
+    lr: float | None = follow("lr")
+
+    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
+        if not _is_matrix(param.shape):
+            return {}
+        return {"u": param.new_ones(param.shape[:-1]), "sigma": param.new_zeros(param.shape[:-2])}
+
+    def advice(self, shape: torch.Size) -> str | None:
+        if _is_matrix(shape):
+            return None
+        return (
+            f"spectral_decay does not decay a parameter of shape {tuple(shape)}; route such parameters to "
+            "decoupled_decay with partition({...}, matrix_or_vector)."
+        )
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        assert self.lr is not None
+        return {"strength": self.lr * self.weight_decay}
+
+    def update(self, update: Update, ctx: Context) -> Yields:
+        if not _is_matrix(ctx.param.shape):
+            return update
+        W = ctx.stored_param if self.precision == "param" else ctx.param
+        u, sigma = ctx.read("u").to(W.dtype), ctx.read("sigma")
+        if self.restart:
+            u = torch.where((u == 0).all(dim=-1, keepdim=True), torch.ones_like(u), u)
+        v = (W.mT @ u[..., None])[..., 0]
+        if W.ndim == 2:
+            v = (yield tensor_partials(v=v)).v
+        v = v / v.norm(dim=-1, keepdim=True).clamp(min=_TINY)
+        q = (W @ v[..., None])[..., 0]
+        norm = yield from _row_norm(q)
+        new_u = q / norm.clamp(min=_TINY)
+        new_sigma = (norm.square() / norm.clamp(min=_TINY))[..., 0]
+        amplitude = W.shape[-2] ** 0.5 * ctx["strength"]
+        amplitude = amplitude if self.clamp is None else minimum(amplitude, self.clamp)
+        decay = amplitude * (new_sigma[..., None] * new_u)[..., None] * v[..., None, :]
+        on = self.weight_decay != 0
+        return update.add_decay(decay), {"u": where(on, new_u, u), "sigma": where(on, new_sigma, sigma)}
+
+
+def _row_norm(q: torch.Tensor) -> Generator[Request, Totals, torch.Tensor]:
+    """The norm over the last axis, which spans shards if `q` is a vector; keeps the axis."""
+    if q.ndim > 1:
+        return q.norm(dim=-1, keepdim=True)
+    totals = yield whole_tensor(qq=q * q)
+    return totals.qq.sqrt().to(q.dtype)[None]

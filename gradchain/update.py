@@ -1,0 +1,55 @@
+"""What flows from stage to stage."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from typing_extensions import TypedDict, Unpack
+
+
+class _Parts(TypedDict, total=False):
+    value: torch.Tensor
+    scale: torch.Tensor | None
+    averaged: torch.Tensor | None
+    decay: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Update:
+    """A step in the making. The optimizer finally does `param <- param - decay - value`.
+
+    | part | meaning |
+    |---|---|
+    | `value` | the direction so far; starts as the gradient |
+    | `scale` | a pending denominator that is not divided out yet; `None` once resolved |
+    | `averaged` | the gradient that a moment stage averaged `value` from; `None` before any moment |
+    | `decay` | the decoupled decay, subtracted next to `value` and untouched by what later stages do to `value` |
+
+    >>> update = Update(torch.tensor([1.0, -2.0]))
+    >>> update.replace(value=-update.value).value
+    tensor([-1.,  2.])
+    """
+
+    value: torch.Tensor
+    scale: torch.Tensor | None = None
+    averaged: torch.Tensor | None = None
+    decay: torch.Tensor | None = None
+
+    @property
+    def gradient(self) -> torch.Tensor:
+        """The effective gradient: what later stages compare a momentum with. Before any moment it is `value`."""
+        return self.value if self.averaged is None else self.averaged
+
+    def replace(self, **parts: Unpack[_Parts]) -> Update:
+        """A copy with some parts replaced. A stage never writes into the tensors it is given."""
+        return dataclasses.replace(self, **parts)
+
+    def average(self, value: torch.Tensor) -> Update:
+        """A copy whose `value` is a moment; the gradient that went into it stays available as `gradient`."""
+        return self.replace(value=value, averaged=self.gradient)
+
+    def add_decay(self, decay: torch.Tensor) -> Update:
+        """A copy with `decay` added to the decay term."""
+        return self.replace(decay=decay if self.decay is None else self.decay + decay)

@@ -1,0 +1,65 @@
+"""What a step has to do for one parameter."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gradchain.program import Numbers, Outcome, Program, Running
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The tensors and numbers of one step of one parameter; when it is traced they are stand-ins."""
+
+    param: torch.Tensor
+    gradient: torch.Tensor
+    state: Mapping[str, torch.Tensor]
+    program: Program
+    numbers: Numbers
+    role: str | None
+    noise_key: torch.Tensor | None
+
+    def start(self) -> Running:
+        """The step in progress; nothing is written before `commit`."""
+        return self.program.run(
+            self.param, self.gradient, self.state, self.numbers, role=self.role, noise_key=self.noise_key
+        )
+
+    def commit(self, outcome: Outcome) -> None:
+        """Write an outcome, eagerly or into a trace: the only place that writes a parameter."""
+        self.param.copy_(outcome.param)
+        for slot, value in outcome.state.items():
+            self.state[slot].copy_(value)
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """A parameter that is due for a step."""
+
+    owner: torch.Tensor
+    grad: torch.Tensor
+    state: dict[str, Any]
+    program: Program
+    numbers: Numbers
+    step: int
+    role: str | None
+    maximize: bool
+    telemetry: bool
+    noise: int | None
+
+    @functools.cached_property
+    def noise_key(self) -> torch.Tensor | None:
+        """The noise key as a tensor, if the program draws noise."""
+        if self.noise is None:
+            return None
+        return torch.tensor(self.noise, dtype=torch.int32, device=self.owner.device)
+
+    @functools.cached_property
+    def task(self) -> Task:
+        gradient = -self.grad.detach() if self.maximize else self.grad.detach()
+        return Task(self.owner.detach(), gradient, self.state, self.program, self.numbers, self.role, self.noise_key)

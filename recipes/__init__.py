@@ -1,0 +1,28 @@
+"""Named recipes: functions that return a chain. `gradchain.recipes()` lists their names."""
+
+from __future__ import annotations
+
+import sys
+from types import ModuleType
+
+from gradchain.registry import recipe_names
+
+from .adams import adams as adams
+from .classic import adam_atan2 as adam_atan2
+from .classic import adamw as adamw
+from .classic import lion as lion
+from .classic import sgd as sgd
+from .gyro import gyro_adam as gyro_adam
+from .gyro import gyro_sgd as gyro_sgd
+from .rose import rose as rose
+from .rose import rose_1_0_2 as rose_1_0_2
+
+
+class _Recipes(ModuleType):
+    """This package, which also answers the call `gradchain.recipes()`."""
+
+    def __call__(self) -> tuple[str, ...]:
+        return recipe_names()
+
+
+sys.modules[__name__].__class__ = _Recipes

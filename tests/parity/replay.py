@@ -1,0 +1,92 @@
+"""Replays a golden case: the published system's gradients and learning rates, through our recipe.
+
+`replay(case)` gives the parameters after the steps that the case has snapshots of. The case's options are the published
+ones; the few that our recipes spell otherwise are translated here, so that the recipes stay clean.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import gradchain
+from gradchain.chain import Chain
+
+Case = Mapping[str, Any]
+
+
+@dataclass
+class Replayed:
+    """What a replay leaves behind."""
+
+    optimizer: gradchain.Optimizer
+    params: list[torch.nn.Parameter]
+    snapshots: dict[int, list[torch.Tensor]] = field(default_factory=dict)
+    telemetry: list[dict[str, float]] = field(default_factory=list)
+
+
+def replay(case: Case, *, compile: bool = False) -> dict[int, list[torch.Tensor]]:
+    """The parameters after each step that the case has a snapshot of."""
+    return run(case, compile=compile).snapshots
+
+
+def run(case: Case, *, compile: bool = False, edit: Callable[[Chain], Chain] = lambda chain: chain) -> Replayed:
+    """Replay a case, optionally with an edited chain, and keep telemetry and state."""
+    dtype = getattr(torch, case["dtype"])
+    params = [torch.nn.Parameter(p.to(dtype).clone()) for p in case["params0"]]
+    for param, attributes in zip(params, case.get("per_param") or [{}] * len(params)):
+        for name, value in attributes.items():
+            setattr(param, name, value)
+    name, options, optimizer_options = translate(case)
+    group = {"params": params, **group_extras(case)}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*(removes the whole gradient|does not decay).*")
+        chain = edit(gradchain.recipe(name, **options))
+        optimizer = gradchain.Optimizer([group], chain, compile=compile, **optimizer_options)
+    result = Replayed(optimizer, params)
+    for step, (grads, lr) in enumerate(zip(case["grads"], case["lrs"]), start=1):
+        optimizer.param_groups[0]["lr"] = lr
+        for param, grad in zip(params, grads):
+            param.grad = None if grad is None else grad.to(dtype).clone()
+        optimizer.step()
+        result.telemetry.append(optimizer.telemetry())
+        if step in case["snapshots"]:
+            result.snapshots[step] = [param.detach().clone() for param in params]
+    return result
+
+
+def group_extras(case: Case) -> dict[str, Any]:
+    """Extra group entries: those of the case, and the one that the published Rose writes itself at its first step."""
+    extras = dict(case.get("group_extras") or case.get("group_extra") or {})
+    if case["optimizer"].startswith("rose"):
+        extras.setdefault("initial_lr", case["lrs"][0])
+    return extras
+
+
+def translate(case: Case) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """The recipe, its options, and the options of the optimizer."""
+    published = case["optimizer"]
+    if published not in _TRANSLATIONS:
+        raise ValueError(f"no recipe reproduces {published!r}; known: {', '.join(_TRANSLATIONS)}")
+    recipe, renamed, of_optimizer = _TRANSLATIONS[published]
+    options: dict[str, Any] = {}
+    optimizer_options: dict[str, Any] = {}
+    for key, value in case["hyperparameters"].items():
+        value = tuple(value) if isinstance(value, list) else value
+        target = optimizer_options if key in of_optimizer else options
+        target[renamed.get(key, key)] = value
+    return recipe, options, optimizer_options
+
+
+# published name -> our recipe, options by another name, options that belong to the optimizer
+_TRANSLATIONS: dict[str, tuple[str, dict[str, str], tuple[str, ...]]] = {
+    "rose-1.0": ("rose", {}, ()),
+    "rose-1.1": ("rose-1.0.2", {}, ()),
+    "gyro-adam": ("gyro-adam", {}, ("telemetry",)),
+    "gyro-sgd": ("gyro-sgd", {}, ("telemetry",)),
+    "adams": ("adams", {}, ()),
+}
