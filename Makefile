@@ -1,0 +1,41 @@
+# `make demo` and `make test` do all the set-up on a machine that has Python, a C++ compiler and git.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test test-all lint types docs bench clean
+
+demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
+	$(BIN)/gradchain show rose
+	$(BIN)/gradchain ablate rose --task digits --seeds 3 --out runs/demo
+
+test: $(STAMP)  ## all tests but the slow ones
+	$(BIN)/pytest
+
+test-all: $(STAMP)  ## the slow ones too
+	$(BIN)/pytest -m ""
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)
+	$(BIN)/pyright
+
+docs: $(STAMP)  ## the site, in site/
+	$(BIN)/pip install --quiet -c constraints.txt ".[docs]"
+	$(BIN)/mkdocs build --strict
+
+bench: $(STAMP)  ## timings against torch.optim and unfused references, as ratios
+	$(BIN)/python -m benchmarks.step_time
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[test]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist site runs *.egg-info
