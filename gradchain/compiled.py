@@ -216,7 +216,7 @@ class Call:
 
     def take(self, totals: dict[tuple[str, str | None], Totals]) -> None:
         for answers, (address, request) in zip(self.answers, self.waiting):
-            answers.append(totals[address, request.label])
+            answers.append(totals[address, request.label].near(request))
 
 
 def run(works: Sequence[Work]) -> list[Recorded]:

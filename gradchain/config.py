@@ -34,7 +34,7 @@ def _element(element: Element) -> dict[str, Any]:
             )
         branches = {label: [_element(inner) for inner in branch.elements] for label, branch in element.branches}
         return {"partition": element.label_name, "branches": branches}
-    return {"stage": type(element).__name__, **_options(element)}
+    return {"stage": registry.stage_name(type(element)), **_options(element)}
 
 
 def _options(stage: Stage) -> dict[str, Any]:
@@ -83,6 +83,8 @@ def _build(item: Any, where: str) -> Element:
     if "partition" in item:
         return _build_partition(item, where)
     options = {key: value for key, value in item.items() if key != "stage"}
+    if not isinstance(item["stage"], str) or not all(isinstance(key, str) for key in options):
+        raise ConfigError(f"{where}: 'stage' and all keys must be strings; got {item!r}.")
     try:
         cls = registry.stage(item["stage"])
         return _construct(cls, options)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 
+from gradchain.errors import ChainError
 from gradchain.noise import random_bits, salt_of
 
 Reduction = Literal["mean", "sum"]
@@ -50,9 +51,10 @@ class Context:
         Floating slots come in compute precision, or `as_kept` in the dtype of their storage.
         """
         if slot not in self._readable:
-            raise KeyError(
+            raise ChainError(
                 f"{self._stage} reads slot {slot!r} without owning or declaring it; return it from `init`, "
-                f"or list it in `reads_previous` or `requires`."
+                f"or list it in `reads_previous` or `requires`.",
+                stage=self._stage,
             )
         value = self._state[slot]
         return value.to(self.dtype) if value.is_floating_point() and not as_kept else value
@@ -71,5 +73,8 @@ class Context:
     def random_bits(self, purpose: str = "", seed: int = 0) -> torch.Tensor:
         """32 random bits (int32) for each element of the parameter; the same on every device and after a resume."""
         if self.noise_key is None:
-            raise RuntimeError(f"{self._stage} draws random bits without `random = True` in its class body.")
+            raise ChainError(
+                f"{self._stage} draws random bits without saying so; put `random = True` in its class body.",
+                stage=self._stage,
+            )
         return random_bits(self.stored_param, self.noise_key, salt_of(f"{self._stage}/{purpose}", seed))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -121,10 +122,11 @@ def check_number(where: str, value: object, spec: Spec, default: object = datacl
         if value.numel() != 1 or value.is_complex():
             raise OptionError(f"{where} is a tensor of shape {tuple(value.shape)}; pass a real tensor of one element.")
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         hint = " or None" if spec.optional else ""
         raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass a number in {spec.interval}{hint}.")
-    if math.isnan(value) or value not in spec.interval or (math.isinf(value) and default != value):
+    number = float(value)
+    if math.isnan(number) or number not in spec.interval or (math.isinf(number) and default != number):
         example = f", such as the default {default}" if isinstance(default, (int, float)) else ""
         raise OptionError(f"{where} = {value!r} is outside {spec.interval}. Pass a number in {spec.interval}{example}.")
 
@@ -140,6 +142,8 @@ def check_static(where: str, value: object, spec: Spec, annotation: object) -> o
         raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass True or False.")
     if annotation in ("int", int) and (isinstance(value, bool) or not isinstance(value, int)):
         raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass an integer.")
+    if annotation in ("str", str) and not isinstance(value, str):
+        raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass a string.")
     if spec.choices and value not in spec.choices:
         allowed = ", ".join(repr(choice) for choice in spec.choices)
         raise OptionError(f"{where} = {value!r} is not one of {allowed}. Pass one of these.")

@@ -146,6 +146,11 @@ class Optimizer(torch.optim.Optimizer):
                     f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is {param.dtype}; gradchain steps real "
                     "floating parameters. Optimize torch.view_as_real(p) of a complex one."
                 )
+            if hasattr(param, "device_mesh"):
+                raise ParameterError(
+                    f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is a DTensor; sharded parameters are "
+                    "not supported yet. Use DistributedDataParallel, or keep this parameter unsharded."
+                )
             program = self._program(param, group, name)
             for _, stage in program.stages:
                 if (text := stage.advice(param.shape)) is not None:
@@ -244,7 +249,6 @@ class Optimizer(torch.optim.Optimizer):
         state = self.state[param]
         if "step" not in state or param in self._fresh:
             state.update(self._initial(param, program))
-            self._fresh.discard(param)
         elif any(program.key(slot) not in state for slot in program.owners):
             for slot, value in program.init(param.detach()).items():
                 state.setdefault(slot, value)
@@ -318,12 +322,15 @@ class Optimizer(torch.optim.Optimizer):
                 f"parameter {i} of group {number}" for i in range(len(group["params"]))
             ]
             for index, param, name in zip(old["params"], group["params"], names):
-                if index not in state_dict["state"]:
-                    continue
                 plain = "" if name.startswith("parameter ") else name
+                if (saved := state_dict["state"].get(index)) is None:
+                    continue
                 program = self._variant(group["disable"]).route(plain, param, group["role"])
-                fresh = program.init(param.detach())
-                states[param] = fit_slots(state_dict["state"][index], fresh, name, report)
+                wanted = program.init(param.detach())
+                # A stage that was switched off in mid-run left its slots behind; they are kept for its return.
+                idle = self.chain.route(plain, param, group["role"]).init(param.detach()) if group["disable"] else {}
+                wanted |= {slot: value for slot, value in idle.items() if slot in saved and slot not in wanted}
+                states[param] = fit_slots(saved, wanted, name, report)
         return states
 
     def __getstate__(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias, cast
 import torch
 
 from gradchain.context import Context, Reduction
+from gradchain.errors import ChainError
 from gradchain.fields import spec_of
 from gradchain.hyperparameters import Bindings
 from gradchain.reduce import Request, Totals
@@ -153,7 +154,11 @@ class Program:
         packed: State = {}
         for slot, dense in slots.items():
             if slot not in stage.slots:
-                raise KeyError(f"{address} returned slot {slot!r}, which its `init` does not make.")
+                owned = ", ".join(stage.slots) or "none"
+                raise ChainError(
+                    f"{address} returned slot {slot!r}, which its `init` does not make (it makes: {owned}).",
+                    stage=address,
+                )
             ctx.store(slot, dense)
             storage = _storage_for(stage, dense, ctx.stored_param)
             key = f"{address}.{slot}"

@@ -18,6 +18,10 @@ Scope = Literal["tensor", "label", "all"]
 class Totals(SimpleNamespace):
     """The answer to a request: one attribute for each partial, e.g. `totals.gg`."""
 
+    def near(self, request: Request) -> Totals:
+        """The totals on the device that the request came from."""
+        return Totals(**{name: total.to(request.partials[name].device) for name, total in vars(self).items()})
+
     def __getattr__(self, name: str) -> torch.Tensor:
         raise AttributeError(f"no partial {name!r} was yielded; there are {', '.join(vars(self))}")
 

@@ -25,21 +25,36 @@ _recipes: dict[str, Recipe] = {}
 
 
 def add_stage(cls: type[Stage]) -> None:
-    """Remember a stage class under its name; a class of another module may not take a name of ours."""
+    """Remember a stage class under its qualified name, and under its bare name unless that is one of ours."""
+    _stages[_qualified(cls)] = cls
     known = _stages.get(cls.__name__)
-    if known is not None and known.__module__ != cls.__module__ and known.__module__.startswith("gradchain."):
-        raise OptionError(f"a stage named {cls.__name__!r} exists already in {known.__module__}; choose another name.")
-    _stages[cls.__name__] = cls
+    if known is None or not _is_ours(known) or _qualified(known) == _qualified(cls):
+        _stages[cls.__name__] = cls
+
+
+def _qualified(cls: type[Stage]) -> str:
+    return f"{cls.__module__}.{cls.__name__}"
+
+
+def _is_ours(cls: type[Stage]) -> bool:
+    return cls.__module__.startswith("gradchain.")
+
+
+def stage_name(cls: type[Stage]) -> str:
+    """The name under which a config finds a stage class: the bare one, unless another class has it."""
+    return cls.__name__ if _stages.get(cls.__name__) is cls else _qualified(cls)
 
 
 def stages() -> dict[str, type[Stage]]:
     """All known stage classes by name: ours, and those that the running program has defined."""
-    return dict(sorted(_stages.items()))
+    return {name: cls for name, cls in sorted(_stages.items()) if name == stage_name(cls)}
 
 
 def stage(name: str) -> type[Stage]:
     if name not in _stages:
-        raise UnknownNameError(f"unknown stage {name!r}. {nearest(name, _stages)} Import the module that defines it.")
+        raise UnknownNameError(
+            f"unknown stage {name!r}. {nearest(str(name), stages())} Import the module that defines it."
+        )
     return _stages[name]
 
 

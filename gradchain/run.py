@@ -40,7 +40,7 @@ def drive(runs: Sequence[Running]) -> list[Outcome]:
     while waiting := [state for state in states if not isinstance(state, Outcome)]:
         totals = total_up(waiting)
         states = [
-            state if isinstance(state, Outcome) else advance(running, totals[state[0], state[1].label])
+            state if isinstance(state, Outcome) else advance(running, totals[state[0], state[1].label].near(state[1]))
             for running, state in zip(runs, states)
         ]
     return [state for state in states if isinstance(state, Outcome)]

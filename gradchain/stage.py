@@ -82,6 +82,8 @@ class Stage(_FrozenFields):
         registry.add_stage(cls)
 
     def __post_init__(self) -> None:
+        if set("./[] ") & set(str(self.name)):
+            raise OptionError(f"{type(self).__name__}.name = {self.name!r}: use letters, digits, '_' and '-'.")
         for field in self.fields():
             where = f"{type(self).__name__}.{field.name}"
             value, spec = getattr(self, field.name), spec_of(field)

@@ -15,6 +15,7 @@ import torch
 
 import gradchain
 from gradchain.chain import Chain
+from gradchain.noise import round_to_bf16
 
 Case = Mapping[str, Any]
 
@@ -45,7 +46,11 @@ def run(case: Case, *, compile: bool = False, edit: Callable[[Chain], Chain] = l
     group = {"params": params, **group_extras(case)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(removes the whole gradient|does not decay).*")
-        chain = edit(gradchain.recipe(name, **options))
+        chain = gradchain.recipe(name, **options)
+        if case["hyperparameters"].get("bf16_sr") == "generator":
+            generator = torch.Generator().manual_seed(case["generator_seed"])
+            chain = chain.replace("stochastic_round", GeneratorRound(generator))
+        chain = edit(chain)
         optimizer = gradchain.Optimizer([group], chain, compile=compile, **optimizer_options)
     result = Replayed(optimizer, params)
     for step, (grads, lr) in enumerate(zip(case["grads"], case["lrs"]), start=1):
@@ -57,6 +62,23 @@ def run(case: Case, *, compile: bool = False, edit: Callable[[Chain], Chain] = l
         if step in case["snapshots"]:
             result.snapshots[step] = [param.detach().clone() for param in params]
     return result
+
+
+class GeneratorRound(gradchain.Stage):
+    """Stochastic rounding as the published Rose does it: one draw per parameter and step from a torch generator.
+
+    Our own `stochastic_round` hashes a counter instead, so this one lives in the tests: it is not pure.
+    """
+
+    place = "last"
+
+    generator: torch.Generator = gradchain.static()
+
+    def write(self, new_param: torch.Tensor, ctx: gradchain.Context) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        if ctx.stored_param.dtype != torch.bfloat16:
+            return new_param, {}
+        bits = torch.empty(new_param.shape, dtype=torch.int32).random_(0, 65536, generator=self.generator)
+        return round_to_bf16(new_param, bits), {}
 
 
 def group_extras(case: Case) -> dict[str, Any]:
@@ -77,6 +99,7 @@ def translate(case: Case) -> tuple[str, dict[str, Any], dict[str, Any]]:
     optimizer_options: dict[str, Any] = {}
     for key, value in case["hyperparameters"].items():
         value = tuple(value) if isinstance(value, list) else value
+        value = True if (key, value) == ("bf16_sr", "generator") else value
         target = optimizer_options if key in of_optimizer else options
         target[renamed.get(key, key)] = value
     return recipe, options, optimizer_options

@@ -1,0 +1,1 @@
+"""Timings as ratios against named peers, measured in one run."""
