@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 
 demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
 	$(BIN)/gradchain show rose
-	$(BIN)/gradchain ablate rose --task digits --seeds 3 --out runs/demo
+	$(BIN)/gradchain ablate rose --task digits --seeds 3 --fresh --out runs/demo
 
 test: $(STAMP)  ## all tests but the slow ones
 	$(BIN)/pytest

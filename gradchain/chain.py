@@ -37,6 +37,7 @@ class Chain:
 
     def __post_init__(self) -> None:
         contract.check(self.elements)
+        bind_keys(self.addressed)
 
     # Looking at it.
 
@@ -113,7 +114,8 @@ class Chain:
     def with_options(self, **options: Any) -> Chain:
         """A chain with other values, named as in `param_groups` (`lr`, `betas`), by field, or as `stage.field`.
 
-        >>> gradchain.recipe("adamw").with_options(lr=3e-4, betas=(0.9, 0.95), **{"divide.eps": 1e-6})
+        >>> gradchain.recipe("adamw").with_options(lr=3e-4, betas=(0.9, 0.95), **{"divide.eps": 1e-6}).hyperparameters
+        {'betas': (0.9, 0.95), 'eps': 1e-06, 'weight_decay': 0.01, 'lr': 0.0003}
         """
         changes: dict[str, dict[str, Any]] = {}
         for name, value in options.items():
@@ -196,9 +198,11 @@ class Chain:
         return config.to_config(self)
 
     def to_json(self) -> str:
+        """The config as JSON text."""
         return config.to_json(self.to_config())
 
     def to_toml(self) -> str:
+        """The config as TOML text, one `[[stages]]` table a stage."""
         return config.to_toml(self.to_config())
 
     @staticmethod
@@ -206,8 +210,8 @@ class Chain:
         """A chain from a dict made by `to_config`, or from a path to a `.json` or `.toml` file. Executes no code."""
         return config.from_config(source)
 
-    def __reduce__(self) -> tuple[type[Chain], tuple[tuple[Element, ...]]]:
-        return Chain, (self.elements,)
+    def __reduce__(self) -> tuple[Callable[..., Chain], tuple[tuple[Element, ...]]]:
+        return unchecked, (self.elements,)
 
 
 def elements_of(item: object) -> tuple[Element, ...]:
@@ -240,7 +244,7 @@ def _edited(elements: Sequence[Element], edits: dict[str, Edit], prefix: str = "
 
 
 def unchecked(elements: tuple[Element, ...]) -> Chain:
-    """A branch: it need not stand alone, since the stages around its partition complete it."""
+    """A chain that was checked before, or a branch, which the stages around its partition complete."""
     branch = object.__new__(Chain)
     object.__setattr__(branch, "elements", elements)
     return branch
@@ -265,7 +269,8 @@ def chain(*stages: Stage | Chain | Partition | type[Stage] | Literal[False] | No
     Raises `ChainError` if the stages do not fit together: a stage that needs a pending scale where there is none, a
     scale that is never resolved, a slot that is read but not provided or owned twice, a name used twice.
 
-    >>> gradchain.chain(range_normalize(), cv_trust_gate(), divide(), scale_by_learning_rate(1e-3))
+    >>> gradchain.chain(range_normalize(), cv_trust_gate(), divide(), scale_by_learning_rate(0.1))
+    chain(range_normalize(), cv_trust_gate(), divide(), scale_by_learning_rate(lr=0.1))
     """
     present = [stage for stage in stages if stage is not None and stage is not False]
     return Chain(tuple(element for stage in present for element in elements_of(stage)))

@@ -11,232 +11,117 @@ are pure, so running one again is safe; the compiler drops what a phase does not
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from collections.abc import Sequence
+from typing import Any
 
 import torch
-import torch._inductor
-from torch.fx.experimental.proxy_tensor import make_fx
 
 from gradchain.errors import CompileWarning
-from gradchain.program import Outcome, Program
-from gradchain.reduce import Request, Totals
-from gradchain.run import Asked, advance, total_up
+from gradchain.kernel import Kernel, Known, Layout, Status, status_of, tensors_of
+from gradchain.program import Outcome
+from gradchain.reduce import Totals
+from gradchain.run import Asked, complete, total_up
 from gradchain.telemetry import Recorded
-from gradchain.work import Task, Work
+from gradchain.work import Work
 
 SMALL_ELEMENTS = 1 << 16
 TENSORS_PER_CALL = 16
 
-Result: TypeAlias = "Asked | Outcome"
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The static part of a work: what its kernel depends on. Equal layouts share a kernel."""
-
-    structure: tuple[Any, ...]
-    tensors: tuple[tuple[Any, ...], ...]
-    slots: tuple[str, ...]
-    fields: tuple[tuple[tuple[str, bool], ...], ...]
-    role: str | None
-    maximize: bool
-    telemetry: bool
-    noisy: bool
-
-    @staticmethod
-    def of(work: Work) -> Layout:
-        slots = tuple(key for slot in work.program.owners if (key := work.program.key(slot)) in work.state)
-        tensors = (work.owner, work.grad, *(work.state[slot] for slot in slots))
-        return Layout(
-            work.program.structure,
-            tuple((tuple(x.shape), x.stride(), x.dtype, x.device) for x in tensors),
-            slots,
-            tuple(tuple((name, value is None) for name, value in stage.items()) for stage in work.numbers),
-            work.role,
-            work.maximize,
-            work.telemetry,
-            work.noise is not None,
-        )
-
-    def read(self, program: Program, flat: Iterator[torch.Tensor]) -> Task:
-        """A task like the original, over the next tensors of `flat`."""
-        param, grad = next(flat), next(flat)
-        state = {slot: next(flat) for slot in self.slots}
-        numbers = iter(next(flat).unbind())
-        values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
-        noise_key = next(flat) if self.noisy else None
-        gradient = -grad if self.maximize else grad
-        return Task(param, gradient, state, program, values, self.role, noise_key)
-
-
-def tensors_of(work: Work, layout: Layout, packed: dict[int, torch.Tensor]) -> list[torch.Tensor]:
-    """The dynamic part of a work, in the order in which `Layout.read` takes it."""
-    key = id(work.numbers)
-    if key not in packed:
-        packed[key] = _pack([value for stage in work.numbers for value in stage.values()], work.owner.device)
-    noise = [] if work.noise_key is None else [work.noise_key]
-    return [work.owner.detach(), work.grad.detach(), *(work.state[slot] for slot in layout.slots), packed[key], *noise]
-
-
-def _pack(numbers: list[Any], device: torch.device) -> torch.Tensor:
-    """The numbers in double precision, as one vector on the device."""
-    present = [number for number in numbers if number is not None]
-    if any(isinstance(number, torch.Tensor) for number in present):
-        return torch.stack(
-            [torch.as_tensor(number, dtype=torch.float64, device=device).reshape(()) for number in present]
-        )
-    return torch.tensor(present, dtype=torch.float64).to(device)
-
-
-Answers: TypeAlias = "list[list[Totals]]"
-
-
-def replay(task: Task, answers: Sequence[Totals]) -> Result:
-    """Run a task up to the first request beyond the answers known, or to its end."""
-    running = task.start()
-    result = advance(running)
-    for answer in answers:
-        result = advance(running, answer)
-    return result
-
-
-compile_graph = cast("Callable[..., Callable[..., Any]]", torch._inductor.compile)  # pyright: ignore[reportPrivateUsage]
-
-
-class Kernel:
-    """One phase of one bucket, compiled; or plain Python if it could not be."""
-
-    def __init__(self, layouts: Sequence[Layout], program: Program, inputs: list[torch.Tensor], known: Known) -> None:
-        self.layouts, self.program, self.known = tuple(layouts), program, known
-        self.results: list[tuple[str, Any]] = []
-        self.compiled: Callable[..., Any] | None = None
-        try:
-            with warnings.catch_warnings():  # the compiler's own deprecations are not the user's business
-                warnings.simplefilter("ignore")
-                graph = make_fx(self._traced, tracing_mode="fake")(*inputs)
-                self.compiled = compile_graph(graph, inputs)
-        except Exception as error:  # whatever the compiler trips over, the eager result is right
-            first = self.layouts[0].tensors[0]
-            warnings.warn(
-                f"the bucket of {len(self.layouts)} parameter(s) like {first[0]} {first[2]} runs eagerly: it could not "
-                f"be compiled ({type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}). Its "
-                "results are the same.",
-                CompileWarning,
-                stacklevel=7,
-            )
-
-    def compute(self, flat: Sequence[torch.Tensor]) -> tuple[list[Task], list[Result]]:
-        """The tasks and their results; writes nothing."""
-        tensors = iter(flat)
-        tasks = [layout.read(self.program, tensors) for layout in self.layouts]
-        answers = [[_totals(phase, tensors) for phase in phases] for phases in self.known]
-        return tasks, [replay(task, answer) for task, answer in zip(tasks, answers)]
-
-    def _traced(self, *flat: torch.Tensor) -> list[torch.Tensor]:
-        """What the compiler sees: compute, write in place, return what others need."""
-        tasks, results = self.compute(flat)
-        outputs: list[torch.Tensor] = []
-        self.results = []
-        if len({type(result) for result in results}) > 1:
-            raise TypeError("some parameters of the bucket wait for totals while others are done")
-        for task, layout, result in zip(tasks, self.layouts, results):
-            if isinstance(result, Outcome):
-                task.commit(result)
-                recorded = list(result.recorded) if layout.telemetry else []
-                self.results.append(("done", recorded))
-                outputs += [result.recorded[key] for key in recorded]
-            else:
-                address, request = result
-                self.results.append((address, request))
-                outputs += request.partials.values()
-        # A constant output keeps the graph from being empty of results.
-        return [*outputs, flat[0].new_zeros((), dtype=torch.int32)]
-
-    def run(self, flat: Sequence[torch.Tensor]) -> tuple[list[Asked], list[Recorded]]:
-        """Run the compiled phase: what the works wait for, or, if they are done, what they recorded."""
-        assert self.compiled is not None
-        outputs = iter(self.compiled(*flat))
-        waiting: list[Asked] = []
-        recorded: list[Recorded] = []
-        for address, detail in self.results:
-            if isinstance(detail, Request):
-                partials = {name: next(outputs) for name in detail.partials}
-                waiting.append((address, Request(detail.scope, partials, detail.label, detail.combine)))
-            else:
-                recorded.append({key: next(outputs) for key in detail})
-        return waiting, recorded
-
-
-Known: TypeAlias = "tuple[tuple[tuple[str, ...], ...], ...]"
-"""For each work, for each answered request, the names of the totals."""
-
 _kernels: dict[Any, Kernel] = {}
 
 
-def _totals(names: tuple[str, ...], flat: Iterator[torch.Tensor]) -> Totals:
-    return Totals(**{name: next(flat) for name in names})
-
-
 class Call:
-    """A bucket at one step, moving through its phases."""
+    """A bucket at one step, moving through its phases. Nothing is written before `finish`."""
 
-    def __init__(self, works: list[Work], packed: dict[int, torch.Tensor]) -> None:
-        self.works = works
+    def __init__(self, works: list[Work], packed: dict[int, torch.Tensor], answers: list[list[Totals]]) -> None:
+        self.works, self.packed, self.answers = works, packed, answers
         self.layouts = tuple(Layout.of(work) for work in works)
         self.inputs = [x for work, layout in zip(works, self.layouts) for x in tensors_of(work, layout, packed)]
-        self.answers: list[list[Totals]] = [[] for _ in works]
-        self.recorded: list[Recorded] = []
-        self.waiting: list[Asked] = []
+        self.asked: list[Asked] = []
         self.outcomes: list[Outcome] = []
+        self.recorded: list[Recorded] = []
 
     def flat(self) -> list[torch.Tensor]:
         return [*self.inputs, *(x for totals in self.answers for total in totals for x in vars(total).values())]
 
-    def kernel(self) -> Kernel:
+    def kernel(self, failures: list[str]) -> Kernel:
         """The kernel of the present phase, from the cache or made now."""
         known: Known = tuple(tuple(tuple(vars(total)) for total in totals) for totals in self.answers)
         key = (self.layouts, known)
         if key not in _kernels:
-            _kernels[key] = Kernel(self.layouts, self.works[0].program, self.flat(), known)
+            _kernels[key] = made = Kernel(self.layouts, self.works[0].program, known, self.flat())
+            if made.failure is not None and not any(self.answers):  # later phases of a bucket say the same
+                failures.append(made.failure)
         return _kernels[key]
 
-    def advance(self, kernel: Kernel) -> None:
-        """Run one phase. An eager kernel computes now and is committed when all others have succeeded."""
-        if kernel.compiled is not None:
-            self.waiting, self.recorded = kernel.run(self.flat())
-            if not self.waiting:
-                torch.autograd.graph.increment_version([work.owner for work in self.works])
-            return
-        _, results = kernel.compute(self.flat())
-        self.outcomes = [result for result in results if isinstance(result, Outcome)]
-        self.waiting = [result for result in results if not isinstance(result, Outcome)]
-        self.recorded = [outcome.recorded for outcome in self.outcomes]
+    def advance(self, failures: list[str]) -> Status:
+        """Run the present phase up to its requests; one that would write waits for `finish`."""
+        kernel = self.kernel(failures)
+        if kernel.compiled is None:
+            _, results = kernel.compute(self.flat())
+            status = status_of(results)
+            self.outcomes = [result for result in results if isinstance(result, Outcome)]
+            self.asked = [result for result in results if not isinstance(result, Outcome)]
+            return status
+        assert kernel.status is not None
+        if kernel.status == "asks":
+            self.asked = kernel.ask(self.flat())
+        return kernel.status
 
     def take(self, totals: dict[tuple[str, str | None], Totals]) -> None:
-        for answers, (address, request) in zip(self.answers, self.waiting):
+        for answers, (address, request) in zip(self.answers, self.asked):
             answers.append(totals[address, request.label].near(request))
+
+    def split(self) -> list[Call]:
+        """A call for each work, since they do not keep step with each other."""
+        return [Call([work], self.packed, [answers]) for work, answers in zip(self.works, self.answers)]
+
+    def finish(self) -> None:
+        """Write the results."""
+        kernel = self.kernel([])
+        if kernel.compiled is None:
+            for work, outcome in zip(self.works, self.outcomes):
+                work.task.commit(outcome)
+            self.recorded = [outcome.recorded for outcome in self.outcomes]
+        else:
+            self.recorded = kernel.write(self.flat())
+            torch.autograd.graph.increment_version([work.owner for work in self.works])
 
 
 def run(works: Sequence[Work]) -> list[Recorded]:
-    """Step all works. Kernels of a phase are made before any of them runs, eager ones run first."""
+    """Step all works. All that can fail, the compiler included, comes before the first write."""
     packed: dict[int, torch.Tensor] = {}
-    calls = [Call(bucket, packed) for bucket in buckets(works)]
-    active = calls
-    while active:
-        kernels = [(call, call.kernel()) for call in active]
-        for call, kernel in sorted(kernels, key=lambda pair: pair[1].compiled is not None):
-            call.advance(kernel)
-        active = [call for call in active if call.waiting]
-        totals = total_up(asked for call in active for asked in call.waiting)
-        for call in active:
+    failures: list[str] = []
+    ready = [Call(bucket, packed, [[] for _ in bucket]) for bucket in buckets(works)]
+    waiting: list[Call] = []
+    done: list[Call] = []
+    while ready:
+        while ready:
+            call = ready.pop()
+            status = call.advance(failures)
+            if status == "uneven":
+                ready += call.split()
+            else:
+                (done if status == "done" else waiting).append(call)
+        answered = complete((call.works[0].program, call.asked[0][0]) for call in waiting)
+        ready = [call for call in waiting if call.asked[0][0] in answered]
+        waiting = [call for call in waiting if call.asked[0][0] not in answered]
+        totals = total_up(asked for call in ready for asked in call.asked)
+        for call in ready:
             call.take(totals)
-    for call in calls:
-        for work, outcome in zip(call.works, call.outcomes):
-            work.task.commit(outcome)
-    recorded = {id(work): record for call in calls for work, record in zip(call.works, call.recorded)}
+    _warn(failures)
+    for call in done:
+        call.finish()
+    recorded = {id(work): record for call in done for work, record in zip(call.works, call.recorded)}
     return [recorded[id(work)] for work in works]
+
+
+def _warn(failures: Sequence[str]) -> None:
+    if failures:
+        buckets = "; ".join(failures)
+        warnings.warn(
+            f"could not be compiled and runs eagerly, with the same results: {buckets}", CompileWarning, stacklevel=6
+        )
 
 
 def buckets(works: Sequence[Work]) -> list[list[Work]]:

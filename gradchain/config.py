@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from gradchain.chain import Chain, Element
 
 FORMAT = 1
+NONE = "none"
+"""Stands for `None` where that is not the default; TOML has no null."""
 
 
 def to_config(chain: Chain) -> dict[str, Any]:
@@ -38,17 +40,23 @@ def _element(element: Element) -> dict[str, Any]:
 
 
 def _options(stage: Stage) -> dict[str, Any]:
-    """The fields of a stage as plain values; `None` and empty names are left out."""
+    """The fields of a stage as plain values; empty names, and `None` where it is the default, are left out."""
     options: dict[str, Any] = {}
     for field in stage.fields():
         value = getattr(stage, field.name)
-        if not field.init or (field.name in ("name", "keys") and not value) or value is None:
+        if (
+            not field.init
+            or (field.name in ("name", "keys") and not value)
+            or (value is None and field.default is None)
+        ):
             continue
-        options[field.name] = dict(value) if field.name == "keys" else _plain(stage.address, field.name, value)
+        options[field.name] = dict(stage.keys) if field.name == "keys" else _plain(stage.address, field.name, value)
     return options
 
 
 def _plain(address: str, field: str, value: Any) -> Any:
+    if value is None:
+        return NONE
     if isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list)):
@@ -67,7 +75,9 @@ def from_config(source: Any) -> Chain:
     if data.get("gradchain", FORMAT) != FORMAT:
         raise ConfigError(f"config format {data['gradchain']!r} is not known; this version reads format {FORMAT}.")
     if unknown := set(data) - {"gradchain", "stages"}:
-        raise ConfigError(f"unknown entry {sorted(unknown)[0]!r} in the config; it has 'gradchain' and 'stages'.")
+        raise ConfigError(
+            f"unknown entry {sorted(unknown, key=str)[0]!r} in the config; it has 'gradchain' and 'stages'."
+        )
     return Chain(tuple(_elements(data["stages"], "stages")))
 
 
@@ -93,9 +103,13 @@ def _build(item: Any, where: str) -> Element:
 
 
 def _construct(cls: type[Stage], options: dict[str, Any]) -> Stage:
-    """A stage from plain values. Lists become tuples; a table of keys becomes what `expose` makes."""
+    """A stage from plain values. Lists become tuples, "none" may mean `None`, keys become what `expose` makes."""
     keys = options.pop("keys", {})
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in options.items()}
+    optional = {name for name, spec in cls.dynamic_fields().items() if spec.optional}
+    values = {
+        name: None if value == NONE and name in optional else tuple(value) if isinstance(value, list) else value
+        for name, value in options.items()
+    }
     if not isinstance(keys, Mapping):
         raise ConfigError(f"{cls.__name__}.keys must be a table of field = name; got {keys!r}.")
     return cls(**values).expose(**dict(keys))
@@ -105,9 +119,10 @@ def _build_partition(item: Mapping[str, Any], where: str) -> Partition:
     branches = item.get("branches")
     if not isinstance(branches, Mapping):
         raise ConfigError(f"{where}: a partition needs a table 'branches' of label = list of stages.")
-    if unknown := set(item) - {"partition", "branches"}:
-        known = nearest(sorted(unknown)[0], ["partition", "branches"])
-        raise ConfigError(f"{where}: unknown entry {sorted(unknown)[0]!r}. {known}")
+    if unknown := sorted(set(item) - {"partition", "branches"}, key=str):
+        raise ConfigError(
+            f"{where}: unknown entry {unknown[0]!r}. {nearest(str(unknown[0]), ['partition', 'branches'])}"
+        )
     try:
         label = registry.label(item["partition"])
     except GradchainError as error:
@@ -124,15 +139,15 @@ def _read(path: Path) -> Any:
         raise ConfigError(f"{path} is neither .json nor .toml; give the file one of these endings.")
     try:
         text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}.") from None
     return from_json(text, str(path)) if suffix == ".json" else from_toml(text, str(path))
 
 
 def from_json(text: str, where: str = "the text") -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where} is not valid JSON: {error}.") from None
 
 
@@ -144,7 +159,7 @@ def from_toml(text: str, where: str = "the text") -> Any:
         raise ConfigError("reading TOML on Python 3.10 needs the package 'tomli': pip install tomli") from None
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{where} is not valid TOML: {error}.") from None
 
 
@@ -155,13 +170,15 @@ def to_json(data: Mapping[str, Any]) -> str:
 def to_toml(data: Mapping[str, Any]) -> str:
     """One `[[stages]]` table a stage; branches of a partition are written inline."""
     lines = [f"gradchain = {data['gradchain']}"]
+    if not data["stages"]:
+        lines.append("stages = []")
     for stage in data["stages"]:
         lines += ["", "[[stages]]", *(f"{_toml_key(key)} = {_toml_value(value)}" for key, value in stage.items())]
     return "\n".join(lines) + "\n"
 
 
 def _toml_key(key: str) -> str:
-    return key if key.replace("_", "a").replace("-", "a").isalnum() and key.isascii() else json.dumps(key)
+    return key if key.replace("_", "a").replace("-", "a").isalnum() and key.isascii() else _toml_text(key)
 
 
 def _toml_value(value: Any) -> str:
@@ -169,6 +186,11 @@ def _toml_value(value: Any) -> str:
         return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    if isinstance(value, (bool, str)):
-        return json.dumps(value)
-    return repr(value)
+    return (
+        _toml_text(value) if isinstance(value, str) else json.dumps(value) if isinstance(value, bool) else repr(value)
+    )
+
+
+def _toml_text(text: str) -> str:
+    """A basic string: JSON's escapes, but no surrogates, and DEL escaped."""
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

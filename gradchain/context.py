@@ -64,6 +64,11 @@ class Context:
         self._state[slot] = value
 
     def __getitem__(self, scalar: str) -> Any:
+        if scalar not in self._scalars:
+            known = ", ".join(self._scalars) or "none"
+            raise ChainError(
+                f"{self._stage} asks for scalar {scalar!r}; its `scalars` and fields give: {known}.", stage=self._stage
+            )
         return self._scalars[scalar]
 
     def record(self, name: str, value: torch.Tensor, reduce: Reduction = "mean") -> None:

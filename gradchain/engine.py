@@ -28,7 +28,7 @@ def run(works: Sequence[Work], *, compiled: bool) -> list[Recorded]:
 
 def run_eagerly(works: Sequence[Work]) -> list[Recorded]:
     """Compute everything, then write everything: an error on the way leaves all as it was."""
-    outcomes = drive([work.task.start() for work in works])
+    outcomes = drive([work.program for work in works], [work.task.start() for work in works])
     for work, outcome in zip(works, outcomes):
         work.task.commit(outcome)
     return [outcome.recorded for outcome in outcomes]

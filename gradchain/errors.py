@@ -57,7 +57,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     "Did you mean 'rose'?"
     """
     options = sorted(known)
-    close = difflib.get_close_matches(name, options, n=3, cutoff=0.5)
+    close = [option for option in options if option.replace("/", ".").rpartition(".")[2] == name]
+    close = close or difflib.get_close_matches(name, options, n=3, cutoff=0.5)
     if close:
         return "Did you mean " + " or ".join(repr(option) for option in close) + "?"
     return "Known: " + (", ".join(options) or "none") + "."

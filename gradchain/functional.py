@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
-from gradchain.errors import OptionError, UnknownOptionError, nearest
-from gradchain.noise import mix_bits, parameter_key
+from gradchain.errors import GradientError, OptionError, UnknownOptionError, nearest
+from gradchain.noise import parameter_key_tensor
+from gradchain.program import Running
 from gradchain.run import drive
 
 if TYPE_CHECKING:
@@ -19,22 +20,31 @@ if TYPE_CHECKING:
 Tree: TypeAlias = Any
 """A tensor, or a nest of dicts, lists and tuples of tensors."""
 
-ChainState: TypeAlias = "dict[str, list[Any]]"
-"""`{"step": [...], "slots": [...]}`: for each tensor of the nest its step count and its slots."""
+ChainState: TypeAlias = "dict[str, dict[str, Any]]"
+"""`{"step": {...}, "slots": {...}}`: for each tensor, by its name in the nest, its step count and its slots."""
 
 
-def _leaves(tree: Tree) -> tuple[list[tuple[str, torch.Tensor]], pytree.TreeSpec]:
-    """The tensors of a nest with their names (`"layer.weight"`), in order."""
+def _leaves(tree: Tree, what: str) -> tuple[dict[str, torch.Tensor], pytree.TreeSpec]:
+    """The tensors of a nest by their names (`"layer.weight"`), in order."""
     paths, spec = pytree.tree_flatten_with_path(tree)
-    named = [(".".join(str(getattr(k, "key", getattr(k, "idx", k))) for k in path), leaf) for path, leaf in paths]
-    return named, spec
+    leaves: dict[str, torch.Tensor] = {}
+    for path, leaf in paths:
+        name = ".".join(str(getattr(key, "key", getattr(key, "idx", key))) for key in path)
+        if not isinstance(leaf, torch.Tensor) or leaf.layout != torch.strided or not leaf.is_floating_point():
+            kind = f"{leaf.layout} {leaf.dtype}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
+            raise GradientError(f"{what} {name or '(the nest)'} is {kind}; pass dense real floating tensors.")
+        if name in leaves:
+            raise OptionError(f"two of the {what}s are called {name!r}; rename one.")
+        leaves[name] = leaf
+    return leaves, spec
 
 
 def init(chain: Chain, params: Tree) -> ChainState:
-    leaves, _ = _leaves(params)
-    slots = [chain.route(name, param).init(param) for name, param in leaves]
-    steps = [torch.zeros((), dtype=torch.int64, device=param.device) for _, param in leaves]
-    return {"step": steps, "slots": slots}
+    leaves, _ = _leaves(params, "parameter")
+    return {
+        "step": {name: torch.zeros((), dtype=torch.int64, device=param.device) for name, param in leaves.items()},
+        "slots": {name: chain.route(name, param).init(param) for name, param in leaves.items()},
+    }
 
 
 def update(
@@ -45,28 +55,45 @@ def update(
             raise UnknownOptionError(f"unknown hyperparameter {name!r}. {nearest(name, chain.hyperparameters)}")
     group = {**chain.hyperparameters, **hyperparameters}
     chain.bindings.check(group)
-    leaves, spec = _leaves(params)
-    gradients, gradient_spec = pytree.tree_flatten(grads)
-    if gradient_spec != spec:
+    (leaves, spec), gradients = _leaves(params, "parameter"), _leaves(grads, "gradient")[0]
+    if _structure(grads) != _structure(params):
         raise OptionError(
-            f"grads have structure {gradient_spec}, but params have {spec}; pass one gradient per tensor."
+            "the gradients and the parameters differ in structure; pass one gradient per tensor, nested alike."
         )
-    running = []
-    steps = [step + 1 for step in state["step"]]
-    for index, ((name, param), gradient) in enumerate(zip(leaves, gradients)):
-        program = chain.route(name, param)
-        numbers = program.numbers(chain.bindings, group, steps[index].to(torch.float64))
-        key = _noise_key(steps[index], index) if program.random else None
-        running.append(program.run(param, gradient, state["slots"][index], numbers, noise_key=key))
-    outcomes = drive(running)
-    updates = [_difference(outcome.param, param) for outcome, (_, param) in zip(outcomes, leaves)]
-    slots = [{**old, **outcome.state} for old, outcome in zip(state["slots"], outcomes)]
-    return pytree.tree_unflatten(updates, spec), {"step": steps, "slots": slots}
+    _check_alike(leaves, gradients, state)
+    order = list(state["step"])
+    steps = {name: state["step"][name] + 1 for name in leaves}
+    programs = [chain.route(name, param) for name, param in leaves.items()]
+    running: list[Running] = []
+    for program, (name, param) in zip(programs, leaves.items()):
+        numbers = program.numbers(chain.bindings, group, steps[name].to(torch.float64))
+        key = parameter_key_tensor(steps[name], order.index(name)) if program.random else None
+        running.append(program.run(param, gradients[name], state["slots"][name], numbers, noise_key=key))
+    outcomes = dict(zip(leaves, drive(programs, running)))
+    updates = [_difference(outcomes[name].param, param) for name, param in leaves.items()]
+    slots = {name: {**state["slots"][name], **outcomes[name].state} for name in order}
+    return pytree.tree_unflatten(updates, spec), {"step": {name: steps[name] for name in order}, "slots": slots}
 
 
-def _noise_key(step: torch.Tensor, index: int) -> torch.Tensor:
-    """`parameter_key` for a step that is a tensor (it may be batched by vmap)."""
-    return mix_bits(step.to(torch.int32)) ^ parameter_key(0, index)
+def _structure(tree: Tree) -> Any:
+    """The containers of a nest; the order of keys does not count."""
+    if isinstance(tree, Mapping):
+        return type(tree), {key: _structure(item) for key, item in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree), [_structure(item) for item in tree]
+    return None
+
+
+def _check_alike(params: Mapping[str, torch.Tensor], gradients: Mapping[str, torch.Tensor], state: ChainState) -> None:
+    """Raise unless gradients and state belong to the parameters."""
+    if alone := sorted(state["step"].keys() ^ params.keys()):
+        raise OptionError(f"the state and the parameters differ in structure at: {', '.join(alone)}.")
+    for name, param in params.items():
+        if gradients[name].shape != param.shape:
+            raise GradientError(
+                f"gradient {name or '(the nest)'} has shape {tuple(gradients[name].shape)}, its parameter "
+                f"{tuple(param.shape)}."
+            )
 
 
 def _difference(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
@@ -96,7 +123,7 @@ def state_bytes(chain: Chain, params: Any) -> int:
     elif isinstance(params, Iterable) and not isinstance(params, (Mapping, torch.Tensor, list, tuple)):
         named = [item if isinstance(item, tuple) else ("", item) for item in params]
     else:
-        named, _ = _leaves(params)
+        named = _leaves(params, "parameter")[0].items()
     total = 0
     for name, param in named:
         slots = chain.route(name, param).init(torch.empty_like(param, device="meta"))

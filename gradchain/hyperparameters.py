@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradchain.errors import OptionError
+from gradchain.errors import ChainError, OptionError
 from gradchain.fields import Spec, check_number
 from gradchain.stage import Stage
 
@@ -59,6 +59,8 @@ class Bindings:
     def check(self, group: Mapping[str, Any], where: str = "") -> None:
         """Raise `OptionError` if a group holds a value that a stage cannot use."""
         for binding in self.bindings:
+            if binding.spec.follows:
+                continue
             try:
                 binding.check(group)
             except OptionError as error:
@@ -79,6 +81,12 @@ def bind_keys(stages: Sequence[tuple[str, Stage]]) -> Bindings:
         key = stage.key_of(name)
         if spec.follows and key not in values:
             continue
+        if spec.follows and key not in shared:
+            raise ChainError(
+                f"{address} follows hyperparameter {key!r}, which two stages hold with different values. Give one of them "
+                f"another name with expose(...), or both the same value.",
+                stage=address,
+            )
         if key not in shared and not spec.follows:
             key = f"{address}.{name}"
         entry = _ENTRY.fullmatch(key)
@@ -90,6 +98,14 @@ def bind_keys(stages: Sequence[tuple[str, Stage]]) -> Bindings:
 
 
 def _set_default(defaults: dict[str, Any], binding: Binding, value: Any) -> None:
+    if isinstance(defaults.get(binding.key, () if binding.index is not None else value), tuple) != (
+        binding.index is not None
+    ):
+        raise ChainError(
+            f"hyperparameter {binding.key!r} is a number to one stage and a tuple to another; give "
+            f"{binding.address}.{binding.field} another name with expose({binding.field}='...').",
+            stage=binding.address,
+        )
     if binding.index is None:
         defaults[binding.key] = value
         return

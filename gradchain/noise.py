@@ -47,6 +47,11 @@ def parameter_key(step: int, index: int) -> int:
     return _signed(mix(mix(step) + index * 0x9E3779B9))
 
 
+def parameter_key_tensor(step: torch.Tensor, index: int) -> torch.Tensor:
+    """`parameter_key` for a step that is an integer tensor, such as one batched by vmap."""
+    return mix_bits(mix_bits(step.to(torch.int32)) + _signed(index * 0x9E3779B9))
+
+
 def salt_of(purpose: str, seed: int = 0) -> int:
     """An int32 that tells apart the uses of noise within one parameter and step."""
     return _signed(mix(zlib.crc32(purpose.encode()) + mix(seed)))

@@ -26,6 +26,25 @@ def _scalar(number: float, like: torch.Tensor) -> torch.Tensor:
     return torch.full((), number, dtype=torch.float64, device=like.device)
 
 
+def rounded(number: Any) -> Any:
+    """The nearest integer, ties to even."""
+    return number.round() if isinstance(number, torch.Tensor) else round(number)
+
+
+def root(x: torch.Tensor) -> torch.Tensor:
+    """The square root; where autograd is on, its slope at 0 is taken as 0 and not as infinity."""
+    if not torch.is_grad_enabled():
+        return x.sqrt()
+    return torch.where(x == 0, torch.zeros_like(x), torch.where(x == 0, torch.ones_like(x), x).sqrt())
+
+
+def arctangent(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """`atan2(y, x)` with `atan2(0, 0) = 0`; where autograd is on, its slope there is that of `atan2(y, 1)`."""
+    if not torch.is_grad_enabled():
+        return torch.atan2(y, x)
+    return torch.atan2(y, torch.where((y == 0) & (x == 0), torch.ones_like(x), x))
+
+
 def minimum(left: Any, right: Any) -> Any:
     """The smaller of two scalars, either of which may be a tensor."""
     if isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, cast
 
@@ -24,11 +26,14 @@ from gradchain.errors import (
 )
 from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Program
-from gradchain.state import LoadReport, chain_differences, check_groups, fit_slots
+from gradchain.state import LoadReport, chain_differences, check_form, check_groups, fit_slots
 from gradchain.telemetry import Telemetry
 from gradchain.work import Work
 
 Compile = Literal["auto"] | bool
+
+Settings = tuple[tuple[str, ...], str | None]
+"""What decides the stages of a parameter besides the chain: the group's `disable` and `role`."""
 
 # Group keys that torch's schedulers and training loops write.
 _FOREIGN = frozenset({
@@ -76,7 +81,7 @@ class Optimizer(torch.optim.Optimizer):
             raise OptionError(f"compile = {compile!r} is not one of 'auto', True, False. Pass one of these.")
         self.chain = chain
         self.compile: Compile = compile
-        self._programs: dict[torch.Tensor, tuple[tuple[str, ...], Program]] = {}
+        self._programs: dict[torch.Tensor, tuple[Settings, Program]] = {}
         self._variants: dict[tuple[str, ...], Chain] = {(): chain}
         self._checked: dict[int, tuple[Any, ...]] = {}
         self._fresh: set[torch.Tensor] = set()
@@ -102,13 +107,17 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(param_group, Mapping):
             group = {**self.defaults, **param_group}
             where = f"group {len(self.param_groups)}: "
+            group["disable"] = _names(group["disable"], where)
             for key in param_group:
                 if key not in self.defaults and key not in _FOREIGN and key != "params":
                     raise UnknownOptionError(f"{where}unknown entry {key!r}. {nearest(key, self.defaults)}")
             self._check_group(group, where)
-            param_group = {**param_group, "disable": _names(group["disable"])}
-            for stage in self._variant(param_group["disable"]):
-                param_group = {**stage.pin(group), **param_group}
+            param_group = {**param_group, "disable": group["disable"]}
+            for stage in self._variant(_names(group["disable"])):
+                pinned = {
+                    key: value.clone() if torch.is_tensor(value) else value for key, value in stage.pin(group).items()
+                }
+                param_group = {**pinned, **param_group}
         super().add_param_group(param_group)
         try:
             self._take_up(self.param_groups[-1])
@@ -124,15 +133,17 @@ class Optimizer(torch.optim.Optimizer):
                 raise OptionError(f"{where}{flag} = {group[flag]!r}: pass True or False.")
         if group["role"] is not None and not isinstance(group["role"], str):
             raise OptionError(f"{where}role = {group['role']!r}: pass a string or None.")
-        self._variant(_names(group["disable"]))
+        self._variant(_names(group["disable"], where), where)
 
-    def _variant(self, disable: tuple[str, ...]) -> Chain:
+    def _variant(self, disable: tuple[str, ...], where: str = "") -> Chain:
         """The chain without some stages."""
         if disable not in self._variants:
             try:
                 self._variants[disable] = self.chain.without(*disable)
             except ChainError as error:
-                raise ChainError(f"disable={list(disable)} does not leave a sound chain: {error}") from None
+                raise ChainError(f"{where}disable={list(disable)} does not leave a sound chain: {error}") from None
+            except UnknownOptionError as error:
+                raise UnknownOptionError(f"{where}disable={list(disable)}: {error}") from None
         return self._variants[disable]
 
     def _take_up(self, group: dict[str, Any]) -> None:
@@ -151,7 +162,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is a DTensor; sharded parameters are "
                     "not supported yet. Use DistributedDataParallel, or keep this parameter unsharded."
                 )
-            program = self._program(param, group, name)
+            program = self._program(param, _settings(group), name)
             for _, stage in program.stages:
                 if (text := stage.advice(param.shape)) is not None:
                     advice[f"{name or 'a parameter'}: {text}"] = None
@@ -163,12 +174,12 @@ class Optimizer(torch.optim.Optimizer):
             self.state[param] = state
             self._fresh.add(param)
 
-    def _program(self, param: torch.Tensor, group: Mapping[str, Any], name: str = "") -> Program:
-        """The stages that a parameter goes through; found once, and again if the group's `disable` changes."""
-        disable = group["disable"]
+    def _program(self, param: torch.Tensor, settings: Settings, name: str) -> Program:
+        """The stages that a parameter goes through; found once, and again if its group's settings change."""
         known = self._programs.get(param)
-        if known is None or known[0] is not disable:
-            known = (disable, self._variant(_names(disable)).route(name, param, group["role"]))
+        if known is None or known[0] != settings:
+            disable, role = settings
+            known = (settings, self._variant(disable).route(name, param, role))
             self._programs[param] = known
         return known[1]
 
@@ -205,12 +216,14 @@ class Optimizer(torch.optim.Optimizer):
         index = -1
         for number, group in enumerate(self.param_groups):
             self._check_changed(number, group)
-            for param in group["params"]:
+            settings = _settings(group)
+            names = group.get("param_names") or [""] * len(group["params"])
+            for name, param in zip(names, group["params"]):
                 index += 1
                 if param.grad is None:
                     continue
                 self._check_gradient(number, group, param)
-                program = self._program(param, group)
+                program = self._program(param, settings, name)
                 state = self._current_state(param, program)
                 step = int(state["step"]) + 1
                 key = (number, id(program), step)
@@ -225,9 +238,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check_changed(self, number: int, group: dict[str, Any]) -> None:
         """Check the group's values again if anyone has written to them since the last step."""
-        values = tuple(group.get(key) for key in self.defaults)
+        values = tuple(tuple(value) if isinstance(value := group.get(key), list) else value for key in self.defaults)
         known = self._checked.get(number)
-        if known is None or any(old is not new for old, new in zip(known, values)):
+        if known is None or any(old is not new and old != new for old, new in zip(known, values)):
             self._check_group({**self.defaults, **group}, f"group {number}: ")
             self._checked[number] = values
 
@@ -248,6 +261,7 @@ class Optimizer(torch.optim.Optimizer):
         """The state of a parameter, made or completed where it is missing, and made anew before its first step."""
         state = self.state[param]
         if "step" not in state or param in self._fresh:
+            state.clear()
             state.update(self._initial(param, program))
         elif any(program.key(slot) not in state for slot in program.owners):
             for slot, value in program.init(param.detach()).items():
@@ -268,9 +282,15 @@ class Optimizer(torch.optim.Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """As of any torch optimizer, plus the chain's config under `"chain"`."""
         saved = super().state_dict()
-        with contextlib.suppress(ConfigError):  # a label function without a name: the slots say what belongs where
-            saved["chain"] = self.chain.to_config()
+        if (config := self._config()) is not None:
+            saved["chain"] = config
         return saved
+
+    def _config(self) -> dict[str, Any] | None:
+        """The chain's config, unless it has a label function without a name; the slots say what belongs where."""
+        with contextlib.suppress(ConfigError):
+            return self.chain.to_config()
+        return None
 
     @torch._disable_dynamo  # type: ignore[misc]  # as torch.optim.Optimizer.load_state_dict
     def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> LoadReport:  # type: ignore[override]
@@ -280,35 +300,45 @@ class Optimizer(torch.optim.Optimizer):
         Without, slots that both have are kept bit for bit, missing ones start afresh, others are dropped. Returns the
         report. On an error nothing has changed.
         """
+        check_form(state_dict)
         state_dict = state_dict.copy()
         for hook in self._optimizer_load_state_dict_pre_hooks.values():
             state_dict = hook(self, state_dict) or state_dict
+        check_form(state_dict)
         check_groups(state_dict["param_groups"], self.param_groups)
         report = LoadReport()
-        current = self.state_dict().get("chain")
-        if current is not None:
-            report.differences += chain_differences(state_dict.get("chain"), current)
-        groups = self._loaded_groups(state_dict["param_groups"])
+        if (config := self._config()) is not None:
+            report.differences += chain_differences(state_dict.get("chain"), config)
+        groups = self._loaded_groups(state_dict["param_groups"], report)
         states = self._loaded_states(state_dict, groups, report)
         if strict and not report.clean:
+            origin = (
+                "" if "chain" in state_dict else "It names no chain: another optimizer than gradchain's saved it.\n"
+            )
             raise StateError(
-                f"the state dict does not belong to this chain; nothing was loaded.\n{report}\n"
+                f"the state dict does not belong to this chain; nothing was loaded.\n{origin}{report}\n"
                 "Build the same chain, or pass strict=False to keep what fits."
             )
         self._programs.clear()
         self._checked.clear()
-        self._fresh -= set(states)
-        self.__setstate__({"state": _merged(self.state, states), "param_groups": groups})
+        self._fresh.clear()
+        self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
         return report
 
-    def _loaded_groups(self, saved: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    def _loaded_groups(self, saved: list[dict[str, Any]], report: LoadReport) -> list[dict[str, Any]]:
         """The saved groups with this optimizer's parameters, checked."""
         groups: list[dict[str, Any]] = []
+        explained = bool(report.differences)  # stages that differ have other hyperparameters
         for number, (old, current) in enumerate(zip(saved, self.param_groups)):
-            group = {**current, **{key: value for key, value in old.items() if key not in ("params", "param_names")}}
-            group["disable"] = _names(group["disable"])
+            taken = {key: value for key, value in old.items() if key not in ("params", "param_names")}
+            report.differences += [
+                f"group {number}: hyperparameter {key!r} is not in the state dict"
+                for key in self.chain.hyperparameters
+                if key not in taken and not explained
+            ]
+            group = {**current, **copy.deepcopy(taken)}
             self._check_group(group, f"group {number} of the state dict: ")
             groups.append(group)
         return groups
@@ -325,10 +355,11 @@ class Optimizer(torch.optim.Optimizer):
                 plain = "" if name.startswith("parameter ") else name
                 if (saved := state_dict["state"].get(index)) is None:
                     continue
-                program = self._variant(group["disable"]).route(plain, param, group["role"])
+                disable, role = _settings(group)
+                program = self._variant(disable).route(plain, param, role)
                 wanted = program.init(param.detach())
                 # A stage that was switched off in mid-run left its slots behind; they are kept for its return.
-                idle = self.chain.route(plain, param, group["role"]).init(param.detach()) if group["disable"] else {}
+                idle = self.chain.route(plain, param, role).init(param.detach()) if disable else {}
                 wanted |= {slot: value for slot, value in idle.items() if slot in saved and slot not in wanted}
                 states[param] = fit_slots(saved, wanted, name, report)
         return states
@@ -359,16 +390,18 @@ def _listed(params: nn.Module | Iterable[Any]) -> Any:
     return list(params.named_parameters()) if isinstance(params, nn.Module) else params
 
 
-def _names(disable: Any) -> tuple[str, ...]:
-    if isinstance(disable, str) or not all(isinstance(name, str) for name in disable):
-        raise OptionError(f"disable = {disable!r}: pass a list of stage names, such as ['{disable}'].")
-    return disable if isinstance(disable, tuple) else tuple(disable)
+def _names(disable: Any, where: str = "") -> tuple[str, ...]:
+    """The stages that a group switches off."""
+    if isinstance(disable, str) or not isinstance(disable, Iterable):
+        raise OptionError(f"{where}disable = {disable!r}: pass a list of stage names, such as ['{disable}'].")
+    names = tuple(cast("Iterable[Any]", disable))
+    if not all(isinstance(name, str) for name in names):
+        raise OptionError(f"{where}disable = {disable!r}: pass a list of stage names.")
+    return names
 
 
-def _merged(
-    old: Mapping[torch.Tensor, dict[str, Any]], new: Mapping[torch.Tensor, dict[str, Any]]
-) -> dict[torch.Tensor, dict[str, Any]]:
-    return {**old, **new}
+def _settings(group: Mapping[str, Any]) -> Settings:
+    return _names(group["disable"]), group["role"]
 
 
 def optimizer(

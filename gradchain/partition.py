@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
@@ -26,8 +26,8 @@ class Partition:
     def branch(self, name: str, param: torch.Tensor, role: str | None) -> tuple[str, Chain]:
         """The label and chain for a parameter. A role that names a branch wins over the label function."""
         branches = dict(self.branches)
-        label = role if role in branches else self.label(name, param)
-        if label not in branches:
+        label: object = role if role in branches else self.label(name, param)
+        if not isinstance(label, str) or label not in branches:
             raise ChainError(
                 f"label function {self.label_name!r} gave {label!r} for parameter {name or '(unnamed)'} of shape "
                 f"{tuple(param.shape)}, but the branches are {', '.join(branches)}. {nearest(str(label), branches)}"
@@ -39,11 +39,13 @@ class Partition:
         return label_name(self.label) or getattr(self.label, "__name__", repr(self.label))
 
     def __repr__(self) -> str:
-        inner = ", ".join(f"{label!r}: {branch!r}" for label, branch in self.branches)
+        inner = ", ".join(f"{label!r}: {list(branch.elements)!r}" for label, branch in self.branches)
         return f"partition({{{inner}}}, {self.label_name})"
 
 
-def partition(branches: Mapping[str, Chain | Stage | Sequence[Stage]], label: LabelFunction) -> Partition:
+def partition(
+    branches: Mapping[str, Chain | Stage | Sequence[Stage | Literal[False] | None]], label: LabelFunction
+) -> Partition:
     """Route parameters to branches by a label function over `(name, parameter)`.
 
     A branch is a stage, a list of stages, or a chain; stages need not stand alone, since the chain around the
@@ -57,10 +59,15 @@ def partition(branches: Mapping[str, Chain | Stage | Sequence[Stage]], label: La
     """
     from gradchain.chain import elements_of, unchecked
 
-    if not branches:
-        raise ChainError("partition has no branches; give at least one {label: chain}.")
+    if not isinstance(branches, Mapping) or not branches:
+        raise ChainError(f"partition takes branches as a dict of at least one label: stages; got {branches!r}.")
+    if not callable(label):
+        raise ChainError(f"partition's label is {label!r}; pass a function of (name, parameter) that gives a label.")
     chains: list[tuple[str, Chain]] = []
     for name, branch in branches.items():
+        if not isinstance(name, str) or set("/. ") & set(name):
+            raise ChainError(f"partition: a branch cannot be called {name!r}; use letters, digits, '_' and '-'.")
         stages = branch if isinstance(branch, (list, tuple)) else (branch,)
-        chains.append((name, unchecked(tuple(element for stage in stages for element in elements_of(stage)))))
+        present = [stage for stage in stages if stage is not None and stage is not False]
+        chains.append((name, unchecked(tuple(element for stage in present for element in elements_of(stage)))))
     return Partition(tuple(chains), label)

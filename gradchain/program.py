@@ -79,6 +79,11 @@ class Program:
     def records(self) -> tuple[str, ...]:
         return tuple(name for _, stage in self.stages for name in stage.records)
 
+    def after(self, address: str) -> tuple[str, ...]:
+        """The addresses of the stages that come after one."""
+        addresses = [known for known, _ in self.stages]
+        return tuple(addresses[addresses.index(address) + 1 :])
+
     def key(self, slot: str) -> str:
         """The name of a slot in the state: `stage.slot`."""
         return f"{self.owners[slot][0]}.{slot}"
@@ -136,7 +141,7 @@ class Program:
             result = stage.update(update, ctx)
             if isinstance(result, GeneratorType):
                 result = yield from _ask(address, result)
-            update, slots = result if isinstance(result, tuple) else (cast("Update", result), {})
+            update, slots = _checked(address, result, gradient.shape)
             update = _cast(update, ctx.dtype)
             changed |= self._packed(address, stage, slots, ctx, state)
         new_param = ctx.param if update.decay is None else ctx.param - update.decay
@@ -159,14 +164,37 @@ class Program:
                     f"{address} returned slot {slot!r}, which its `init` does not make (it makes: {owned}).",
                     stage=address,
                 )
+            key = f"{address}.{slot}"
+            if not isinstance(dense, torch.Tensor) or dense.shape != state[key].shape:
+                what = f"shape {tuple(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
+                raise ChainError(
+                    f"{address} returned {what} for slot {slot!r}, which has shape {tuple(state[key].shape)}.",
+                    stage=address,
+                )
             ctx.store(slot, dense)
             storage = _storage_for(stage, dense, ctx.stored_param)
-            key = f"{address}.{slot}"
             if storage is None:
                 packed[key] = dense.to(state[key].dtype)
             else:
                 packed[key] = storage.store(dense, ctx.stored_param, lambda slot=slot: ctx.random_bits(slot))
         return packed
+
+
+def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, Slots]:
+    """What a stage returned, in its long form."""
+    update, slots = cast("tuple[Any, Any]", result) if isinstance(result, tuple) and len(result) == 2 else (result, {})
+    if not isinstance(update, Update) or not isinstance(slots, dict):
+        raise ChainError(
+            f"{address} returned {type(result).__name__}; return the new Update, or (update, {{slot: tensor}}).",
+            stage=address,
+        )
+    if update.value.shape != shape:
+        raise ChainError(
+            f"{address} made a direction of shape {tuple(update.value.shape)} for a parameter of shape {tuple(shape)}; "
+            "keep the shape.",
+            stage=address,
+        )
+    return update, cast("Slots", slots)
 
 
 def _ask(address: str, stage: Generator[Request, Totals, Result]) -> Generator[tuple[str, Request], Totals, Result]:

@@ -67,10 +67,10 @@ def label_function(function: Label) -> Label:
     return function
 
 
-def label(name: str) -> LabelFunction:
-    if name not in _labels:
+def label(name: object) -> LabelFunction:
+    if not isinstance(name, str) or name not in _labels:
         raise UnknownNameError(
-            f"unknown label function {name!r}. {nearest(name, _labels)} Register it with @gradchain.label_function."
+            f"unknown label function {name!r}. {nearest(str(name), _labels)} Register it with @gradchain.label_function."
         )
     return _labels[name]
 
@@ -116,23 +116,28 @@ def register_recipe(name: str, *, source: str) -> Callable[[Build], Build]:
     """
 
     def register(build: Build) -> Build:
-        flags = [p.name for p in inspect.signature(build).parameters.values() if p.annotation in ("bool", bool)]
+        signature = inspect.signature(build)
 
         @functools.wraps(build)
         def checked(*args: Any, **kwargs: Any) -> Chain:
-            options = inspect.signature(build).bind(*args, **kwargs).arguments
-            for flag in flags:
-                if not isinstance(options.get(flag, True), bool):
-                    raise OptionError(
-                        f"recipe {name!r}: {flag} = {options[flag]!r} is a {type(options[flag]).__name__}; pass True or "
-                        "False."
-                    )
+            for option, value in signature.bind(*args, **kwargs).arguments.items():
+                _check_option(f"recipe {name!r}: {option}", str(signature.parameters[option].annotation), value)
             return build(*args, **kwargs)
 
         _recipes[name] = Recipe(name, checked, source)
         return cast("Build", checked)
 
     return register
+
+
+def _check_option(where: str, annotation: str, value: Any) -> None:
+    """The shape of an option, which a recipe takes apart before any stage can check it."""
+    if annotation == "bool" and not isinstance(value, bool):
+        raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass True or False.")
+    if annotation.startswith("tuple["):
+        wanted = annotation.count(",") + 1
+        if not isinstance(value, (tuple, list)) or len(cast("tuple[Any, ...]", value)) != wanted:
+            raise OptionError(f"{where} = {value!r}: pass a tuple of {wanted} numbers.")
 
 
 @functools.cache
@@ -142,7 +147,7 @@ def _load_recipes() -> None:
 
 def find_recipe(name: str) -> Recipe:
     _load_recipes()
-    if name not in _recipes:
+    if not isinstance(name, str) or name not in _recipes:
         raise UnknownNameError(f"unknown recipe {name!r}. {nearest(str(name), _recipes)}")
     return _recipes[name]
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from gradchain.program import Outcome, Running
+from gradchain.program import Outcome, Program, Running
 from gradchain.reduce import Request, Totals
 
 Asked = tuple[str, Request]
@@ -34,13 +34,20 @@ def total_up(requests: Iterable[Asked]) -> dict[tuple[str, str | None], Totals]:
     return {key: Totals(**partials) for key, partials in sums.items()}
 
 
-def drive(runs: Sequence[Running]) -> list[Outcome]:
+def complete(waiting: Iterable[tuple[Program, str]]) -> set[str]:
+    """The stages whose requests can be answered: nobody waits at an earlier stage and has yet to come to them."""
+    held = list(waiting)
+    return {at for _, at in held} - {later for program, at in held for later in program.after(at)}
+
+
+def drive(programs: Sequence[Program], runs: Sequence[Running]) -> list[Outcome]:
     """The outcomes of all parameters, in order. Writes nothing."""
     states: list[Asked | Outcome] = [advance(running) for running in runs]
-    while waiting := [state for state in states if not isinstance(state, Outcome)]:
-        totals = total_up(waiting)
-        states = [
-            state if isinstance(state, Outcome) else advance(running, totals[state[0], state[1].label].near(state[1]))
-            for running, state in zip(runs, states)
-        ]
+    while waiting := [(p, state) for p, state in zip(programs, states) if not isinstance(state, Outcome)]:
+        answered = complete((program, address) for program, (address, _) in waiting)
+        totals = total_up(asked for _, asked in waiting if asked[0] in answered)
+        for index, state in enumerate(states):
+            if not isinstance(state, Outcome) and state[0] in answered:
+                address, request = state
+                states[index] = advance(runs[index], totals[address, request.label].near(request))
     return [state for state in states if isinstance(state, Outcome)]

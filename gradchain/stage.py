@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
 
@@ -25,6 +26,8 @@ Slots: TypeAlias = Mapping[str, torch.Tensor]
 Result: TypeAlias = "Update | tuple[Update, Slots]"
 Yields: TypeAlias = "Generator[Request, Totals, Result]"
 ScaleRule = Literal["resolved", "any", "sets", "edits", "resolves"]
+
+_KEY = re.compile(r"[A-Za-z_]\w*(\[\d\])?")
 
 Number: TypeAlias = float
 """A dynamic hyperparameter: a Python float when eager, a 0-d tensor when compiled or traced."""
@@ -77,6 +80,12 @@ class Stage(_FrozenFields):
     source: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
+        annotations = inspect.get_annotations(cls)
+        taken = [name for name, kind in annotations.items() if hasattr(Stage, name) and "ClassVar" not in str(kind)]
+        if taken:
+            raise OptionError(
+                f"{cls.__name__}: a hyperparameter cannot be called {taken[0]!r}, which stages use themselves."
+            )
         super().__init_subclass__(**kwargs)
         cls.__init__ = _explain_unknown_keywords(cls)  # type: ignore[method-assign]
         registry.add_stage(cls)
@@ -174,6 +183,10 @@ class Stage(_FrozenFields):
             if field not in self.dynamic_fields():
                 known = nearest(field, self.dynamic_fields())
                 raise UnknownOptionError(f"{self.address} has no dynamic field {field!r}. {known}")
+            if not isinstance(keys[field], str) or not _KEY.fullmatch(keys[field]):
+                raise OptionError(
+                    f"{self.address}: {field} cannot go by {keys[field]!r}; pass a name such as 'momentum' or 'betas[0]'."
+                )
         return dataclasses.replace(self, keys=tuple(sorted({**dict(self.keys), **keys}.items())))
 
     def bind(self, values: Mapping[str, Any]) -> Self:
@@ -197,7 +210,8 @@ class Stage(_FrozenFields):
         shown = {key: value for key, value in self.options().items() if key != "keys"}
         positional = [repr(shown.pop(f.name)) for f in self.fields() if f.default is dataclasses.MISSING]
         arguments = positional + [f"{key}={value!r}" for key, value in shown.items()]
-        return f"{type(self).__name__}({', '.join(arguments)})"
+        exposed = ", ".join(f"{field}={key!r}" for field, key in self.keys)
+        return f"{type(self).__name__}({', '.join(arguments)})" + (f".expose({exposed})" if exposed else "")
 
 
 def _explain_unknown_keywords(cls: type[Stage]) -> Callable[..., None]:
@@ -205,7 +219,7 @@ def _explain_unknown_keywords(cls: type[Stage]) -> Callable[..., None]:
     original = cls.__init__
 
     @functools.wraps(original)
-    def __init__(self: Stage, *args: Any, **kwargs: Any) -> None:
+    def __init__(self: Stage, /, *args: Any, **kwargs: Any) -> None:
         known = [field.name for field in dataclasses.fields(cls) if field.init]
         for name in kwargs:
             if name not in known:
@@ -233,10 +247,12 @@ def stateless(function: Callable[..., torch.Tensor]) -> type[Stage]:
     ... def power(value, *, exponent: float = 0.5):
     ...     return value.sign() * value.abs() ** exponent
     >>> gradchain.chain(power(exponent=0.25), gradchain.scale_by_learning_rate(0.1))
-    chain(power(exponent=0.25), scale_by_learning_rate(0.1))
+    chain(power(exponent=0.25), scale_by_learning_rate(lr=0.1))
     """
     parameters = list(inspect.signature(function, eval_str=False).parameters.values())
-    if not parameters or any(p.kind is not p.KEYWORD_ONLY for p in parameters[1:]):
+    kinds = [parameter.kind for parameter in parameters]
+    positional = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    if not kinds or kinds[0] not in positional or set(kinds[1:]) - {inspect.Parameter.KEYWORD_ONLY}:
         raise OptionError(
             f"{function.__name__}{inspect.signature(function)} cannot become a stage: take the direction as the one "
             "positional parameter and hyperparameters after a `*`."

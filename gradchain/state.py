@@ -102,6 +102,16 @@ def fit_slots(
     return result
 
 
+def check_form(state_dict: object) -> None:
+    """Raise unless this is the state dict of an optimizer at all."""
+    if not isinstance(state_dict, Mapping):
+        raise StateError(f"a state dict is a dict, not a {type(state_dict).__name__}; nothing was loaded.")
+    if missing := [key for key in ("state", "param_groups") if key not in state_dict]:
+        raise StateError(
+            f"the state dict has no {' and no '.join(missing)}: it is not an optimizer's; nothing was loaded."
+        )
+
+
 def check_groups(saved: Sequence[Mapping[str, Any]], current: Sequence[Mapping[str, Any]]) -> None:
     """Raise unless both have the same number of groups with the same number of parameters in each."""
     old, new = [len(group["params"]) for group in saved], [len(group["params"]) for group in current]

@@ -34,11 +34,13 @@ def adams(
         spectral_precision: run them on the stored parameter (`"param"`) or on its master (`"compute"`).
     """
     gate = {} if independent_vector_decay else {"gate": "weight_decay"}
+    master = t.master_weights(master_dtype)
+    storage = "fp32" if master.dtype == "fp32" else "param"
     vector_decay = t.decoupled_decay(scalar_vector_weight_decay)
     return chain(
-        t.master_weights(master_dtype),
-        t.first_moment(betas[0], bias_correction=hat_inside),
-        t.second_moment(betas[1]),
+        master,
+        t.first_moment(betas[0], bias_correction=hat_inside, storage=storage),
+        t.second_moment(betas[1], storage=storage),
         t.atan2_scale(),
         not hat_inside and t.debias(betas[0]),
         t.scale_by_learning_rate(lr),

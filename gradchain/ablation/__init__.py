@@ -1,0 +1,40 @@
+"""Ablation studies: what each stage of a chain is good for, on a small task.
+
+>>> from gradchain.ablation import ablate
+>>> print(ablate("rose", task="digits", seeds=3))
+"""
+
+from gradchain.ablation.errors import HINT
+from gradchain.ablation.errors import StudyError as StudyError
+
+try:
+    from gradchain.ablation.arms import Arm as Arm
+    from gradchain.ablation.arms import Arms as Arms
+    from gradchain.ablation.arms import make_arms as make_arms
+    from gradchain.ablation.plot import plot as plot
+    from gradchain.ablation.report import Row as Row
+    from gradchain.ablation.report import report as report
+    from gradchain.ablation.report import rows as rows
+    from gradchain.ablation.run import Run as Run
+    from gradchain.ablation.run import Settings as Settings
+    from gradchain.ablation.statistics import Difference as Difference
+    from gradchain.ablation.statistics import paired_difference as paired_difference
+    from gradchain.ablation.study import LR_FACTORS as LR_FACTORS
+    from gradchain.ablation.study import RESULTS as RESULTS
+    from gradchain.ablation.study import Progress as Progress
+    from gradchain.ablation.study import Result as Result
+    from gradchain.ablation.study import Study as Study
+    from gradchain.ablation.study import ablate as ablate
+    from gradchain.ablation.study import load_chain as load_chain
+    from gradchain.ablation.study import study_name as study_name
+    from gradchain.ablation.task import Part as Part
+    from gradchain.ablation.task import Split as Split
+    from gradchain.ablation.task import Task as Task
+    from gradchain.ablation.task import batches as batches
+    from gradchain.ablation.task import find_task as find_task
+    from gradchain.ablation.task import register_task as register_task
+    from gradchain.ablation.task import tasks as tasks
+except ModuleNotFoundError as error:
+    if (error.name or "").startswith("gradchain"):
+        raise
+    raise ModuleNotFoundError(f"{error.name} {HINT}", name=error.name) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gradchain.context import Context
 from gradchain.fields import hyper
+from gradchain.ops import nonzero, root
 from gradchain.reduce import all_parameters, whole_tensor
 from gradchain.stage import Stage, Yields
 from gradchain.update import Update
@@ -33,7 +34,7 @@ class clip_by_global_norm(Stage):
     def update(self, update: Update, ctx: Context) -> Yields:
         g = update.value
         t = yield all_parameters(gg=g * g)
-        return update.replace(value=g * (self.max_norm / t.gg.sqrt()).clamp(max=1))
+        return update.replace(value=g * (self.max_norm / nonzero(root(t.gg))).clamp(max=1))
 
 
 class clip_by_norm(Stage):
@@ -57,7 +58,7 @@ class clip_by_norm(Stage):
     def update(self, update: Update, ctx: Context) -> Yields:
         g = update.value
         t = yield whole_tensor(gg=g * g)
-        return update.replace(value=g * (self.max_norm / t.gg.sqrt()).clamp(max=1))
+        return update.replace(value=g * (self.max_norm / nonzero(root(t.gg))).clamp(max=1))
 
 
 class clip_by_value(Stage):

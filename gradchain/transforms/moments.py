@@ -6,7 +6,7 @@ import torch
 
 from gradchain.context import Context
 from gradchain.fields import hyper, static
-from gradchain.ops import ema
+from gradchain.ops import ema, root
 from gradchain.stage import Number, Slots, Stage, storage_field
 from gradchain.update import Update
 
@@ -109,7 +109,7 @@ class second_moment(Stage):
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         v = ema(ctx.read("exp_avg_sq"), update.gradient.square(), self.beta)
-        scale = v.sqrt() / ctx["correction"] if self.bias_correction else v.sqrt()
+        scale = root(v) / ctx["correction"] if self.bias_correction else root(v)
         return update.replace(scale=scale), {"exp_avg_sq": v}
 
 

@@ -9,7 +9,7 @@ import torch
 
 from gradchain.context import Context
 from gradchain.fields import hyper
-from gradchain.ops import nonzero, where
+from gradchain.ops import nonzero, root, rounded, where
 from gradchain.reduce import whole_tensor
 from gradchain.stage import Number, Stage, Yields
 from gradchain.update import Update
@@ -64,7 +64,7 @@ class momentum_project(Stage):
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
         if values["warmup_steps"] is None:
             horizon = values["horizon"]
-            values["warmup_steps"] = 0 if horizon is None else round(1 / (1 - horizon))
+            values["warmup_steps"] = 0 if horizon is None else rounded(1 / (1 - horizon))
         return values
 
     def scalars(self, step: Number) -> dict[str, Number]:
@@ -75,12 +75,12 @@ class momentum_project(Stage):
         wide = torch.promote_types(ctx.dtype, torch.float32)
         g, m = update.value.to(wide), ctx.read("exp_avg").to(wide)
         t = yield whole_tensor(gg=g * g, mm=m * m, gm=g * m)
-        norm_g, norm_m = t.gg.sqrt(), t.mm.sqrt()
+        norm_g, norm_m = root(t.gg), root(t.mm)
         valid = (norm_g > self.eps) & (norm_m > self.eps)
         cosine = torch.where(valid, t.gm / nonzero(norm_g * norm_m), torch.zeros_like(t.gm))
         r = g - self.proj_factor * (t.gm / nonzero(t.mm)) * m
         t = yield whole_tensor(rr=r * r)
-        norm_r = t.rr.sqrt()
+        norm_r = root(t.rr)
         sound = (norm_r > self.eps) & (norm_r > self.residual_rtol * norm_g)
         projected = valid & sound & (cosine < -self.theta_base) & (ctx["active"] > 0)
         value = torch.where(projected, r * (norm_g / nonzero(norm_r)), g)
@@ -114,4 +114,4 @@ class orthograd(Stage):
         t = yield whole_tensor(wg=w * g, ww=w * w, gg=g * g)
         o = g - w * (t.wg / (t.ww + 1e-30))
         norms = yield whole_tensor(oo=o * o)
-        return update.replace(value=o * (t.gg.sqrt() / (norms.oo.sqrt() + 1e-30)))
+        return update.replace(value=o * (root(t.gg) / (root(norms.oo) + 1e-30)))

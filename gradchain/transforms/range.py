@@ -9,6 +9,7 @@ import torch
 
 from gradchain.context import Context
 from gradchain.fields import hyper, static
+from gradchain.ops import nonzero, root
 from gradchain.reduce import whole_tensor, whole_tensor_max
 from gradchain.stage import Stage, Yields
 from gradchain.update import Update
@@ -137,6 +138,6 @@ class cv_trust_gate(Stage):
         R = update.scale
         t = yield whole_tensor(n=torch.ones_like(R), R=R, RR=R.to(torch.float64).square())
         mu = t.R / t.n
-        sigma = (t.RR / t.n - mu.square()).clamp(min=0).sqrt()
-        tau = torch.where(mu == 0, torch.zeros_like(mu), mu / (mu + sigma))
+        sigma = root((t.RR / t.n - mu.square()).clamp(min=0))
+        tau = mu / nonzero(mu + sigma)
         return update.replace(scale=R - (R - mu) * (1 - tau))

@@ -6,7 +6,7 @@ import torch
 
 from gradchain.context import Context
 from gradchain.fields import hyper
-from gradchain.ops import nonzero
+from gradchain.ops import arctangent, nonzero
 from gradchain.stage import Stage
 from gradchain.update import Update
 
@@ -62,4 +62,4 @@ class atan2_scale(Stage):
     def update(self, update: Update, ctx: Context) -> Update:
         assert update.scale is not None
         value, scale = torch.broadcast_tensors(update.value, self.b * update.scale)
-        return update.replace(value=self.a * torch.atan2(value, scale.to(value.dtype)), scale=None)
+        return update.replace(value=self.a * arctangent(value, scale.to(value.dtype)), scale=None)

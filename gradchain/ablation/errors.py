@@ -1,0 +1,22 @@
+"""What can be wrong with the order for a study, or with the packages that it needs."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from gradchain.errors import GradchainError
+
+HINT = 'is not installed. Ablation studies need it: pip install "gradchain[cli]"'
+
+
+class StudyError(GradchainError, ValueError):
+    """A study that cannot be run as asked: an unknown task, no seeds, results that cannot be read."""
+
+
+def extra(module: str) -> Any:
+    """A module of a package that only studies need."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"{error.name} {HINT}", name=error.name) from None

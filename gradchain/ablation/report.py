@@ -1,0 +1,189 @@
+"""The study as rows of numbers, and as text for people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import StringIO
+from statistics import fmean, median
+
+import torch
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from gradchain import __version__
+from gradchain.ablation.statistics import Difference, paired_difference
+from gradchain.ablation.study import Result, Study
+
+WIDTH = 132  # where there is no terminal to ask
+IDENTICAL = "identical to full"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One arm in numbers. Differences are to the full chain, seed by seed; there is none for the full chain itself.
+
+    A mean loss is `None` if a run diverged. `identical` says that all weights ended bit for bit as those of the full
+    chain.
+    """
+
+    label: str
+    lr: float | None
+    accuracy: float
+    accuracy_difference: Difference | None
+    loss: float | None
+    loss_difference: Difference | None
+    step_seconds: float
+    step_ratio: float
+    state_bytes: int
+    identical: bool
+    diverged: int
+
+
+def rows(study: Study) -> list[Row]:
+    """One row for each arm, the full chain first."""
+    return [_row(result, study.full) for result in study.results]
+
+
+def _row(result: Result, full: Result) -> Row:
+    runs, reference = result.runs, full.runs
+    losses = [run.test_loss for run in runs if run.test_loss is not None]
+    full_losses = [run.test_loss for run in reference if run.test_loss is not None]
+    whole = len(losses) == len(runs)
+    itself = result is full
+    comparable = not itself and whole and len(full_losses) == len(reference)
+    accuracies = [run.test_accuracy for run in runs]
+    step = median(run.step_seconds for run in runs)
+    full_step = median(run.step_seconds for run in reference)
+    return Row(
+        label=result.arm.label + (" (baseline)" if result.arm.kind == "baseline" else ""),
+        lr=result.lr,
+        accuracy=fmean(accuracies),
+        accuracy_difference=None if itself else paired_difference(accuracies, [r.test_accuracy for r in reference]),
+        loss=fmean(losses) if whole else None,
+        loss_difference=paired_difference(losses, full_losses) if comparable else None,
+        step_seconds=step,
+        step_ratio=step / full_step if full_step else 0.0,
+        state_bytes=runs[0].state_bytes,
+        identical=not itself and [run.weights for run in runs] == [run.weights for run in reference],
+        diverged=sum(run.diverged for run in runs),
+    )
+
+
+# Text.
+
+
+def report(study: Study) -> Group:
+    """The study for a rich console: what was run, what to know, the table."""
+    notes = [*study.notes, *_findings(study)]
+    listed = Table.grid(padding=(0, 1))
+    for note in notes:
+        listed.add_row("-", Text(note))
+    return Group(_heading(study), "", listed, "", _table(study), "", _legend(study))
+
+
+def report_text(study: Study) -> str:
+    text = StringIO()
+    Console(file=text, width=WIDTH).print(report(study))
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
+
+
+def _heading(study: Study) -> Text:
+    settings = study.settings
+    per_arm = f"{study.seeds} seed" + ("s" if study.seeds > 1 else "")
+    if study.lr_factors:
+        factors = ", ".join(f"{factor:g}" for factor in study.lr_factors)
+        rates = (
+            f"Learning rates: every arm had the same budget of {len(study.lr_factors)} runs with seed 0, at {factors} times "
+            "its own; the best by validation loss was kept."
+        )
+    else:
+        rates = (
+            "Learning rates: each arm's own, untuned. An arm that changes the size of the step may only need another one: "
+            "compare with --lr-sweep."
+        )
+    return Text.assemble(
+        (f"Ablation of {study.name} on {settings.task.name}", "bold"),
+        f": {settings.task.summary}.\n",
+        f"{len(study.results)} arms with {per_arm} each, {settings.epochs} epochs in batches of {settings.batch_size}, "
+        f"constant learning rate, {settings.dtype}, {'compiled' if settings.compile else 'eager'}, "
+        f"one thread, gradchain {__version__}, torch {torch.__version__}.\n"
+        "Runs with the same seed share data split, initial weights and order of batches.\n",
+        rates,
+    )
+
+
+def _findings(study: Study) -> list[str]:
+    """What the runs themselves call for saying."""
+    found: list[str] = []
+    at_edge: list[str] = []
+    for result, row in zip(study.results, rows(study)):
+        if row.identical:
+            found.append(
+                f"{row.label}: the weights are bit for bit those of the full chain. In this setting the stage does "
+                "nothing (wrong dtype, a strength of 0, a warmup not yet over), so this says nothing about its worth."
+            )
+        if row.diverged:
+            found.append(f"{row.label}: diverged in {row.diverged} of {study.seeds} seeds.")
+        tried = [run.lr for run in result.sweep if run.lr is not None]
+        if row.lr is not None and len(tried) > 1 and row.lr in (min(tried), max(tried)):
+            at_edge.append(row.label)
+    if at_edge:
+        found.append(
+            f"the chosen learning rate lies at the edge of the grid, so a better one may lie outside: {'; '.join(at_edge)}."
+        )
+    advice = dict.fromkeys(text for result in study.results for run in result.runs for text in run.advice)
+    return [*found, *(f"warning: {text}" for text in advice)]
+
+
+def _table(study: Study) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    table.add_column("arm", overflow="fold", min_width=20)
+    found = rows(study)
+    columns = _columns(found)
+    for title in columns:
+        table.add_column(title.removesuffix("\0"), justify="right", overflow="fold")
+    for place, row in enumerate(found):
+        cells = [Text(cells[place]) for cells in columns.values()]
+        table.add_row(Text(row.label), *cells, style="bold" if row.accuracy_difference is None else "")
+    return table
+
+
+def _columns(found: list[Row]) -> dict[str, list[str]]:
+    """The cells of each column under its title."""
+    same = IDENTICAL
+    return {
+        "lr": ["-" if row.lr is None else f"{row.lr:g}" for row in found],
+        "accuracy %": [f"{100 * row.accuracy:.2f}" for row in found],
+        "vs full (points)": [same if row.identical else _interval(row.accuracy_difference, 100, 2) for row in found],
+        "loss": ["diverged" if row.loss is None else f"{row.loss:.4f}" for row in found],
+        "vs full": [same if row.identical else _interval(row.loss_difference, 1, 4) for row in found],
+        "step ms": [f"{1000 * row.step_seconds:.2f}" for row in found],
+        "ratio": [f"{row.step_ratio:.2f}" for row in found],
+        "state bytes": [f"{row.state_bytes:,}" for row in found],
+    }
+
+
+def _interval(difference: Difference | None, factor: float, digits: int) -> str:
+    if difference is None:
+        return "-"
+    mean = _signed(factor * difference.mean, digits)
+    if difference.half_width is None:
+        return f"{mean} ± n/a (1 seed)"
+    half = _signed(factor * difference.half_width, digits).removeprefix("+")
+    return f"{mean} ± {half} {'*' if difference.excludes_zero else ' '}"
+
+
+def _signed(value: float, digits: int) -> str:
+    """Fixed digits; in powers of ten what would round to 0 without being 0."""
+    return f"{value:+.0e}" if 0 < abs(value) < 0.5 * 10**-digits else f"{value:+.{digits}f}"
+
+
+def _legend(study: Study) -> Text:
+    if study.seeds == 1:
+        return Text("One seed gives no interval; pass --seeds 3 or more.", style="dim")
+    return Text(
+        "Differences to the full chain: mean and 95 % interval (paired t) over seeds; * the interval excludes 0. Intervals "
+        "are per arm, not corrected for the number of arms.",
+        style="dim",
+    )

@@ -1,0 +1,218 @@
+"""The study: every arm with every seed, the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gradchain import registry
+from gradchain.ablation.arms import Arm, make_arms
+from gradchain.ablation.errors import StudyError
+from gradchain.ablation.ledger import Ledger
+from gradchain.ablation.run import Run, Settings, run_key, train
+from gradchain.ablation.task import DTYPES, Task, find_task
+from gradchain.chain import Chain
+from gradchain.errors import GradchainError
+
+LR_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One run that is about to start, or (at the end) the last one done."""
+
+    done: int
+    total: int
+    text: str
+
+
+Watch = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Result:
+    """An arm with its runs in the order of seeds; `sweep` are the runs that its learning rate was chosen by."""
+
+    arm: Arm
+    runs: tuple[Run, ...]
+    sweep: tuple[Run, ...] = ()
+
+    @property
+    def lr(self) -> float | None:
+        return self.runs[0].lr
+
+
+@dataclass(frozen=True)
+class Study:
+    """Everything a report needs. `print(study)` shows it; `gradchain.ablation.plot(study, path)` draws it."""
+
+    name: str
+    settings: Settings
+    seeds: int
+    results: tuple[Result, ...]
+    notes: tuple[str, ...]
+    lr_factors: tuple[float, ...] = ()
+    resumed: int = 0
+
+    @property
+    def full(self) -> Result:
+        return self.results[0]
+
+    def __str__(self) -> str:
+        from gradchain.ablation.report import report_text
+
+        return report_text(self)
+
+
+def ablate(
+    recipe: str | Chain,
+    *,
+    task: str | Task = "digits",
+    seeds: int = 3,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    lr_factors: Sequence[float] = (),
+    baseline: str | Chain | None = "adamw",
+    options: Mapping[str, Any] | None = None,
+    dtype: str = "fp32",
+    compile: bool = False,
+    out: str | Path | None = None,
+    fresh: bool = False,
+    watch: Watch | None = None,
+) -> Study:
+    """Train with a chain, with the chain without each of its stages in turn, and with a baseline.
+
+    Args:
+        recipe: the name of a recipe (yours too), a path to a chain's `.toml` or `.json`, or a chain.
+        task: a name of `tasks()`, or a `Task`.
+        seeds: runs per arm. Arms with the same seed see the same data, initial weights and batches.
+        epochs, batch_size: instead of the task's.
+        lr: instead of the recipe's; the baseline keeps its own.
+        lr_factors: try these multiples of each arm's learning rate with the first seed, and run all seeds with the one
+            of the lowest validation loss. The budget is the same for every arm.
+        baseline: another recipe, path or chain, or `None`.
+        options: of the recipe.
+        dtype: of the network, `"fp32"`, `"bf16"` or `"fp64"`.
+        compile: run compiled steps.
+        out: directory for `results.jsonl`, from which an interrupted study resumes; `None` keeps nothing.
+        fresh: run everything again, whatever the file holds.
+        watch: called with a `Progress` before each run and at the end.
+
+    Raises:
+        StudyError, OptionError, ConfigError: something cannot be run as asked.
+
+    >>> print(ablate("rose", seeds=3))
+    """
+    found = find_task(task) if isinstance(task, str) else task
+    settings = Settings(
+        found,
+        found.epochs if epochs is None else epochs,
+        found.batch_size if batch_size is None else batch_size,
+        dtype,
+        compile,
+    )
+    _check(settings, seeds, lr_factors)
+    chain = load_chain(recipe, options)
+    chain = chain if lr is None else chain.with_options(lr=lr)
+    other = None if baseline is None else (study_name(baseline, "baseline"), load_chain(baseline))
+    plan = make_arms(chain, other)
+    ledger = Ledger(None if out is None else Path(out) / RESULTS, fresh)
+    runner = _Runner(settings, ledger, watch, len(plan.arms) * (seeds + max(0, len(lr_factors) - 1)))
+    sweeps = {arm: _sweep(arm, lr_factors, runner) for arm in plan.arms} if lr_factors else {}
+    chosen = {arm: _best(sweeps[arm]) if arm in sweeps else arm.chain for arm in plan.arms}
+    # Seeds outside, arms inside: a machine that slows down does so for every arm.
+    runs = {(arm, seed): runner(arm, chosen[arm], seed) for seed in range(seeds) for arm in plan.arms}
+    results = tuple(
+        Result(
+            arm,
+            tuple(runs[arm, seed] for seed in range(seeds)),
+            tuple(run for _, run in sweeps.get(arm, ())),
+        )
+        for arm in plan.arms
+    )
+    return Study(study_name(recipe), settings, seeds, results, plan.notes, tuple(lr_factors), runner.resumed)
+
+
+class _Runner:
+    """Runs what the ledger does not hold yet."""
+
+    def __init__(self, settings: Settings, ledger: Ledger, watch: Watch | None, total: int) -> None:
+        self.settings, self.ledger, self.watch, self.total = settings, ledger, watch, total
+        self.resumed = 0
+        self._seen: dict[str, Run] = {}
+
+    def __call__(self, arm: Arm, chain: Chain, seed: int) -> Run:
+        key = run_key(chain, self.settings, seed)
+        if key in self._seen:  # the sweep's run with the first seed
+            return self._seen[key]
+        self._tell(f"{arm.label}, seed {seed}")
+        run = self.ledger.get(key)
+        if run is None:
+            run = train(chain, self.settings, seed, arm.label)
+            self.ledger.add(run)
+        else:
+            self.resumed += 1
+        self._seen[key] = run
+        if len(self._seen) == self.total:
+            self._tell("done")
+        return run
+
+    def _tell(self, text: str) -> None:
+        if self.watch is not None:
+            self.watch(Progress(len(self._seen), self.total, text))
+
+
+def _sweep(arm: Arm, factors: Sequence[float], runner: _Runner) -> list[tuple[Chain, Run]]:
+    """One run of the first seed for each learning rate."""
+    lr = arm.chain.hyperparameters.get("lr")
+    if lr is None:
+        raise StudyError(f"arm {arm.label!r} has no hyperparameter 'lr', so its learning rate cannot be swept.")
+    chains = [arm.chain.with_options(lr=float(f"{lr * factor:.6g}")) for factor in factors]
+    return [(chain, runner(arm, chain, 0)) for chain in chains]
+
+
+def _best(sweep: list[tuple[Chain, Run]]) -> Chain:
+    """The chain with the lowest validation loss; what diverged comes last."""
+
+    def rank(item: tuple[Chain, Run]) -> tuple[bool, float]:
+        loss = item[1].validation_loss
+        return (item[1].diverged or loss is None, loss or 0.0)
+
+    return min(sweep, key=rank)[0]
+
+
+def load_chain(recipe: str | Chain, options: Mapping[str, Any] | None = None) -> Chain:
+    """The chain of a recipe's name, of a path to a config, or the chain itself, with options set."""
+    options = options or {}
+    if isinstance(recipe, Chain):
+        return recipe.with_options(**options)
+    if recipe.endswith((".toml", ".json")):
+        return Chain.from_config(recipe).with_options(**options)
+    try:
+        return registry.recipe(recipe, **options)
+    except GradchainError:
+        raise
+    except (TypeError, ValueError, IndexError) as error:  # from the recipe's own code
+        shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
+        raise StudyError(f"recipe {recipe!r} cannot be built with {shown or 'its defaults'}: {error}") from error
+
+
+def study_name(recipe: str | Chain, unnamed: str = "chain") -> str:
+    """What to call a chain in reports and directories."""
+    if isinstance(recipe, Chain):
+        return unnamed
+    return Path(recipe).stem if recipe.endswith((".toml", ".json")) else recipe
+
+
+def _check(settings: Settings, seeds: int, lr_factors: Sequence[float]) -> None:
+    for name, value in (("seeds", seeds), ("epochs", settings.epochs), ("batch_size", settings.batch_size)):
+        if value < 1:
+            raise StudyError(f"{name} = {value}: pass at least 1.")
+    if settings.dtype not in DTYPES:
+        raise StudyError(f"dtype = {settings.dtype!r} is not one of {', '.join(DTYPES)}. Pass one of these.")
+    if len(set(lr_factors)) < len(lr_factors) or any(not 0 < factor < float("inf") for factor in lr_factors):
+        raise StudyError(f"lr_factors = {tuple(lr_factors)}: pass different positive numbers.")

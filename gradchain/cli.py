@@ -1,0 +1,225 @@
+"""The command line: `gradchain ablate`, `gradchain list`, `gradchain show`."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from collections.abc import Generator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+from gradchain import registry
+from gradchain.chain import Chain
+from gradchain.errors import GradchainError, OptionError
+from gradchain.table import HEADER, stage_row
+
+try:
+    import typer
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+    from rich.text import Text
+except ModuleNotFoundError as missing:
+    raise SystemExit(
+        f'{missing.name} is not installed. The command line needs it: pip install "gradchain[cli]"'
+    ) from None
+
+app = typer.Typer(
+    name="gradchain",
+    help="Composable gradient transformations for PyTorch: look at recipes, and find out what their stages are good for.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+WIDTH = 132  # where the output is no terminal
+
+RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or path to a chain's .toml or .json.")]
+OptionOption = Annotated[
+    list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="Option of the recipe; repeatable.")
+]
+
+
+@app.command("list")
+def list_command() -> None:
+    """All recipes and transforms."""
+    recipes = _table("recipe", "what it is", "source")
+    for name in registry.recipe_names():
+        recipe = registry.find_recipe(name)
+        _add(recipes, name, recipe.summary, recipe.source)
+    transforms = _table("transform", "what it does")
+    for name, stage in registry.stages().items():
+        _add(transforms, name, (stage.__doc__ or "").strip().split("\n", 1)[0])
+    console = _console()
+    console.print(recipes)
+    console.print()
+    console.print(transforms)
+
+
+@app.command()
+def show(
+    recipe: RecipeArgument,
+    option: OptionOption = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Print the chain as TOML, and nothing else.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the chain as JSON, and nothing else.")] = False,
+) -> None:
+    """A recipe's chain as a table, with the source of each stage."""
+    with _one_line_errors():
+        if toml and json:
+            raise OptionError("--toml and --json exclude each other; pass one.")
+        chain = _load(recipe, _options(option))
+        if toml or json:
+            typer.echo(chain.to_toml() if toml else chain.to_json(), nl=False)
+            return
+        _show_table(recipe, chain)
+
+
+@app.command()
+def ablate(
+    recipe: RecipeArgument,
+    task: Annotated[str, typer.Option(help="What to train on: digits, digits-conv.")] = "digits",
+    seeds: Annotated[int, typer.Option(help="Runs per arm.")] = 3,
+    epochs: Annotated[int | None, typer.Option(help="Instead of the task's.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Instead of the task's.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Instead of the recipe's. The baseline keeps its own.")] = None,
+    lr_sweep: Annotated[
+        bool, typer.Option("--lr-sweep", help="Give every arm the same small budget of learning rates.")
+    ] = False,
+    lr_factors: Annotated[
+        str | None, typer.Option(metavar="F,F,...", help="The sweep's multiples of each arm's own rate.")
+    ] = None,
+    baseline: Annotated[str, typer.Option(help="Recipe or path to compare with, or none.")] = "adamw",
+    option: OptionOption = None,
+    dtype: Annotated[str, typer.Option(help="Of the network: fp32, bf16, fp64.")] = "fp32",
+    out: Annotated[Path | None, typer.Option(help="Directory for results [default: runs/RECIPE-TASK].")] = None,
+    compile: Annotated[bool, typer.Option("--compile/--no-compile", help="Run compiled steps.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Run everything again; earlier results are not used.")] = False,
+) -> None:
+    """Train with the full chain, without each stage in turn, and with a baseline; compare.
+
+    Finished runs are kept in results.jsonl, so the same command resumes a study that was interrupted.
+    """
+    with _one_line_errors():
+        from gradchain import ablation  # here, because scikit-learn and matplotlib take a while to import
+
+        directory = out or Path("runs") / f"{ablation.study_name(recipe)}-{task}"
+        with _progress_bar() as watch:
+            study = ablation.ablate(
+                recipe,
+                task=task,
+                seeds=seeds,
+                epochs=epochs,
+                batch_size=batch_size,
+                lr=lr,
+                lr_factors=_factors(lr_factors) if lr_factors else ablation.LR_FACTORS if lr_sweep else (),
+                baseline=None if baseline == "none" else baseline,
+                options=_options(option),
+                dtype=dtype,
+                compile=compile,
+                out=directory,
+                fresh=fresh,
+                watch=watch,
+            )
+        picture = ablation.plot(study, directory / "ablation.png")
+        _console().print(ablation.report(study))
+        resumed = f" (of these runs, {study.resumed} had been there already)" if study.resumed else ""
+        typer.echo(f"\nResults: {directory / ablation.RESULTS}{resumed}\nPlot:    {picture}")
+
+
+# Helpers.
+
+
+def _load(recipe: str, options: dict[str, Any]) -> Chain:
+    from gradchain import ablation
+
+    return ablation.load_chain(recipe, options)
+
+
+def _show_table(recipe: str, chain: Chain) -> None:
+    table = _table(*HEADER, "source")
+    for address, stage in chain.addressed:
+        _add(table, *stage_row(address, stage), stage.source)
+    console = _console()
+    if recipe in registry.recipe_names():
+        known = registry.find_recipe(recipe)
+        console.print(Text(f"{recipe}: {known.summary}\nSource: {known.source}\n"))
+    console.print(table)
+
+
+def _options(given: list[str] | None) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for item in given or []:
+        key, separator, value = item.partition("=")
+        if not separator or not key:
+            raise OptionError(f"--option {item!r} is not of the form key=value.")
+        options[key.strip().replace("-", "_")] = _value(value.strip())
+    return options
+
+
+def _value(text: str) -> Any:
+    """A Python literal (also `true`, `false`, `none`), or else the text itself."""
+    named = {"true": True, "false": False, "none": None}
+    if text.lower() in named:
+        return named[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+
+
+def _factors(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(factor) for factor in text.split(","))
+    except ValueError:
+        raise OptionError(f"--lr-factors {text!r} is not a list of numbers such as 0.1,1,10.") from None
+
+
+def _table(*titles: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    for title in titles:
+        table.add_column(title, overflow="fold")
+    return table
+
+
+def _add(table: Table, *cells: str) -> None:
+    table.add_row(*(Text(cell) for cell in cells))  # Text: brackets in cells are no markup
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
+
+
+@contextlib.contextmanager
+def _progress_bar() -> Generator[Any, None, None]:
+    """A bar on stderr; gives a function to report progress to."""
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    console = Console(stderr=True)
+    with contextlib.ExitStack() as shown:
+        bar = Progress(*columns, console=console, transient=True)
+        line = bar.add_task("", total=None)
+
+        def watch(progress: Any) -> None:
+            if console.is_terminal and not bar.live.is_started:  # not before there is anything to do: errors come first
+                shown.enter_context(bar)
+            bar.update(line, total=progress.total, completed=progress.done, description=progress.text)
+
+        yield watch
+
+
+@contextlib.contextmanager
+def _one_line_errors() -> Generator[None, None, None]:
+    try:
+        yield
+    except (GradchainError, ModuleNotFoundError) as error:
+        _fail(str(error), 2)
+    except OSError as error:
+        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+    except KeyboardInterrupt:
+        _fail("interrupted; finished runs are kept, and the same command resumes.", 130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"gradchain: {' '.join(message.split())}", err=True)
+    raise typer.Exit(code)

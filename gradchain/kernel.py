@@ -1,0 +1,165 @@
+"""One bucket of parameters as one compiled function: what it depends on, how it is traced, what it gives back."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+import torch._inductor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from gradchain.program import Outcome, Program
+from gradchain.reduce import Request, Totals
+from gradchain.run import Asked, advance
+from gradchain.telemetry import Recorded
+from gradchain.work import Task, Work
+
+Result: TypeAlias = "Asked | Outcome"
+
+Status = Literal["done", "asks", "uneven"]
+"""Whether all works of a bucket are done, all wait at the same stage, or neither."""
+
+Known: TypeAlias = "tuple[tuple[tuple[str, ...], ...], ...]"
+"""For each work, for each answered request, the names of the totals."""
+
+compile_graph = cast("Callable[..., Callable[..., Any]]", torch._inductor.compile)  # pyright: ignore[reportPrivateUsage]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The static part of a work: what its kernel depends on. Equal layouts share a kernel."""
+
+    structure: tuple[Any, ...]
+    tensors: tuple[tuple[Any, ...], ...]
+    slots: tuple[str, ...]
+    fields: tuple[tuple[tuple[str, bool], ...], ...]
+    role: str | None
+    maximize: bool
+    telemetry: bool
+    noisy: bool
+
+    @staticmethod
+    def of(work: Work) -> Layout:
+        slots = tuple(key for slot in work.program.owners if (key := work.program.key(slot)) in work.state)
+        tensors = (work.owner, work.grad, *(work.state[slot] for slot in slots))
+        return Layout(
+            work.program.structure,
+            tuple((tuple(x.shape), x.stride(), x.dtype, x.device) for x in tensors),
+            slots,
+            tuple(tuple((name, value is None) for name, value in stage.items()) for stage in work.numbers),
+            work.role,
+            work.maximize,
+            work.telemetry,
+            work.noise is not None,
+        )
+
+    def read(self, program: Program, flat: Iterator[torch.Tensor]) -> Task:
+        """A task like the original, over the next tensors of `flat`."""
+        param, grad = next(flat), next(flat)
+        state = {slot: next(flat) for slot in self.slots}
+        numbers = iter(next(flat).unbind())
+        values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
+        noise_key = next(flat) if self.noisy else None
+        gradient = -grad if self.maximize else grad
+        return Task(param, gradient, state, program, values, self.role, noise_key)
+
+
+def tensors_of(work: Work, layout: Layout, packed: dict[int, torch.Tensor]) -> list[torch.Tensor]:
+    """The dynamic part of a work, in the order in which `Layout.read` takes it."""
+    key = id(work.numbers)
+    if key not in packed:
+        packed[key] = _pack([value for stage in work.numbers for value in stage.values()], work.owner.device)
+    noise = [] if work.noise_key is None else [work.noise_key]
+    return [work.owner.detach(), work.grad.detach(), *(work.state[slot] for slot in layout.slots), packed[key], *noise]
+
+
+def _pack(numbers: list[Any], device: torch.device) -> torch.Tensor:
+    """The numbers in double precision, as one vector on the device."""
+    present = [number for number in numbers if number is not None]
+    if any(isinstance(number, torch.Tensor) for number in present):
+        return torch.stack(
+            [torch.as_tensor(number, dtype=torch.float64, device=device).reshape(()) for number in present]
+        )
+    return torch.tensor(present, dtype=torch.float64).to(device)
+
+
+def status_of(results: Sequence[Result]) -> Status:
+    """Where a bucket stands."""
+    places = {None if isinstance(result, Outcome) else result[0] for result in results}
+    return "uneven" if len(places) > 1 else "done" if places == {None} else "asks"
+
+
+def replay(task: Task, answers: Sequence[Totals]) -> Result:
+    """Run a task up to the first request beyond the answers known, or to its end."""
+    running = task.start()
+    result = advance(running)
+    for answer in answers:
+        result = advance(running, answer)
+    return result
+
+
+class Kernel:
+    """One phase of one bucket, compiled; or plain Python if it could not be."""
+
+    def __init__(self, layouts: Sequence[Layout], program: Program, known: Known, inputs: list[torch.Tensor]) -> None:
+        self.layouts, self.program, self.known = tuple(layouts), program, known
+        self.status: Status | None = None
+        self.requests: list[Asked] = []
+        self.recorded: list[list[Any]] = []
+        self.compiled: Callable[..., Any] | None = None
+        self.failure: str | None = None
+        try:
+            with warnings.catch_warnings():  # the compiler's own deprecations are not the user's business
+                warnings.simplefilter("ignore")
+                graph = make_fx(self._traced, tracing_mode="fake")(*inputs)
+                self.compiled = None if self.uneven else compile_graph(graph, inputs)
+        except Exception as error:  # whatever the compiler trips over, the eager result is right
+            first = self.layouts[0].tensors[0]
+            reason = (str(error).strip().splitlines() or [""])[0]
+            self.failure = f"{len(layouts)} parameter(s) like {first[0]} {first[2]}: {type(error).__name__}: {reason}"
+
+    @property
+    def uneven(self) -> bool:
+        return self.status == "uneven"
+
+    def compute(self, flat: Sequence[torch.Tensor]) -> tuple[list[Task], list[Result]]:
+        """The tasks and their results; writes nothing."""
+        tensors = iter(flat)
+        tasks = [layout.read(self.program, tensors) for layout in self.layouts]
+        answers = [[Totals(**{name: next(tensors) for name in names}) for names in phases] for phases in self.known]
+        return tasks, [replay(task, answer) for task, answer in zip(tasks, answers)]
+
+    def _traced(self, *flat: torch.Tensor) -> list[torch.Tensor]:
+        """What the compiler sees: compute, then write in place or return the partials that are asked about."""
+        tasks, results = self.compute(flat)
+        self.status = status_of(results)
+        outputs: list[torch.Tensor] = []
+        for task, layout, result in zip(tasks, self.layouts, results):
+            if not isinstance(result, Outcome):
+                self.requests.append(result)
+                outputs += result[1].partials.values()
+            elif self.status == "done":
+                task.commit(result)
+                self.recorded.append(list(result.recorded) if layout.telemetry else [])
+                outputs += [result.recorded[key] for key in self.recorded[-1]]
+        # One more output keeps the graph from having none.
+        return [*outputs, flat[0].new_zeros((), dtype=torch.int32)]
+
+    def ask(self, flat: Sequence[torch.Tensor]) -> list[Asked]:
+        """Run a compiled phase that ends in requests; writes nothing."""
+        assert self.compiled is not None
+        outputs = iter(self.compiled(*flat))
+        asked: list[Asked] = []
+        for address, request in self.requests:
+            partials = {name: next(outputs) for name in request.partials}
+            asked.append((address, Request(request.scope, partials, request.label, request.combine)))
+        return asked
+
+    def write(self, flat: Sequence[torch.Tensor]) -> list[Recorded]:
+        """Run a compiled phase that is the last: parameters and state are written in place."""
+        assert self.compiled is not None
+        outputs = iter(self.compiled(*flat))
+        return [{key: next(outputs) for key in keys} for keys in self.recorded]

@@ -1,0 +1,450 @@
+"""Ablation studies: arms, pairing, resuming, statistics, reports."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import gradchain
+from gradchain import ablation
+from gradchain.ablation import run as run_module
+from gradchain.ablation import study as study_module
+
+QUICK = {"epochs": 1, "batch_size": 128, "seeds": 2}
+
+
+def labels(arms: ablation.Arms) -> list[str]:
+    return [arm.label for arm in arms.arms]
+
+
+def untimed(study: ablation.Study) -> list[ablation.Row]:
+    return [dataclasses.replace(row, step_seconds=0.0, step_ratio=0.0) for row in ablation.rows(study)]
+
+
+def lines(path: Path) -> list[str]:
+    return (path / ablation.RESULTS).read_text().splitlines()
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The arms that were really trained, in order."""
+    calls: list[str] = []
+    real = study_module.train
+
+    def train(chain, settings, seed, arm):
+        calls.append(arm)
+        return real(chain, settings, seed, arm)
+
+    monkeypatch.setattr(study_module, "train", train)
+    return calls
+
+
+class TestArms:
+    def test_stages_that_need_each_other_are_one_arm(self):
+        arms = ablation.make_arms(gradchain.recipe("rose"))
+        assert labels(arms) == [
+            "full",
+            "without promote (+ stochastic_round)",
+            "without centralize",
+            "without range_normalize and divide (+ cv_trust_gate)",
+            "without cv_trust_gate",
+            "without decoupled_decay",
+            "without stochastic_round",
+        ]
+        assert arms.arms[3].chain == gradchain.recipe("rose").without("range_normalize", "cv_trust_gate", "divide")
+
+    def test_notes_say_what_depends_on_what(self):
+        together = "cannot be removed alone: cv_trust_gate and divide depend on it and are removed together with it."
+        again = together.replace("cv_trust_gate and divide", "range_normalize and cv_trust_gate").removesuffix(".")
+        assert ablation.make_arms(gradchain.recipe("rose")).notes == (
+            "promote cannot be removed alone: stochastic_round depends on it and is removed together with it.",
+            f"range_normalize {together}",
+            f"divide {again}, which is the same arm as without range_normalize.",
+            "not ablated: scale_by_learning_rate, it is the step size itself.",
+        )
+
+    @pytest.mark.parametrize("name", gradchain.recipes())
+    def test_every_recipe_has_different_arms(self, name):
+        chain = gradchain.recipe(name)
+        arms = ablation.make_arms(chain)
+        assert arms.arms[0].chain == chain
+        assert len({arm.chain for arm in arms.arms}) == len(arms.arms)
+        named = " ".join([*labels(arms), *arms.notes])
+        assert all(stage in named for stage in chain.names)
+
+    def test_stages_of_a_partition(self):
+        assert "without matrix/spectral_decay" in labels(ablation.make_arms(gradchain.recipe("adams")))
+
+    def test_baseline_that_is_the_recipe_itself_is_run_once(self):
+        adamw = gradchain.recipe("adamw")
+        arms = ablation.make_arms(adamw, ("adamw", adamw))
+        assert [arm.kind for arm in arms.arms].count("baseline") == 0
+        assert "the baseline adamw is the same chain as the arm 'full': run once." in arms.notes
+
+    def test_the_last_stage_is_kept(self):
+        arms = ablation.make_arms(gradchain.chain(gradchain.sign()))
+        assert labels(arms) == ["full"]
+        assert arms.notes == ("not ablated: sign, nothing is left of the chain without it.",)
+
+    def test_a_chain_that_cannot_be_reduced(self):
+        class ablation_loner(gradchain.Stage):
+            def check_place(self, before, address):
+                if not before:
+                    raise gradchain.ChainError("something must come first.", stage=None)
+
+        arms = ablation.make_arms(gradchain.chain(gradchain.sign(), ablation_loner()))
+        assert labels(arms) == ["full", "without ablation_loner"]
+        assert arms.notes == ("not ablated: sign, no sound chain is left without it (something must come first.)",)
+
+
+class TestPairing:
+    def test_a_seed_fixes_data_weights_and_batches(self):
+        task = ablation.find_task("digits")
+        assert run_module.digest(task.build(3)) == run_module.digest(task.build(3)) != run_module.digest(task.build(4))
+        one, same, other = (list(ablation.batches(50, 16, 2, seed)) for seed in (3, 3, 4))
+        assert all(map(torch.equal, one, same))
+        assert not all(map(torch.equal, one, other))
+        assert torch.equal(task.split(3).test.inputs, task.split(3).test.inputs)
+        assert not torch.equal(task.split(3).test.inputs, task.split(4).test.inputs)
+
+    def test_batches_visit_everything_each_epoch(self):
+        rows = torch.cat(list(ablation.batches(50, 16, 2, 0)))
+        assert rows[:50].sort().values.tolist() == rows[50:].sort().values.tolist() == list(range(50))
+
+    def test_the_parts_are_disjoint_and_complete(self):
+        task = dataclasses.replace(
+            ablation.find_task("digits"), data=lambda: ablation.Part(torch.arange(100.0), torch.arange(100))
+        )
+        split = task.split(0)
+        parts = [split.train, split.validation, split.test]
+        assert [len(part) for part in parts] == [60, 15, 25]
+        assert torch.cat([part.classes for part in parts]).sort().values.tolist() == list(range(100))
+
+    def test_building_leaves_the_global_random_state_alone(self):
+        torch.manual_seed(0)
+        expected = torch.rand(3)
+        torch.manual_seed(0)
+        ablation.find_task("digits-conv").build(7)
+        assert torch.equal(torch.rand(3), expected)
+
+    def test_all_arms_start_from_the_same_loss(self):
+        study = ablation.ablate("rose", **QUICK)
+        first = [[run.curve[0] for run in result.runs] for result in study.results]
+        assert all(losses == first[0] for losses in first)
+        assert first[0][0] != first[0][1]
+
+    def test_threads_are_given_back(self):
+        before = torch.get_num_threads()
+        ablation.ablate("sgd", baseline=None, **{**QUICK, "seeds": 1})
+        assert torch.get_num_threads() == before
+
+
+class TestFindings:
+    def test_a_stage_that_does_nothing_is_no_finding(self):
+        study = ablation.ablate("rose", **QUICK)
+        identical = {row.label: row.identical for row in ablation.rows(study)}
+        assert identical["without stochastic_round"]
+        assert sum(identical.values()) == 1
+        line = next(line for line in str(study).splitlines() if line.startswith("without stochastic_round  "))
+        assert line.count("identical to full") == 2
+        assert "±" not in line
+        assert "bit for bit" in str(study)
+
+    def test_it_does_something_where_it_acts(self):
+        rows = ablation.rows(ablation.ablate("rose", dtype="bf16", baseline=None, **QUICK))
+        assert not any(row.identical for row in rows)
+
+    def test_identical_means_in_every_seed(self):
+        study = ablation.ablate("rose", **QUICK)
+        place = [result.arm.label for result in study.results].index("without stochastic_round")
+        result = study.results[place]
+        other = dataclasses.replace(result.runs[1], weights="other")
+        changed = dataclasses.replace(result, runs=(result.runs[0], other))
+        results = (*study.results[:place], changed, *study.results[place + 1 :])
+        assert not ablation.rows(dataclasses.replace(study, results=results))[place].identical
+
+    def test_divergence_is_said_and_kept(self, tmp_path):
+        study = ablation.ablate("sgd", lr=1e30, out=tmp_path, **QUICK)
+        row = ablation.rows(study)[0]
+        assert (row.diverged, row.loss, row.loss_difference) == (2, None, None)
+        assert "full: diverged in 2 of 2 seeds." in str(study)
+        assert json.loads(lines(tmp_path)[0])["test_loss"] is None
+        assert "diverged" in str(ablation.ablate("sgd", lr=1e30, out=tmp_path, **QUICK))
+
+    def test_warnings_of_the_optimizer_are_reported(self):
+        chain = gradchain.chain(gradchain.scale_by_learning_rate(0.1), gradchain.spectral_decay())
+        assert "warning: 0.bias: spectral_decay does not decay" in str(ablation.ablate(chain, **QUICK))
+
+    def test_state_bytes(self):
+        study = ablation.ablate("rose", **QUICK)
+        model = ablation.find_task("digits").build(0)
+        by_label = {row.label: row.state_bytes for row in ablation.rows(study)}
+        assert by_label["full"] == 0
+        assert by_label["adamw (baseline)"] == 2 * sum(4 * p.numel() for p in model.parameters())
+
+
+class TestLearning:
+    @pytest.mark.parametrize("name", ["digits", "digits-conv"])
+    def test_rose_learns_every_task_by_default(self, name):
+        task = ablation.find_task(name)
+        settings = ablation.Settings(task, task.epochs, task.batch_size)
+        assert run_module.train(gradchain.recipe("rose"), settings, 0, "full").test_accuracy > 0.9
+
+    def test_one_seed_has_no_interval(self):
+        text = str(ablation.ablate("rose", **{**QUICK, "seeds": 1}))
+        assert "± n/a (1 seed)" in text
+        assert "One seed gives no interval" in text
+
+
+class TestResume:
+    def test_finished_runs_are_not_run_again(self, tmp_path, trained):
+        first = ablation.ablate("rose", out=tmp_path, **QUICK)
+        count = len(trained)
+        second = ablation.ablate("rose", out=tmp_path, **QUICK)
+        assert count == len(trained) == second.resumed == 16
+        assert ablation.rows(first) == ablation.rows(second)
+
+    def test_an_interrupted_study_gives_the_same_table(self, tmp_path, trained):
+        whole = ablation.ablate("rose", **QUICK)
+
+        def interrupt(progress: ablation.Progress) -> None:
+            if progress.done == 3:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            ablation.ablate("rose", out=tmp_path, watch=interrupt, **QUICK)
+        assert len(lines(tmp_path)) == 3
+        trained.clear()
+        resumed = ablation.ablate("rose", out=tmp_path, **QUICK)
+        assert len(trained) == 13
+        assert untimed(resumed) == untimed(whole)
+
+    @pytest.mark.parametrize("kept", [1, 200, -1])
+    def test_a_broken_last_line_is_run_again(self, tmp_path, trained, kept):
+        whole = ablation.ablate("sgd", out=tmp_path, **QUICK)
+        path = tmp_path / ablation.RESULTS
+        content = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join(content[:-1]) + content[-1][:kept])
+        trained.clear()
+        resumed = ablation.ablate("sgd", out=tmp_path, **QUICK)
+        assert len(trained) == 1
+        assert untimed(resumed) == untimed(whole)
+        assert len([json.loads(line) for line in lines(tmp_path)]) == len(content)
+
+    @pytest.mark.parametrize("other", [{"epochs": 2}, {"batch_size": 64}, {"dtype": "bf16"}, {"lr": 0.5}])
+    def test_other_settings_are_other_runs(self, tmp_path, other):
+        ablation.ablate("sgd", baseline=None, out=tmp_path, **QUICK)
+        assert ablation.ablate("sgd", baseline=None, out=tmp_path, **{**QUICK, **other}).resumed == 0
+        assert ablation.ablate("sgd", baseline=None, out=tmp_path, **QUICK).resumed == 4
+
+    def test_more_seeds_add_runs(self, tmp_path, trained):
+        ablation.ablate("sgd", baseline=None, out=tmp_path, **QUICK)
+        trained.clear()
+        ablation.ablate("sgd", baseline=None, out=tmp_path, **{**QUICK, "seeds": 3})
+        assert trained == ["full", "without add_decayed_weights"]
+
+    def test_fresh_runs_everything_and_loses_nothing(self, tmp_path, trained):
+        for _ in range(2):
+            ablation.ablate("sgd", baseline=None, out=tmp_path, fresh=True, **QUICK)
+        assert len(trained) == len(lines(tmp_path)) == 8
+
+    def test_a_foreign_line_is_an_error(self, tmp_path):
+        (tmp_path / ablation.RESULTS).write_text('{"key": 1}\n')
+        with pytest.raises(ablation.StudyError, match=r"line 1 of .* is not a result of this version"):
+            ablation.ablate("sgd", out=tmp_path, **QUICK)
+
+    def test_an_edited_stage_is_another_run(self, tmp_path, monkeypatch):
+        def key(factor: float) -> str:
+            path = tmp_path / "ablation_mine.py"
+            path.write_text(
+                "import gradchain\n\n\nclass ablation_halve(gradchain.Stage):\n"
+                f"    def update(self, update, ctx):\n        return update.replace(value={factor} * update.value)\n"
+            )
+            spec = importlib.util.spec_from_file_location("ablation_mine", path)
+            module = importlib.util.module_from_spec(spec)
+            monkeypatch.setitem(sys.modules, "ablation_mine", module)
+            spec.loader.exec_module(module)
+            settings = ablation.Settings(ablation.find_task("digits"), 1, 128)
+            return run_module.run_key(gradchain.chain(module.ablation_halve()), settings, 0)
+
+        assert key(0.5) == key(0.5) != key(0.25)
+
+
+class TestSweep:
+    def test_every_arm_has_the_same_budget(self, trained):
+        factors = (0.1, 1, 10)
+        study = ablation.ablate("rose", lr_factors=factors, **QUICK)
+        budget = len(factors) + QUICK["seeds"] - 1  # the sweep's best run is the first seed's run
+        assert {result.arm.label: trained.count(result.arm.label) for result in study.results} == {
+            result.arm.label: budget for result in study.results
+        }
+        for result in study.results:
+            assert [run.lr for run in result.sweep] == pytest.approx([1e-4, 1e-3, 1e-2])
+            assert {run.seed for run in result.sweep} == {0}
+            best = min(result.sweep, key=lambda run: run.validation_loss)
+            assert {run.lr for run in result.runs} == {best.lr}
+        assert "the same budget of 3 runs with seed 0, at 0.1, 1, 10 times its own" in " ".join(str(study).split())
+
+    def test_a_rate_at_the_edge_is_pointed_out(self):
+        study = ablation.ablate("rose", baseline=None, lr_factors=(0.01, 0.1, 1), **QUICK)
+        assert "the chosen learning rate lies at the edge of the grid" in " ".join(str(study).split())
+
+    def test_what_diverges_is_not_chosen(self):
+        study = ablation.ablate("sgd", baseline=None, lr_factors=(1e33, 1), **QUICK)
+        assert [result.lr for result in study.results] == [1e-3, 1e-3]
+        assert study.full.sweep[0].diverged
+
+    def test_progress_counts_to_its_end(self):
+        seen: list[ablation.Progress] = []
+        ablation.ablate("sgd", lr_factors=(1, 10), watch=seen.append, **QUICK)
+        assert [progress.done for progress in seen] == list(range(seen[0].total + 1))
+
+    def test_a_chain_without_learning_rate(self):
+        with pytest.raises(ablation.StudyError, match="arm 'full' has no hyperparameter 'lr'"):
+            ablation.ablate(gradchain.chain(gradchain.sign()), lr_factors=(1, 2), **QUICK)
+
+
+class TestStatistics:
+    def test_against_a_computation_by_hand(self):
+        # d = 1, 2, 3: mean 2, s = 1, t(2, 0.975) = 4.302653, half width 4.302653 / sqrt(3) = 2.484138
+        difference = ablation.paired_difference([2.0, 4.0, 6.0], [1.0, 2.0, 3.0])
+        assert difference.mean == 2.0
+        assert difference.half_width == pytest.approx(2.484138, abs=1e-6)
+        assert not difference.excludes_zero
+
+    def test_pairs_matter(self):
+        assert ablation.paired_difference([2.0, 4.1, 6.0], [1.0, 3.0, 5.0]).excludes_zero
+        assert not ablation.paired_difference([6.0, 2.0, 4.1], [1.0, 3.0, 5.0]).excludes_zero
+
+    def test_one_pair(self):
+        assert ablation.paired_difference([2.0], [1.0]) == ablation.Difference(1.0, None, 1)
+        assert not ablation.Difference(1.0, None, 1).excludes_zero
+
+    def test_equal_differences_are_coarse_not_certain(self):
+        difference = ablation.paired_difference([2.0, 3.0, 4.0], [1.0, 2.0, 3.0])
+        assert difference.half_width == 0
+        assert not difference.excludes_zero
+
+    @pytest.mark.parametrize(("values", "reference"), [([], []), ([1.0], [1.0, 2.0])])
+    def test_needs_pairs(self, values, reference):
+        with pytest.raises(ValueError, match="need pairs"):
+            ablation.paired_difference(values, reference)
+
+
+class TestOwn:
+    """What users bring along."""
+
+    def test_a_registered_recipe(self):
+        @gradchain.stateless
+        def ablation_power(value, *, exponent: float = 0.5):
+            return value.sign() * value.abs() ** exponent
+
+        @gradchain.register_recipe("ablation-mine", source="this test")
+        def mine(lr: float = 1e-2, exponent: float = 0.5):
+            return gradchain.chain(
+                gradchain.centralize(), ablation_power(exponent=exponent), gradchain.scale_by_learning_rate(lr)
+            )
+
+        study = ablation.ablate("ablation-mine", options={"exponent": 1.0}, baseline="lion", **QUICK)
+        assert [row.label for row in ablation.rows(study)] == [
+            "full",
+            "without centralize",
+            "without ablation_power",
+            "lion (baseline)",
+        ]
+        assert study.full.arm.chain == mine(exponent=1.0)
+        assert study.full.lr == 1e-2
+
+    def test_a_chain_that_no_config_can_name(self, tmp_path):
+        chain = gradchain.chain(
+            gradchain.partition(
+                {"a": gradchain.sign(), "b": gradchain.centralize()}, lambda name, p: "a" if p.ndim == 1 else "b"
+            ),
+            gradchain.scale_by_learning_rate(1e-3),
+        )
+        study = ablation.ablate(chain, baseline=None, out=tmp_path, **QUICK)
+        assert [result.arm.label for result in study.results] == ["full", "without a/sign", "without b/centralize"]
+        assert len({run.weights for result in study.results for run in result.runs}) == 6
+
+    def test_a_task(self):
+        def data() -> ablation.Part:
+            inputs = torch.linspace(-1, 1, 200).reshape(100, 2)
+            return ablation.Part(inputs, (inputs.sum(1) > 0).long())
+
+        task = ablation.Task("signs", "two classes", data, lambda: nn.Linear(2, 2), epochs=30, batch_size=20)
+        study = ablation.ablate("sgd", task=task, lr=1.0, seeds=2, baseline=None)
+        assert ablation.rows(study)[0].accuracy > 0.9
+        assert "signs" in str(study)
+
+    def test_a_compiled_study_is_asked_for(self, monkeypatch):
+        seen: list[bool] = []
+        real = run_module.Optimizer
+
+        def optimizer(model, chain, *, compile):
+            seen.append(compile)
+            return real(model, chain, compile=False)
+
+        monkeypatch.setattr(run_module, "Optimizer", optimizer)
+        ablation.ablate("sgd", compile=True, **{**QUICK, "seeds": 1})
+        assert set(seen) == {True}
+
+
+@pytest.mark.parametrize("options", [{}, {"seeds": 1}, {"lr": 1e30}])
+def test_plot_is_a_png(tmp_path, options):
+    study = ablation.ablate("sgd", **{**QUICK, **options})
+    path = ablation.plot(study, tmp_path / "deep" / "plot.png")
+    assert path.read_bytes().startswith(b"\x89PNG\r\n")
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"seeds": 0}, "seeds = 0: pass at least 1"),
+        ({"epochs": 0}, "epochs = 0"),
+        ({"batch_size": -1}, "batch_size = -1"),
+        ({"task": "digit"}, "unknown task 'digit'. Did you mean 'digits'"),
+        ({"dtype": "int8"}, "dtype = 'int8' is not one of fp32, bf16, fp64"),
+        ({"lr_factors": (1, 1)}, "pass different positive numbers"),
+        ({"lr_factors": (0, 1)}, "pass different positive numbers"),
+        ({"baseline": "adamv"}, "unknown recipe 'adamv'. Did you mean 'adamw'"),
+        ({"options": {"centralise": False}}, "recipe 'rose' has no option 'centralise'. Did you mean 'centralize'"),
+        ({"lr": -1.0}, "lr = -1.0 is outside"),
+    ],
+)
+def test_errors(asked, message):
+    with pytest.raises(gradchain.GradchainError, match=message.replace("(", r"\(")):
+        ablation.ablate("rose", **asked)
+
+
+def test_imports_are_light():
+    """`import gradchain` needs no extras, and studies leave pyplot's global state alone."""
+    code = (
+        "import sys, gradchain\n"
+        "extras = {'typer', 'rich', 'matplotlib', 'sklearn', 'scipy', 'gradchain.ablation', 'gradchain.cli'}\n"
+        "assert not extras & set(sys.modules), extras & set(sys.modules)\n"
+        "import gradchain.ablation\n"
+        "assert 'matplotlib.pyplot' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("missing", ["matplotlib", "rich"])
+def test_a_missing_extra_says_what_to_install(missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; import gradchain.ablation"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'pip install "gradchain[cli]"' in done.stderr.splitlines()[-1]
+
+
+def test_a_missing_data_package_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "gradchain\[cli\]"'):
+        ablation.ablate("sgd", **QUICK)

@@ -1,0 +1,167 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import gradchain
+from gradchain.ablation import study as study_module
+from gradchain.cli import app
+
+QUICK = ["--epochs", "1", "--batch-size", "128", "--seeds", "2"]
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(app, arguments)
+
+
+def succeed(*arguments: str) -> str:
+    result = call(*arguments)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def words(text: str) -> str:
+    return " ".join(text.split())
+
+
+def test_list_names_everything():
+    text = succeed("list")
+    assert all(f"\n{name} " in f"\n{text}" for name in gradchain.recipes())
+    assert "cv_trust_gate           Pull the pending scales towards their mean" in text
+    assert "arXiv:2407.05872" in text
+
+
+@pytest.mark.parametrize("name", gradchain.recipes())
+def test_show_toml_reads_back(name, tmp_path):
+    for kind in ("toml", "json"):
+        path = tmp_path / f"chain.{kind}"
+        path.write_text(succeed("show", name, f"--{kind}"))
+        assert gradchain.Chain.from_config(path) == gradchain.recipe(name)
+        assert succeed("show", str(path), f"--{kind}") == path.read_text()
+
+
+def test_show_has_stages_and_sources():
+    text = succeed("show", "adams")
+    lines = {line.split()[0]: line for line in text.splitlines() if line}
+    assert "bias_correction=False, beta=0.9" in lines["first_moment"]
+    assert "exp_avg " in lines["first_moment"]
+    assert "beta=0.9 [betas[0]]" in succeed("show", "adamw")
+    assert "arXiv:1710.03740" in lines["master_weights"]
+    assert "Source: Adams 0.0.1, pypi.org/project/adams-torch" in text
+
+
+def test_show_takes_options():
+    made = succeed("show", "adamw", "--toml", "-o", "betas=0.8,0.95", "--option", "weight-decay=0")
+    Path("chain.toml").write_text(made)
+    assert gradchain.Chain.from_config("chain.toml") == gradchain.recipe("adamw", betas=(0.8, 0.95), weight_decay=0)
+    assert "centralize" not in succeed("show", "rose", "-o", "centralize=false")
+    assert "dtype=fp32" in succeed("show", "rose", "-o", "compute_dtype=fp32")
+    assert "decoupled_decay" not in succeed("show", "rose", "-o", "weight_decay=none")
+
+
+def test_ablate_writes_table_plot_and_results():
+    text = succeed("ablate", "rose", *QUICK)
+    assert "Ablation of rose on digits" in text
+    assert "8 arms with 2 seeds each, 1 epochs in batches of 128" in text
+    assert "cv_trust_gate and divide depend on it and are removed together with it" in words(text)
+    assert "not ablated: scale_by_learning_rate, it is the step size itself." in text
+    folder = Path("runs/rose-digits")
+    assert f"Results: {folder / 'results.jsonl'}\n" in text
+    assert f"Plot:    {folder / 'ablation.png'}\n" in text
+    assert (folder / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    runs = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    assert len(runs) == len({run["key"] for run in runs}) == 16
+    again = succeed("ablate", "rose", *QUICK)
+    assert "16 had been there already" in again
+    assert again.replace(" (of these runs, 16 had been there already)", "") == text
+
+
+def test_ablate_a_file_and_sweep():
+    Path("mine.toml").write_text(succeed("show", "sgd", "--toml", "-o", "momentum=0.9"))
+    arguments = ["mine.toml", "--lr-sweep", "--lr-factors", "1,10", "--baseline", "none", "--out", "here"]
+    text = words(succeed("ablate", *arguments, *QUICK))
+    assert "Ablation of mine on digits" in text
+    assert "same budget of 2 runs with seed 0, at 1, 10 times its own" in text
+    assert "baseline" not in text
+    assert len(Path("here/results.jsonl").read_text().splitlines()) == 3 * 3
+
+
+def test_default_sweep_is_the_same_for_every_arm():
+    text = words(succeed("ablate", "sgd", "--lr-sweep", *QUICK))
+    assert "same budget of 5 runs with seed 0, at 0.1, 0.3, 1, 3, 10 times its own" in text
+    runs = [json.loads(line) for line in Path("runs/sgd-digits/results.jsonl").read_text().splitlines()]
+    rates: dict[str, set[float]] = {}
+    for run in runs:
+        rates.setdefault(run["arm"], set()).add(run["lr"])
+    assert rates == {arm: {1e-4, 3e-4, 1e-3, 3e-3, 1e-2} for arm in ("full", "without add_decayed_weights", "adamw")}
+
+
+def test_an_interrupt_keeps_what_is_done(monkeypatch):
+    real = study_module.train
+    calls: list[str] = []
+
+    def train(chain, settings, seed, arm):
+        calls.append(arm)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(chain, settings, seed, arm)
+
+    monkeypatch.setattr(study_module, "train", train)
+    result = call("ablate", "sgd", *QUICK)
+    assert result.exit_code == 130
+    assert "gradchain: interrupted; finished runs are kept, and the same command resumes." in result.stderr
+    assert "of these runs, 2 had been there already" in succeed("ablate", "sgd", *QUICK)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "rsoe"], "unknown recipe 'rsoe'. Did you mean 'rose'?"),
+        (["show", "rose", "--toml", "--json"], "--toml and --json exclude each other; pass one."),
+        (["show", "rose", "-o", "centralise=false"], "has no option 'centralise'. Did you mean 'centralize'"),
+        (["show", "rose", "-o", "centralize"], "--option 'centralize' is not of the form key=value."),
+        (["show", "rose", "-o", "weight_decay=-1"], "decoupled_decay.weight_decay = -1 is outside [0, inf)."),
+        (["show", "gyro-adam", "-o", "betas=0.9"], "recipe 'gyro-adam' cannot be built with betas=0.9"),
+        (["show", "absent.toml"], "absent.toml cannot be read"),
+        (["ablate", "rsoe"], "unknown recipe 'rsoe'. Did you mean 'rose'?"),
+        (["ablate", "rose", "--task", "dogits"], "unknown task 'dogits'."),
+        (["ablate", "rose", "--seeds", "0"], "seeds = 0: pass at least 1."),
+        (["ablate", "rose", "--epochs", "0"], "epochs = 0: pass at least 1."),
+        (["ablate", "rose", "--lr", "-1"], "lr = -1.0 is outside"),
+        (["ablate", "rose", "--baseline", "adan"], "unknown recipe 'adan'."),
+        (["ablate", "rose", "--lr-factors", "1,two"], "--lr-factors '1,two' is not a list of numbers"),
+        (["ablate", "rose", "--out", "taken"], "taken/results.jsonl cannot be used for results"),
+        (["ablate", "broken.toml"], "broken.toml is not valid TOML"),
+    ],
+)
+def test_errors_are_one_line(arguments, message):
+    Path("taken").write_text("a file")
+    Path("broken.toml").write_text("= 1")
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert message in result.stderr
+    assert result.stderr.startswith("gradchain: ")
+    assert result.stderr.count("\n") == 1
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("missing", ["typer", "rich.console"])
+def test_a_missing_extra_says_what_to_install(missing):
+    code = f"import sys; sys.modules[{missing!r}] = None; import gradchain.cli"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert 'pip install "gradchain[cli]"' in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,284 @@
+"""The compiled path gives what the eager one gives, compiles no more than it must, and falls back with one warning."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.optim import lr_scheduler as lrs
+
+import gradchain
+from gradchain import chain, compiled, kernel, partition, recipe
+from gradchain import transforms as t
+from gradchain.chain import Chain
+from tests.test_optimizer import SHAPES, assert_same, frozen_copy, make_params, set_grads, train
+
+MANY = (*SHAPES, (1,), (4, 1), (7, 3), (2, 3, 4))
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[Any, kernel.Kernel]]:
+    """An empty kernel cache."""
+    cache: dict[Any, kernel.Kernel] = {}
+    monkeypatch.setattr(compiled, "_kernels", cache)
+    return cache
+
+
+@pytest.fixture
+def traced(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> dict[Any, kernel.Kernel]:
+    """Runs the traced graphs as they are: all of the compiled path but inductor, in milliseconds."""
+    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs: graph)
+    return kernels
+
+
+def rich_adamw() -> Chain:
+    return recipe("adamw", lr=0.05).insert_before("first_moment", t.clip_by_global_norm(0.5))
+
+
+def mixed() -> Chain:
+    branches = {"matrix": [t.clip_by_global_norm(0.7), t.first_moment(0.8)], "vector": t.lion_interpolate()}
+    return chain(
+        t.promote(bf16="fp32"),
+        partition(branches, gradchain.matrix_or_vector),
+        t.sign(),
+        t.decoupled_decay(0.1),
+        t.scale_by_learning_rate(0.05),
+        t.stochastic_round(),
+    )
+
+
+CHAINS: dict[str, Callable[[], Chain]] = {
+    "adamw": lambda: recipe("adamw", lr=0.05),
+    "clipped": rich_adamw,
+    "partition": mixed,
+    "storage": lambda: recipe("adamw").with_options(
+        **{"first_moment.storage": "bf16", "second_moment.storage": "fp32"}
+    ),
+    "rose": lambda: recipe("rose", lr=0.05, wd_schedule=True),
+    "gyro-adam": lambda: recipe("gyro-adam", lr=0.05, warmup_steps=1, weight_decay=0.1),
+    "gyro-sgd": lambda: recipe("gyro-sgd", lr=0.05, warmup_steps=1),
+    "adams": lambda: recipe("adams", lr=0.05),
+    "sgd": lambda: recipe("sgd", lr=0.05, momentum=0.9, nesterov=True, weight_decay=0.1),
+}
+
+
+def run(built: Chain, dtype: torch.dtype, compile: bool) -> tuple[Any, dict[str, float]]:
+    """A few steps with all that groups can say: other rates, ascent, a disabled stage, missing gradients."""
+    params = make_params(dtype, MANY)
+    decays = [name for name in built.names if "decoupled_decay" in name]
+    groups = [
+        {"params": params[:3], "telemetry": True},
+        {"params": params[3:6], "lr": torch.tensor(0.02), "maximize": True},
+        {"params": params[6:], "disable": decays},
+    ]
+    optimizer = gradchain.Optimizer(groups, built, compile=compile)
+    for step in range(5):
+        set_grads(params, step)
+        params[4].grad = None if step >= 3 else params[4].grad
+        optimizer.step()
+    return frozen_copy(optimizer), optimizer.telemetry()
+
+
+def assert_agrees(built: Chain, dtype: torch.dtype) -> None:
+    eager, told = run(built, dtype, compile=False)
+    result, compiled_told = run(built, dtype, compile=True)
+    tolerance = {"rtol": 2e-5, "atol": 2e-6} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(result, eager, **tolerance)
+    assert compiled_told == pytest.approx(told, rel=1e-3 if dtype == torch.float32 else 5e-2, abs=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CHAINS)
+def test_the_traced_graphs_are_the_eager_step(name: str, dtype: torch.dtype, traced: Any) -> None:
+    assert_agrees(CHAINS[name](), dtype)
+    assert traced
+    assert all(made.compiled is not None for made in traced.values())
+
+
+@pytest.mark.parametrize("name", ["clipped", "partition"])
+def test_compiled_is_eager(name: str, kernels: Any) -> None:
+    assert_agrees(CHAINS[name](), torch.float32)
+    assert all(made.compiled is not None for made in kernels.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", CHAINS)
+def test_all_chains_compiled_are_eager(name: str, dtype: torch.dtype) -> None:
+    assert_agrees(CHAINS[name](), dtype)
+
+
+def test_rounding_noise_has_the_same_bits(kernels: Any) -> None:
+    """With coarse steps every element is rounded from the same value by the same bits."""
+    built = chain(t.promote("fp32"), t.sign(), t.scale_by_learning_rate(2.0**-9), t.stochastic_round(5))
+    results: list[Any] = []
+    for compile in (False, True):
+        params = make_params(torch.bfloat16, [(64, 8), (100,)])
+        train(gradchain.Optimizer(params, built, compile=compile), params, range(3))
+        results.append([p.detach() for p in params])
+    assert_same(results[0], results[1])
+
+
+# How much is compiled.
+
+
+def test_nothing_is_compiled_again_when_numbers_change(kernels: Any) -> None:
+    params = make_params()
+    optimizer = gradchain.Optimizer(params, recipe("gyro-adam", lr=0.1), compile=True)
+    scheduler = lrs.OneCycleLR(optimizer, 0.1, total_steps=30)
+    train(optimizer, params, [0])
+    made = set(kernels)
+    graphs = dict(torch._dynamo.utils.counters["stats"])
+    for step in range(1, 8):
+        scheduler.step()
+        optimizer.param_groups[0].update(eps=1e-7 / step, weight_decay=0.1 * step, theta_base=0.1, warmup_steps=step)
+        optimizer.param_groups[0]["lr"] = torch.tensor(0.01 * step) if step > 4 else 0.01 * step
+        train(optimizer, params, [step])
+    assert set(kernels) == made
+    assert dict(torch._dynamo.utils.counters["stats"]) == graphs
+
+
+def test_a_second_optimizer_uses_the_kernels_of_the_first(traced: Any) -> None:
+    for lr in (0.1, 0.2):
+        params = make_params()
+        train(gradchain.Optimizer(params, recipe("adamw", lr=lr, eps=lr / 100), compile=True), params, [0])
+        made = len(traced)
+    assert len(traced) == made == 1
+
+
+def test_static_options_have_kernels_of_their_own(traced: Any) -> None:
+    """What differs in structure must never share a kernel."""
+    variants = [
+        recipe("adams"),
+        recipe("adams", hat_inside=True),
+        recipe("adams", restart=True),
+        recipe("adams", independent_vector_decay=True),
+        recipe("rose"),
+        recipe("rose", compute_dtype="fp32"),
+        recipe("rose-1.0.2"),
+        recipe("rose", stabilize=False),
+        recipe("rose", wd_schedule=0.1),
+        recipe("rose", seed=1),
+    ]
+    for dtype in (torch.float32, torch.bfloat16):
+        for built in variants:
+            results: list[Any] = []
+            for compile in (False, True):
+                params = make_params(dtype)
+                train(gradchain.Optimizer(params, built, compile=compile), params, range(3))
+                results.append([p.detach() for p in params])
+            torch.testing.assert_close(
+                results[1], results[0], rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-5
+            )
+
+
+def many_shapes() -> list[nn.Parameter]:
+    return make_params(shapes=[(rows, columns) for rows in range(1, 7) for columns in range(1, 11)])
+
+
+def test_sixty_shapes_are_four_kernels(traced: Any) -> None:
+    results: list[list[nn.Parameter]] = []
+    for compile in (False, True):
+        params = many_shapes()
+        train(gradchain.Optimizer(params, recipe("adamw"), compile=compile), params, range(2))
+        results.append(params)
+    assert len(traced) == 4
+    torch.testing.assert_close(results[1], results[0])
+
+
+@pytest.mark.slow
+def test_sixty_shapes_hit_no_limit_of_the_compiler(kernels: Any) -> None:
+    torch._dynamo.reset()
+    params = many_shapes()
+    train(gradchain.Optimizer(params, recipe("adamw"), compile=True), params, range(2))
+    assert all(made.compiled is not None for made in kernels.values())
+
+
+# What else torch expects of a step.
+
+
+def test_versions_are_bumped_so_that_a_stale_graph_is_noticed(kernels: Any) -> None:
+    net = nn.Linear(3, 1)
+    optimizer = gradchain.Optimizer(net, recipe("sgd"), compile=True)
+    x = torch.ones(2, 3, requires_grad=True)
+    loss = net(x).square().sum()
+    loss.backward(retain_graph=True)
+    before = [p._version for p in net.parameters()]
+    grads = [(p.grad, p.grad._version, p.grad.clone()) for p in net.parameters()]
+    optimizer.step()
+    assert all(p._version > version for p, version in zip(net.parameters(), before))
+    for param, (grad, version, value) in zip(net.parameters(), grads):
+        assert param.grad is grad
+        assert grad._version == version
+        assert_same(grad, value)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_odd_tensors(traced: Any) -> None:
+    """Empty and transposed parameters, gradients that are expanded, sliced or need a gradient themselves."""
+    results: list[Any] = []
+    for compile in (False, True):
+        wide = nn.Parameter(torch.arange(12.0).view(3, 4).t())
+        params = [nn.Parameter(torch.ones(0)), nn.Parameter(torch.ones(0, 3)), wide, nn.Parameter(torch.ones(3, 3))]
+        optimizer = gradchain.Optimizer(params, recipe("rose", lr=0.1), compile=compile)
+        for step in range(3):
+            set_grads(params, step)
+            params[2].grad = torch.arange(24.0).view(4, 6)[:, ::2]
+            params[3].grad = (torch.ones(3, requires_grad=True) * (step + 1)).expand(3, 3)
+            optimizer.step()
+        results.append([p.detach() for p in params])
+    torch.testing.assert_close(results[1], results[0])
+
+
+# Falling back.
+
+
+@pytest.mark.parametrize(
+    ("name", "good"), [("adamw", 0), ("clipped", 0), ("clipped", 1), ("partition", 0), ("partition", 2), ("rose", 0)]
+)
+def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(
+    name: str, good: int, kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if the first `good` phases can be compiled, and only the last one cannot."""
+    left = [None] * good
+
+    def broken(graph: Any, inputs: Any) -> Any:
+        if left:
+            left.pop()
+            return graph
+        raise KeyError("buf7")
+
+    monkeypatch.setattr(kernel, "compile_graph", broken)
+    built = CHAINS[name]()
+    params, expected = make_params(), make_params()
+    optimizer = gradchain.Optimizer(params, built, compile=True)
+    with pytest.warns(gradchain.CompileWarning, match=r"eagerly.*KeyError.*buf7") as caught:
+        train(optimizer, params, [0])
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        train(optimizer, params, range(1, 4))
+    train(gradchain.Optimizer(expected, built, compile=False), expected, range(4))
+    torch.testing.assert_close(params, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_one_broken_bucket_does_not_spoil_the_others(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiled, "SMALL_ELEMENTS", 10)  # tensors above it have a bucket each
+
+    def picky(graph: Any, inputs: Any) -> Any:
+        if inputs[0].shape == (6, 4):
+            raise RuntimeError("no such fusion")
+        return graph
+
+    monkeypatch.setattr(kernel, "compile_graph", picky)
+    params, expected = make_params(), make_params()
+    with pytest.warns(gradchain.CompileWarning, match=r"\(6, 4\).*no such fusion"):
+        train(gradchain.Optimizer(params, rich_adamw(), compile=True), params, range(3))
+    train(gradchain.Optimizer(expected, rich_adamw(), compile=False), expected, range(3))
+    torch.testing.assert_close(params, expected)
+    assert {made.compiled is None for made in kernels.values()} == {True, False}

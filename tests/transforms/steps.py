@@ -1,0 +1,60 @@
+"""What a transform makes of numbers written out by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import gradchain as gc
+from gradchain.chain import ChainState
+
+Numbers = Any  # a number, or a nest of lists of numbers
+
+
+def tensor(numbers: Numbers, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.tensor(numbers, dtype=dtype)
+
+
+def directions(
+    *stages: gc.Stage | gc.Chain, grads: list[Numbers], param: Numbers = None, **hyper: Any
+) -> list[torch.Tensor]:
+    """What is subtracted from `param` (zeros if not given) at each step; the parameter itself stays where it is."""
+    return run(*stages, grads=grads, param=param, **hyper)[0]
+
+
+def run(
+    *stages: gc.Stage | gc.Chain, grads: list[Numbers], param: Numbers = None, **hyper: Any
+) -> tuple[list[torch.Tensor], ChainState]:
+    """The directions, and the state after the last step."""
+    chain = gc.chain(*stages)
+    gradients = [tensor(g) for g in grads]
+    theta = torch.zeros_like(gradients[0]) if param is None else tensor(param)
+    state = chain.init(theta)
+    subtracted = []
+    for gradient in gradients:
+        updates, state = chain.update(gradient, state, theta, **hyper)
+        subtracted.append(-updates)
+    return subtracted, state
+
+
+def slot(state: ChainState, name: str) -> torch.Tensor:
+    """A slot of the only parameter."""
+    return state["slots"][""][name]
+
+
+def close(actual: torch.Tensor, expected: Numbers, rtol: float = 1e-12, atol: float = 1e-14) -> None:
+    torch.testing.assert_close(actual, tensor(expected, actual.dtype), rtol=rtol, atol=atol)
+
+
+def optimizer_of(chain: gc.Chain, *params: torch.Tensor, **options: Any) -> gc.Optimizer:
+    return gc.Optimizer([torch.nn.Parameter(p.clone()) for p in params], chain, compile=False, **options)
+
+
+def step(optimizer: torch.optim.Optimizer, *grads: torch.Tensor) -> list[torch.Tensor]:
+    """One step with these gradients; the parameters after it."""
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for param, grad in zip(params, grads, strict=True):
+        param.grad = grad.clone()
+    optimizer.step()
+    return [param.detach().clone() for param in params]
