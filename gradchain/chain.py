@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 
@@ -19,6 +19,7 @@ from gradchain.stage import Stage
 from gradchain.table import chain_table
 
 Element: TypeAlias = "Stage | Partition"
+Stages: TypeAlias = "Stage | Chain | Sequence[Stage]"
 Edit: TypeAlias = "Callable[[Stage], tuple[Element, ...]]"
 
 
@@ -99,15 +100,15 @@ class Chain:
         """A chain without these stages. `ChainError` if what is left does not fit together."""
         return self._edit({name: lambda stage: () for name in names})
 
-    def replace(self, name: str, stage: Stage | Chain) -> Chain:
-        """A chain with another stage (or chain) in the place of one."""
+    def replace(self, name: str, stage: Stages) -> Chain:
+        """A chain with another stage (or a list of stages, or a chain) in the place of one."""
         return self._edit({name: lambda old: elements_of(stage)})
 
-    def insert_before(self, name: str, stage: Stage | Chain) -> Chain:
+    def insert_before(self, name: str, stage: Stages) -> Chain:
         """A chain with a stage put in before another."""
         return self._edit({name: lambda old: (*elements_of(stage), old)})
 
-    def insert_after(self, name: str, stage: Stage | Chain) -> Chain:
+    def insert_after(self, name: str, stage: Stages) -> Chain:
         """A chain with a stage put in after another."""
         return self._edit({name: lambda old: (old, *elements_of(stage))})
 
@@ -221,6 +222,9 @@ def elements_of(item: object) -> tuple[Element, ...]:
         return (item(),)
     if isinstance(item, (Stage, Partition)):
         return (item,)
+    if isinstance(item, (list, tuple)):
+        present = [inner for inner in cast("Sequence[object]", item) if inner is not None and inner is not False]
+        return tuple(element for inner in present for element in elements_of(inner))
     raise ChainError(
         f"{item!r} is not a stage. Pass stages such as centralize(), chains, or partitions; make a stage of a function "
         "with @gradchain.stateless."
@@ -261,8 +265,8 @@ def _route(
             yield prefix + element.address, element
 
 
-def chain(*stages: Stage | Chain | Partition | type[Stage] | Literal[False] | None) -> Chain:
-    """Put stages in a row. Chains among them are flattened; stages without options may be given as classes.
+def chain(*stages: Stages | Partition | type[Stage] | Literal[False] | None) -> Chain:
+    """Put stages in a row. Chains and lists are flattened; stages without options may be given as classes.
 
     `None` and `False` are left out, so that a recipe can say `stabilize and cv_trust_gate()`.
 
@@ -272,5 +276,4 @@ def chain(*stages: Stage | Chain | Partition | type[Stage] | Literal[False] | No
     >>> gradchain.chain(range_normalize(), cv_trust_gate(), divide(), scale_by_learning_rate(0.1))
     chain(range_normalize(), cv_trust_gate(), divide(), scale_by_learning_rate(lr=0.1))
     """
-    present = [stage for stage in stages if stage is not None and stage is not False]
-    return Chain(tuple(element for stage in present for element in elements_of(stage)))
+    return Chain(elements_of(stages))

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from gradchain.chain import Chain, Element
 
 FORMAT = 1
-NONE = "none"
-"""Stands for `None` where that is not the default; TOML has no null."""
 
 
 def to_config(chain: Chain) -> dict[str, Any]:
@@ -55,9 +53,7 @@ def _options(stage: Stage) -> dict[str, Any]:
 
 
 def _plain(address: str, field: str, value: Any) -> Any:
-    if value is None:
-        return NONE
-    if isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (tuple, list)):
         return [_plain(address, field, item) for item in value]
@@ -103,11 +99,10 @@ def _build(item: Any, where: str) -> Element:
 
 
 def _construct(cls: type[Stage], options: dict[str, Any]) -> Stage:
-    """A stage from plain values. Lists become tuples, "none" may mean `None`, keys become what `expose` makes."""
+    """A stage from plain values. Lists become tuples, an empty table means `None`, keys become what `expose` makes."""
     keys = options.pop("keys", {})
-    optional = {name for name, spec in cls.dynamic_fields().items() if spec.optional}
     values = {
-        name: None if value == NONE and name in optional else tuple(value) if isinstance(value, list) else value
+        name: None if value == {} else tuple(value) if isinstance(value, list) else value
         for name, value in options.items()
     }
     if not isinstance(keys, Mapping):
@@ -186,9 +181,11 @@ def _toml_value(value: Any) -> str:
         return "{" + ", ".join(f"{_toml_key(key)} = {_toml_value(item)}" for key, item in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(_toml_value(item) for item in value) + "]"
-    return (
-        _toml_text(value) if isinstance(value, str) else json.dumps(value) if isinstance(value, bool) else repr(value)
-    )
+    if value is None:
+        return "{}"  # TOML has no null
+    if isinstance(value, str):
+        return _toml_text(value)
+    return json.dumps(value) if isinstance(value, bool) else repr(value)
 
 
 def _toml_text(text: str) -> str:

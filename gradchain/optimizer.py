@@ -309,7 +309,7 @@ class Optimizer(torch.optim.Optimizer):
         report = LoadReport()
         if (config := self._config()) is not None:
             report.differences += chain_differences(state_dict.get("chain"), config)
-        groups = self._loaded_groups(state_dict["param_groups"], report)
+        groups = self._loaded_groups(state_dict["param_groups"], report, strict)
         states = self._loaded_states(state_dict, groups, report)
         if strict and not report.clean:
             origin = (
@@ -327,7 +327,7 @@ class Optimizer(torch.optim.Optimizer):
             post_hook(self)
         return report
 
-    def _loaded_groups(self, saved: list[dict[str, Any]], report: LoadReport) -> list[dict[str, Any]]:
+    def _loaded_groups(self, saved: list[dict[str, Any]], report: LoadReport, strict: bool) -> list[dict[str, Any]]:
         """The saved groups with this optimizer's parameters, checked."""
         groups: list[dict[str, Any]] = []
         explained = bool(report.differences)  # stages that differ have other hyperparameters
@@ -339,6 +339,10 @@ class Optimizer(torch.optim.Optimizer):
                 if key not in taken and not explained
             ]
             group = {**current, **copy.deepcopy(taken)}
+            gone = [name for name in _names(group["disable"]) if name not in self.chain]
+            if gone and not strict:
+                report.differences.append(f"group {number}: disable names {gone[0]}, which this chain does not have")
+                group["disable"] = tuple(name for name in _names(group["disable"]) if name not in gone)
             self._check_group(group, f"group {number} of the state dict: ")
             groups.append(group)
         return groups

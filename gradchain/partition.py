@@ -67,7 +67,5 @@ def partition(
     for name, branch in branches.items():
         if not isinstance(name, str) or set("/. ") & set(name):
             raise ChainError(f"partition: a branch cannot be called {name!r}; use letters, digits, '_' and '-'.")
-        stages = branch if isinstance(branch, (list, tuple)) else (branch,)
-        present = [stage for stage in stages if stage is not None and stage is not False]
-        chains.append((name, unchecked(tuple(element for stage in present for element in elements_of(stage)))))
+        chains.append((name, unchecked(elements_of(branch))))
     return Partition(tuple(chains), label)

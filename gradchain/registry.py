@@ -120,9 +120,16 @@ def register_recipe(name: str, *, source: str) -> Callable[[Build], Build]:
 
         @functools.wraps(build)
         def checked(*args: Any, **kwargs: Any) -> Chain:
-            for option, value in signature.bind(*args, **kwargs).arguments.items():
+            options = signature.bind(*args, **kwargs).arguments
+            for option, value in options.items():
                 _check_option(f"recipe {name!r}: {option}", str(signature.parameters[option].annotation), value)
-            return build(*args, **kwargs)
+            try:
+                return build(*args, **kwargs)
+            except OptionError as error:
+                guilty = [option for option, value in options.items() if f"= {value!r} " in str(error)]
+                if len(guilty) != 1:
+                    raise
+                raise type(error)(f"recipe {name!r}, option {guilty[0]}: {error}") from None
 
         _recipes[name] = Recipe(name, checked, source)
         return cast("Build", checked)

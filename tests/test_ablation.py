@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain import ablation
+from gradchain import ablation, registry
 from gradchain.ablation import run as run_module
 from gradchain.ablation import study as study_module
 
@@ -342,7 +342,9 @@ class TestStatistics:
 class TestOwn:
     """What users bring along."""
 
-    def test_a_registered_recipe(self):
+    def test_a_registered_recipe(self, monkeypatch):
+        monkeypatch.setattr(registry, "_recipes", dict(registry._recipes))  # what is registered here goes again
+
         @gradchain.stateless
         def ablation_power(value, *, exponent: float = 0.5):
             return value.sign() * value.abs() ** exponent

@@ -63,11 +63,13 @@ def test_chains_nest_flat() -> None:
     inner = chain(t.first_moment(), t.second_moment(), t.divide())
     flat = chain(t.first_moment(), t.second_moment(), t.divide(), t.sign(), LR)
     assert chain(inner, chain(), chain(t.sign, None, chain(LR)), False) == flat
+    assert chain([inner, None], [t.sign(), LR]) == flat
+    assert flat.replace("divide", [t.atan2_scale(), None]).names[2:4] == ("atan2_scale", "sign")
     assert chain(None, False).names == ()
     assert_same(lions(chain(inner, t.sign(), LR)), lions(flat))
 
 
-@pytest.mark.parametrize("wrong", [True, 1, "sign", lambda g: g, torch.ones(1), [t.sign()], int])
+@pytest.mark.parametrize("wrong", [True, 1, "sign", lambda g: g, torch.ones(1), ["sign"], int])
 def test_only_stages_are_chained(wrong: Any) -> None:
     with pytest.raises(gradchain.ChainError, match=r"stateless"):
         chain(wrong)

@@ -133,7 +133,7 @@ def test_an_interrupt_keeps_what_is_done(monkeypatch):
         (["show", "rose", "-o", "centralise=false"], "has no option 'centralise'. Did you mean 'centralize'"),
         (["show", "rose", "-o", "centralize"], "--option 'centralize' is not of the form key=value."),
         (["show", "rose", "-o", "weight_decay=-1"], "decoupled_decay.weight_decay = -1 is outside [0, inf)."),
-        (["show", "gyro-adam", "-o", "betas=0.9"], "recipe 'gyro-adam' cannot be built with betas=0.9"),
+        (["show", "gyro-adam", "-o", "betas=0.9"], "recipe 'gyro-adam': betas = 0.9: pass a tuple of 2 numbers."),
         (["show", "absent.toml"], "absent.toml cannot be read"),
         (["ablate", "rsoe"], "unknown recipe 'rsoe'. Did you mean 'rose'?"),
         (["ablate", "rose", "--task", "dogits"], "unknown task 'dogits'."),

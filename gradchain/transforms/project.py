@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gradchain.context import Context
+from gradchain.errors import OptionError
 from gradchain.fields import hyper
 from gradchain.ops import nonzero, root, rounded, where
 from gradchain.reduce import whole_tensor
@@ -59,11 +60,15 @@ class momentum_project(Stage):
     warmup_steps: float | None = hyper(default=None, ge=0, optional=True)
     eps: float = hyper(default=1e-8, ge=0)
     residual_rtol: float = hyper(default=1e-6, ge=0)
-    horizon: float | None = hyper(default=None, ge=0, lt=1, optional=True)
+    horizon: float | None = hyper(default=None, optional=True)
 
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
         if values["warmup_steps"] is None:
             horizon = values["horizon"]
+            if isinstance(horizon, (int, float)) and not 0 <= horizon < 1:
+                raise OptionError(
+                    f"{self.address}.horizon = {horizon!r} is outside [0, 1). Pass a decay rate, or None."
+                )
             values["warmup_steps"] = 0 if horizon is None else rounded(1 / (1 - horizon))
         return values
 

@@ -115,7 +115,9 @@ def test_shapes_and_dtypes_are_kept(case: Case, dtype: torch.dtype) -> None:
     params = tensors(1, dtype=dtype)
     stepped, optimizer = optimize(case.chain, params, gradients(3, dtype=dtype))
     held = optimizer.param_groups[0]["params"]
-    for before, after, owner, slots in zip(params, stepped, held, case.chain.init(params)["slots"].values(), strict=True):
+    for before, after, owner, slots in zip(
+        params, stepped, held, case.chain.init(params)["slots"].values(), strict=True
+    ):
         assert (after.shape, after.dtype) == (before.shape, dtype)
         assert after.isfinite().all()
         state = optimizer.state[owner]
