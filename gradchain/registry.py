@@ -126,7 +126,7 @@ def register_recipe(name: str, *, source: str) -> Callable[[Build], Build]:
             try:
                 return build(*args, **kwargs)
             except OptionError as error:
-                guilty = [option for option, value in options.items() if f"= {value!r} " in str(error)]
+                guilty = [option for option, value in options.items() if _mentions(str(error), value)]
                 if len(guilty) != 1:
                     raise
                 raise type(error)(f"recipe {name!r}, option {guilty[0]}: {error}") from None
@@ -135,6 +135,12 @@ def register_recipe(name: str, *, source: str) -> Callable[[Build], Build]:
         return cast("Build", checked)
 
     return register
+
+
+def _mentions(message: str, value: Any) -> bool:
+    """Whether an error is about this value, or about an entry of this tuple."""
+    entries = cast("tuple[Any, ...]", value) if isinstance(value, (tuple, list)) else (value,)
+    return any(f"= {entry!r} " in message for entry in entries)
 
 
 def _check_option(where: str, annotation: str, value: Any) -> None:
