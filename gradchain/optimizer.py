@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -15,25 +14,29 @@ from torch import nn
 from gradchain import engine, registry
 from gradchain.chain import Chain
 from gradchain.errors import (
-    ChainError,
     ConfigError,
     GradientError,
     OptionError,
     ParameterError,
-    StateError,
     UnknownOptionError,
     nearest,
 )
 from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Program
-from gradchain.state import LoadReport, chain_differences, check_form, check_groups, fit_slots
+from gradchain.routing import Routing, Settings, parameter_names, stage_names
+from gradchain.state import (
+    LoadReport,
+    chain_differences,
+    check_clean,
+    check_form,
+    check_groups,
+    fit_groups,
+    fit_states,
+)
 from gradchain.telemetry import Telemetry
 from gradchain.work import Work
 
 Compile = Literal["auto"] | bool
-
-Settings = tuple[tuple[str, ...], str | None]
-"""What decides the stages of a parameter besides the chain: the group's `disable` and `role`."""
 
 # Group keys that torch's schedulers and training loops write.
 _FOREIGN = frozenset({
@@ -81,14 +84,13 @@ class Optimizer(torch.optim.Optimizer):
             raise OptionError(f"compile = {compile!r} is not one of 'auto', True, False. Pass one of these.")
         self.chain = chain
         self.compile: Compile = compile
-        self._programs: dict[torch.Tensor, tuple[Settings, Program]] = {}
-        self._variants: dict[tuple[str, ...], Chain] = {(): chain}
+        self._routing = Routing(chain)
         self._checked: dict[int, tuple[Any, ...]] = {}
         self._fresh: set[torch.Tensor] = set()
         self._telemetry = Telemetry()
         defaults = {
             **chain.hyperparameters,
-            "disable": _names(disable),
+            "disable": stage_names(disable),
             "role": None,
             "maximize": maximize,
             "telemetry": telemetry,
@@ -97,7 +99,7 @@ class Optimizer(torch.optim.Optimizer):
             if name not in chain.hyperparameters:
                 raise UnknownOptionError(f"unknown hyperparameter {name!r}. {nearest(name, chain.hyperparameters)}")
             defaults[name] = value
-        self._check_group(defaults, "")
+        self._routing.check(defaults, "")
         super().__init__(_listed(params), defaults)
 
     # Groups.
@@ -107,13 +109,13 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(param_group, Mapping):
             group = {**self.defaults, **param_group}
             where = f"group {len(self.param_groups)}: "
-            group["disable"] = _names(group["disable"], where)
+            group["disable"] = stage_names(group["disable"], where)
             for key in param_group:
                 if key not in self.defaults and key not in _FOREIGN and key != "params":
                     raise UnknownOptionError(f"{where}unknown entry {key!r}. {nearest(key, self.defaults)}")
-            self._check_group(group, where)
+            self._routing.check(group, where)
             param_group = {**param_group, "disable": group["disable"]}
-            for stage in self._variant(_names(group["disable"])):
+            for stage in self._routing.variant(group["disable"]):
                 pinned = {
                     key: value.clone() if torch.is_tensor(value) else value for key, value in stage.pin(group).items()
                 }
@@ -125,33 +127,11 @@ class Optimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
-    def _check_group(self, group: Mapping[str, Any], where: str) -> None:
-        """Raise `OptionError` if a group holds a value that no stage can use."""
-        self.chain.bindings.check(group, where)
-        for flag in ("maximize", "telemetry"):
-            if not isinstance(group[flag], bool):
-                raise OptionError(f"{where}{flag} = {group[flag]!r}: pass True or False.")
-        if group["role"] is not None and not isinstance(group["role"], str):
-            raise OptionError(f"{where}role = {group['role']!r}: pass a string or None.")
-        self._variant(_names(group["disable"], where), where)
-
-    def _variant(self, disable: tuple[str, ...], where: str = "") -> Chain:
-        """The chain without some stages."""
-        if disable not in self._variants:
-            try:
-                self._variants[disable] = self.chain.without(*disable)
-            except ChainError as error:
-                raise ChainError(f"{where}disable={list(disable)} does not leave a sound chain: {error}") from None
-            except UnknownOptionError as error:
-                raise UnknownOptionError(f"{where}disable={list(disable)}: {error}") from None
-        return self._variants[disable]
-
     def _take_up(self, group: dict[str, Any]) -> None:
         """Check the parameters of a new group and make their state."""
         advice: dict[str, None] = {}
         made: dict[torch.Tensor, dict[str, Any]] = {}
-        names: list[str] = group.get("param_names", [""] * len(group["params"]))
-        for name, param in zip(names, group["params"]):
+        for name, param in zip(parameter_names(group), group["params"]):
             if param.is_complex() or not param.is_floating_point():
                 raise ParameterError(
                     f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is {param.dtype}; gradchain steps real "
@@ -162,7 +142,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is a DTensor; sharded parameters are "
                     "not supported yet. Use DistributedDataParallel, or keep this parameter unsharded."
                 )
-            program = self._program(param, _settings(group), name)
+            program = self._routing.program(param, Settings.of(group), name)
             for _, stage in program.stages:
                 if (text := stage.advice(param.shape)) is not None:
                     advice[f"{name or 'a parameter'}: {text}"] = None
@@ -173,15 +153,6 @@ class Optimizer(torch.optim.Optimizer):
         for param, state in made.items():
             self.state[param] = state
             self._fresh.add(param)
-
-    def _program(self, param: torch.Tensor, settings: Settings, name: str) -> Program:
-        """The stages that a parameter goes through; found once, and again if its group's settings change."""
-        known = self._programs.get(param)
-        if known is None or known[0] != settings:
-            disable, role = settings
-            known = (settings, self._variant(disable).route(name, param, role))
-            self._programs[param] = known
-        return known[1]
 
     def _initial(self, param: torch.Tensor, program: Program) -> dict[str, Any]:
         with torch.no_grad():
@@ -216,14 +187,13 @@ class Optimizer(torch.optim.Optimizer):
         index = -1
         for number, group in enumerate(self.param_groups):
             self._check_changed(number, group)
-            settings = _settings(group)
-            names = group.get("param_names") or [""] * len(group["params"])
-            for name, param in zip(names, group["params"]):
+            settings = Settings.of(group)
+            for name, param in zip(parameter_names(group), group["params"]):
                 index += 1
                 if param.grad is None:
                     continue
                 self._check_gradient(number, group, param)
-                program = self._program(param, settings, name)
+                program = self._routing.program(param, settings, name)
                 state = self._current_state(param, program)
                 step = int(state["step"]) + 1
                 key = (number, id(program), step)
@@ -241,7 +211,7 @@ class Optimizer(torch.optim.Optimizer):
         values = tuple(tuple(value) if isinstance(value := group.get(key), list) else value for key in self.defaults)
         known = self._checked.get(number)
         if known is None or any(old is not new and old != new for old, new in zip(known, values)):
-            self._check_group({**self.defaults, **group}, f"group {number}: ")
+            self._routing.check({**self.defaults, **group}, f"group {number}: ")
             self._checked[number] = values
 
     def _check_gradient(self, number: int, group: Mapping[str, Any], param: torch.Tensor) -> None:
@@ -274,7 +244,7 @@ class Optimizer(torch.optim.Optimizer):
         `step` is the counter of the parameter visited last. Before the first step, and without telemetry, all else
         is 0. This call syncs with the device; the step does not.
         """
-        names = {name for _, program in self._programs.values() for name in program.records}
+        names = {name for program in self._routing.programs for name in program.records}
         return self._telemetry.report(sorted(names))
 
     # Saving and loading.
@@ -309,64 +279,17 @@ class Optimizer(torch.optim.Optimizer):
         report = LoadReport()
         if (config := self._config()) is not None:
             report.differences += chain_differences(state_dict.get("chain"), config)
-        groups = self._loaded_groups(state_dict["param_groups"], report, strict)
-        states = self._loaded_states(state_dict, groups, report)
-        if strict and not report.clean:
-            origin = (
-                "" if "chain" in state_dict else "It names no chain: another optimizer than gradchain's saved it.\n"
-            )
-            raise StateError(
-                f"the state dict does not belong to this chain; nothing was loaded.\n{origin}{report}\n"
-                "Build the same chain, or pass strict=False to keep what fits."
-            )
-        self._programs.clear()
+        groups = fit_groups(self._routing, state_dict["param_groups"], self.param_groups, report, strict)
+        states = fit_states(self._routing, state_dict, groups, report)
+        if strict:
+            check_clean(report, state_dict)
+        self._routing = Routing(self.chain)
         self._checked.clear()
         self._fresh.clear()
         self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
         return report
-
-    def _loaded_groups(self, saved: list[dict[str, Any]], report: LoadReport, strict: bool) -> list[dict[str, Any]]:
-        """The saved groups with this optimizer's parameters, checked."""
-        groups: list[dict[str, Any]] = []
-        explained = bool(report.differences)  # stages that differ have other hyperparameters
-        for number, (old, current) in enumerate(zip(saved, self.param_groups)):
-            taken = {key: value for key, value in old.items() if key not in ("params", "param_names")}
-            report.differences += [
-                f"group {number}: hyperparameter {key!r} is not in the state dict"
-                for key in self.chain.hyperparameters
-                if key not in taken and not explained
-            ]
-            group = {**current, **copy.deepcopy(taken)}
-            gone = [name for name in _names(group["disable"]) if name not in self.chain]
-            if gone and not strict:
-                report.differences.append(f"group {number}: disable names {gone[0]}, which this chain does not have")
-                group["disable"] = tuple(name for name in _names(group["disable"]) if name not in gone)
-            self._check_group(group, f"group {number} of the state dict: ")
-            groups.append(group)
-        return groups
-
-    def _loaded_states(
-        self, state_dict: Mapping[str, Any], groups: list[dict[str, Any]], report: LoadReport
-    ) -> dict[torch.Tensor, dict[str, Any]]:
-        states: dict[torch.Tensor, dict[str, Any]] = {}
-        for number, (old, group) in enumerate(zip(state_dict["param_groups"], groups)):
-            names = group.get("param_names") or [
-                f"parameter {i} of group {number}" for i in range(len(group["params"]))
-            ]
-            for index, param, name in zip(old["params"], group["params"], names):
-                plain = "" if name.startswith("parameter ") else name
-                if (saved := state_dict["state"].get(index)) is None:
-                    continue
-                disable, role = _settings(group)
-                program = self._variant(disable).route(plain, param, role)
-                wanted = program.init(param.detach())
-                # A stage that was switched off in mid-run left its slots behind; they are kept for its return.
-                idle = self.chain.route(plain, param, role).init(param.detach()) if disable else {}
-                wanted |= {slot: value for slot, value in idle.items() if slot in saved and slot not in wanted}
-                states[param] = fit_slots(saved, wanted, name, report)
-        return states
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {"chain": self.chain, "compile": self.compile}
@@ -377,7 +300,7 @@ class Optimizer(torch.optim.Optimizer):
         fresh = state.pop("fresh", None)
         super().__setstate__(state)
         if fresh is not None:  # unpickled or copied
-            self._programs, self._variants, self._checked = {}, {(): self.chain}, {}
+            self._routing, self._checked = Routing(self.chain), {}
             self._telemetry = Telemetry()
             parameters = self._parameters()
             self._fresh = {parameters[index] for index in fresh}
@@ -392,20 +315,6 @@ class Optimizer(torch.optim.Optimizer):
 def _listed(params: nn.Module | Iterable[Any]) -> Any:
     """What torch's constructor takes; a module gives its named parameters."""
     return list(params.named_parameters()) if isinstance(params, nn.Module) else params
-
-
-def _names(disable: Any, where: str = "") -> tuple[str, ...]:
-    """The stages that a group switches off."""
-    if isinstance(disable, str) or not isinstance(disable, Iterable):
-        raise OptionError(f"{where}disable = {disable!r}: pass a list of stage names, such as ['{disable}'].")
-    names = tuple(cast("Iterable[Any]", disable))
-    if not all(isinstance(name, str) for name in names):
-        raise OptionError(f"{where}disable = {disable!r}: pass a list of stage names.")
-    return names
-
-
-def _settings(group: Mapping[str, Any]) -> Settings:
-    return _names(group["disable"]), group["role"]
 
 
 def optimizer(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from gradchain import registry
 from gradchain.errors import StateError
+from gradchain.routing import Routing, Settings, parameter_names, stage_names
 
 
 @dataclass
@@ -52,8 +55,6 @@ def chain_differences(saved: Mapping[str, Any] | None, current: Mapping[str, Any
 
 def _structure(config: Mapping[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
     """The static options of each stage, by address."""
-    from gradchain import registry
-
     result: dict[str, dict[str, Any]] = {}
     for item in config.get("stages", ()):
         if "partition" in item:
@@ -100,6 +101,62 @@ def fit_slots(
     step = saved.get("step", 0.0)
     result["step"] = torch.tensor(float(step), dtype=torch.float32)
     return result
+
+
+def fit_groups(
+    routing: Routing,
+    saved: Sequence[Mapping[str, Any]],
+    current: Sequence[Mapping[str, Any]],
+    report: LoadReport,
+    strict: bool,
+) -> list[dict[str, Any]]:
+    """The saved groups with this optimizer's parameters, checked."""
+    groups: list[dict[str, Any]] = []
+    explained = bool(report.differences)  # stages that differ have other hyperparameters
+    for number, (old, own) in enumerate(zip(saved, current)):
+        taken = {key: value for key, value in old.items() if key not in ("params", "param_names")}
+        report.differences += [
+            f"group {number}: hyperparameter {key!r} is not in the state dict"
+            for key in routing.chain.hyperparameters
+            if key not in taken and not explained
+        ]
+        group = {**own, **copy.deepcopy(taken)}
+        disable = stage_names(group["disable"])
+        gone = [name for name in disable if name not in routing.chain]
+        if gone and not strict:
+            report.differences.append(f"group {number}: disable names {gone[0]}, which this chain does not have")
+            group["disable"] = tuple(name for name in disable if name not in gone)
+        routing.check(group, f"group {number} of the state dict: ")
+        groups.append(group)
+    return groups
+
+
+def fit_states(
+    routing: Routing, state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], report: LoadReport
+) -> dict[torch.Tensor, dict[str, Any]]:
+    """The saved state of each parameter, in the form that its stages keep it."""
+    states: dict[torch.Tensor, dict[str, Any]] = {}
+    for number, (old, group) in enumerate(zip(state_dict["param_groups"], groups)):
+        disable, role = Settings.of(group)
+        for position, (index, param, name) in enumerate(zip(old["params"], group["params"], parameter_names(group))):
+            if (saved := state_dict["state"].get(index)) is None:
+                continue
+            wanted = routing.variant(disable).route(name, param, role).init(param.detach())
+            # A stage that was switched off in mid-run left its slots behind; they are kept for its return.
+            idle = routing.chain.route(name, param, role).init(param.detach()) if disable else {}
+            wanted |= {slot: value for slot, value in idle.items() if slot in saved and slot not in wanted}
+            states[param] = fit_slots(saved, wanted, name or f"parameter {position} of group {number}", report)
+    return states
+
+
+def check_clean(report: LoadReport, state_dict: Mapping[str, Any]) -> None:
+    """Raise unless everything was taken over as it is."""
+    if not report.clean:
+        origin = "" if "chain" in state_dict else "It names no chain: another optimizer than gradchain's saved it.\n"
+        raise StateError(
+            f"the state dict does not belong to this chain; nothing was loaded.\n{origin}{report}\n"
+            "Build the same chain, or pass strict=False to keep what fits."
+        )
 
 
 def check_form(state_dict: object) -> None:

@@ -1,0 +1,80 @@
+"""Which stages each parameter goes through, given what its group says, and which values a group may hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, cast
+
+import torch
+
+from gradchain.chain import Chain
+from gradchain.errors import ChainError, OptionError, UnknownOptionError
+from gradchain.program import Program
+
+
+class Settings(NamedTuple):
+    """What decides the stages of a parameter besides the chain."""
+
+    disable: tuple[str, ...]
+    role: str | None
+
+    @staticmethod
+    def of(group: Mapping[str, Any]) -> Settings:
+        return Settings(stage_names(group["disable"]), group["role"])
+
+
+class Routing:
+    """A chain with its variants, and the program of each parameter."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self._variants: dict[tuple[str, ...], Chain] = {(): chain}
+        self._programs: dict[torch.Tensor, tuple[Settings, Program]] = {}
+
+    def variant(self, disable: tuple[str, ...], where: str = "") -> Chain:
+        """The chain without some stages."""
+        if disable not in self._variants:
+            try:
+                self._variants[disable] = self.chain.without(*disable)
+            except ChainError as error:
+                raise ChainError(f"{where}disable={list(disable)} does not leave a sound chain: {error}") from None
+            except UnknownOptionError as error:
+                raise UnknownOptionError(f"{where}disable={list(disable)}: {error}") from None
+        return self._variants[disable]
+
+    def program(self, param: torch.Tensor, settings: Settings, name: str) -> Program:
+        """The stages of a parameter; found once, and again if its group's settings change."""
+        known = self._programs.get(param)
+        if known is None or known[0] != settings:
+            known = (settings, self.variant(settings.disable).route(name, param, settings.role))
+            self._programs[param] = known
+        return known[1]
+
+    @property
+    def programs(self) -> Iterable[Program]:
+        return (program for _, program in self._programs.values())
+
+    def check(self, group: Mapping[str, Any], where: str) -> None:
+        """Raise `OptionError` or `ChainError` if a group holds a value that cannot be used."""
+        self.chain.bindings.check(group, where)
+        for flag in ("maximize", "telemetry"):
+            if not isinstance(group[flag], bool):
+                raise OptionError(f"{where}{flag} = {group[flag]!r}: pass True or False.")
+        if group["role"] is not None and not isinstance(group["role"], str):
+            raise OptionError(f"{where}role = {group['role']!r}: pass a string or None.")
+        self.variant(stage_names(group["disable"], where), where)
+
+
+def stage_names(disable: Any, where: str = "") -> tuple[str, ...]:
+    """The stages that a group switches off."""
+    if isinstance(disable, str) or not isinstance(disable, Iterable):
+        raise OptionError(f"{where}disable = {disable!r}: pass a list of stage names, such as ['{disable}'].")
+    names = tuple(cast("Iterable[Any]", disable))
+    if not all(isinstance(name, str) for name in names):
+        raise OptionError(f"{where}disable = {disable!r}: pass a list of stage names.")
+    return names
+
+
+def parameter_names(group: Mapping[str, Any]) -> list[str]:
+    """The names of a group's parameters; empty ones if it has none."""
+    return group.get("param_names") or [""] * len(group["params"])
