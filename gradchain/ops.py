@@ -48,7 +48,8 @@ def arctangent(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 def minimum(left: Any, right: Any) -> Any:
     """The smaller of two scalars, either of which may be a tensor."""
     if isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor):
-        return torch.minimum(torch.as_tensor(left), torch.as_tensor(right))
+        like = left if isinstance(left, torch.Tensor) else right
+        return torch.minimum(*(torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (left, right)))
     return min(left, right)
 
 

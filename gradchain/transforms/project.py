@@ -10,7 +10,7 @@ import torch
 from gradchain.context import Context
 from gradchain.errors import OptionError
 from gradchain.fields import hyper
-from gradchain.ops import nonzero, root, rounded, where
+from gradchain.ops import minimum, nonzero, root, rounded, where
 from gradchain.reduce import whole_tensor
 from gradchain.stage import Number, Stage, Yields
 from gradchain.update import Update
@@ -36,6 +36,7 @@ class momentum_project(Stage):
         residual_rtol: also demand $\lVert r\rVert >$ `residual_rtol` $\cdot\lVert g\rVert$, default 1e-6. A gradient
             that is antiparallel to the momentum (any one-element tensor) leaves only rounding errors in $r$; blown up
             to full length they would flip its sign at random, as the original does (0 reproduces that).
+        max_gain: bound $\lVert g\rVert / \lVert r\rVert \ge 1$, by which what is left is blown up; `None` for no bound.
         horizon: a decay rate $\beta$ that sets the default warmup; recipes tie it to the slower average.
 
     Records `mean_cos`, `projection_rate`, `mean_norm_g`, `mean_norm_m` (means over all tensors, those without a cosine
@@ -60,6 +61,7 @@ class momentum_project(Stage):
     warmup_steps: float | None = hyper(default=None, ge=0, optional=True)
     eps: float = hyper(default=1e-8, ge=0)
     residual_rtol: float = hyper(default=1e-6, ge=0)
+    max_gain: float | None = hyper(default=None, ge=1, optional=True)
     horizon: float | None = hyper(default=None, optional=True)
 
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,7 +90,9 @@ class momentum_project(Stage):
         norm_r = root(t.rr)
         sound = (norm_r > self.eps) & (norm_r > self.residual_rtol * norm_g)
         projected = valid & sound & (cosine < -self.theta_base) & (ctx["active"] > 0)
-        value = torch.where(projected, r * (norm_g / nonzero(norm_r)), g)
+        gain = norm_g / nonzero(norm_r)
+        gain = gain if self.max_gain is None else minimum(gain, self.max_gain)
+        value = torch.where(projected, r * gain, g)
         ctx.record("mean_cos", cosine)
         ctx.record("projection_rate", projected.to(cosine.dtype))
         ctx.record("mean_norm_g", norm_g)

@@ -84,6 +84,11 @@ class range_normalize(Stage):
         floor: $c \ge 0$; by default the cube root of the decimal resolution of the compute dtype (1e-5 in fp64, 1e-2
             in fp32); Rose 1.0.2 uses 0, which makes the step of a scalar its sign.
 
+        flat_rtol: take slices of two axes or more as flat, with scale 0, if $\max - \min <$ `flat_rtol`
+            $\cdot\max\lvert g_i\rvert$; `None` (default) for never. A row of equal elements whose mean rounds leaves equal
+            residues when it is centralized; `"abs_range"` divides negative ones by twice themselves, which makes a
+            step of half the learning rate out of nothing. 1e-6 stops that.
+
     Raises:
         OptionError: an unknown rule, a negative number.
 
@@ -97,6 +102,7 @@ class range_normalize(Stage):
     rule: str = static(default="range", choices=("range", "abs_range"))
     damping: float = hyper(default=1.0, ge=0)
     floor: float | None = hyper(default=None, ge=0, optional=True)
+    flat_rtol: float | None = hyper(default=None, ge=0, optional=True)
 
     def update(self, update: Update, ctx: Context) -> Yields:
         g = update.value
@@ -111,7 +117,11 @@ class range_normalize(Stage):
             high = ends.high if signed else ends.high.abs()
             return update.replace(scale=(high + ends.negated_low + self.damping).reshape((1,) * g.ndim))
         high, low = g.amax(dim=_inner(g), keepdim=True), g.amin(dim=_inner(g), keepdim=True)
-        return update.replace(scale=(high if signed else high.abs()) - low)
+        scale = (high if signed else high.abs()) - low
+        if self.flat_rtol is not None:
+            flat = high - low < self.flat_rtol * torch.maximum(high.abs(), low.abs())
+            scale = torch.where(flat, torch.zeros_like(scale), scale)
+        return update.replace(scale=scale)
 
 
 class cv_trust_gate(Stage):

@@ -32,6 +32,8 @@ TELLING: dict[str, Any] = {
     "warmup_steps": 3,
     "horizon": 0.9,
     "clamp": 1e-3,
+    "flat_rtol": 2.0,  # every slice is flat
+    "max_gain": 1.0,
 }
 
 

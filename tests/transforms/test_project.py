@@ -32,6 +32,13 @@ def test_half_of_the_opposing_part() -> None:
     close(u, [-1.5 * 5 / length, 4 * 5 / length])
 
 
+@pytest.mark.parametrize(("max_gain", "gain"), [(None, math.sqrt(101)), (4.0, 4.0), (20.0, math.sqrt(101))])
+def test_the_gain_can_be_bounded(max_gain: float | None, gain: float) -> None:
+    # Quirk G3: what is left of (-10, 1) beside (1, 0) is (0, 1), a tenth of the length.
+    chain = gc.chain(gc.momentum_project(max_gain=max_gain), gc.track_first_moment(0.0))
+    close(directions(chain, grads=[[1.0, 0.0], [-10.0, 1.0]])[1], [0.0, gain], rtol=1e-6)
+
+
 def test_proj_factor_zero_changes_nothing_but_counts() -> None:
     optimizer = optimizer_of(gc.chain(*project(0.0, 0.0), LR), tensor([0.0, 0.0]), telemetry=True)
     step(optimizer, tensor(FIRST))

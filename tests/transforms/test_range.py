@@ -206,6 +206,17 @@ def test_a_centred_constant_row_rests() -> None:
     close(u[0], [0.0, 0.0])
 
 
+def test_rounding_makes_a_step_out_of_a_constant_row() -> None:
+    # Quirk R11: seven times 0.1 in float32 has a mean other than 0.1; the equal, negative residues are divided by 2|r|.
+    g = torch.stack([torch.full((7,), 0.1), torch.arange(7.0)])
+    published = gc.recipe("rose-1.0.2", lr=1.0, weight_decay=None, stabilize=False, compute_dtype="fp32")
+    w = torch.zeros(2, 7)
+    for chain, size in ((published, 0.5), (published.with_options(flat_rtol=1e-6), 0.0)):
+        updates, _ = chain.update(g, chain.init(w), w)
+        close(updates[0].abs(), [size] * 7, atol=1e-7)
+        close(updates[1], ((3.0 - torch.arange(7.0)) / 6).tolist(), rtol=1e-6, atol=1e-7)
+
+
 def test_gradients_are_left_as_they_were() -> None:
     grad = torch.randn(4, 5)
     before = grad.clone()
