@@ -15,7 +15,7 @@ from gradchain.program import Outcome, Program
 from gradchain.reduce import Request, Totals
 from gradchain.run import Asked, advance
 from gradchain.telemetry import Recorded
-from gradchain.work import Task, Work
+from gradchain.work import Task, Work, memory_of
 
 Result: TypeAlias = "Asked | Outcome"
 
@@ -73,7 +73,10 @@ def tensors_of(work: Work, layout: Layout, packed: dict[int, torch.Tensor]) -> l
     if key not in packed:
         packed[key] = _pack([value for stage in work.numbers for value in stage.values()], work.owner.device)
     noise = [] if work.noise_key is None else [work.noise_key]
-    return [work.owner.detach(), work.grad.detach(), *(work.state[slot] for slot in layout.slots), packed[key], *noise]
+    grad = work.grad.detach()
+    if memory_of(grad) in {memory_of(x) for x in (work.owner, *work.state.values())}:
+        grad = grad.clone()  # a kernel may read it after it has begun to write
+    return [work.owner.detach(), grad, *(work.state[slot] for slot in layout.slots), packed[key], *noise]
 
 
 def _pack(numbers: list[Any], device: torch.device) -> torch.Tensor:
@@ -84,6 +87,23 @@ def _pack(numbers: list[Any], device: torch.device) -> torch.Tensor:
             [torch.as_tensor(number, dtype=torch.float64, device=device).reshape(()) for number in present]
         )
     return torch.tensor(present, dtype=torch.float64).to(device)
+
+
+def _apart(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Examples for the compiler: like the inputs, but no two in the same memory.
+
+    The tracer takes inputs that are one tensor for one input for ever. Which inputs coincide (the numbers of two
+    parameters at the same step) changes from step to step, and is no part of a kernel's key.
+    """
+    seen: set[int] = set()
+    examples: list[torch.Tensor] = []
+    for tensor in inputs:
+        memory = memory_of(tensor)
+        if memory in seen:
+            tensor = torch.empty_strided(tensor.size(), tensor.stride(), dtype=tensor.dtype, device=tensor.device)
+        seen.add(memory)
+        examples.append(tensor)
+    return examples
 
 
 def status_of(results: Sequence[Result]) -> Status:
@@ -114,8 +134,9 @@ class Kernel:
         try:
             with warnings.catch_warnings():  # the compiler's own deprecations are not the user's business
                 warnings.simplefilter("ignore")
-                graph = make_fx(self._traced, tracing_mode="fake")(*inputs)
-                self.compiled = None if self.uneven else compile_graph(graph, inputs)
+                examples = _apart(inputs)
+                graph = make_fx(self._traced, tracing_mode="fake")(*examples)
+                self.compiled = None if self.uneven else compile_graph(graph, examples)
         except Exception as error:  # whatever the compiler trips over, the eager result is right
             first = self.layouts[0].tensors[0]
             reason = (str(error).strip().splitlines() or [""])[0]

@@ -10,7 +10,7 @@ import torch
 def ema(old: torch.Tensor, new: torch.Tensor, beta: Any) -> torch.Tensor:
     """`beta * old + (1 - beta) * new`, in one kernel when `beta` is a float."""
     if isinstance(beta, torch.Tensor):
-        return old + (new - old) * (1 - beta)
+        return beta * old + (1 - beta) * new
     return torch.lerp(old, new, 1 - beta)
 
 

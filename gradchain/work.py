@@ -34,9 +34,9 @@ class Task:
         """Write an outcome, eagerly or into a trace: the only place that writes a parameter."""
         targets = [self.param, *(self.state[slot] for slot in outcome.state)]
         values = [outcome.param, *outcome.state.values()]
-        written = {_memory(target) for target in targets}
+        written = {memory_of(target) for target in targets}
         # A stage may hand on what it was given, such as the old parameter: read all before any is overwritten.
-        values = [_copied(value) if _memory(value) in written else value for value in values]
+        values = [_copied(value) if memory_of(value) in written else value for value in values]
         for target, value in zip(targets, values):
             target.copy_(value)
 
@@ -46,7 +46,7 @@ def _copied(value: torch.Tensor) -> torch.Tensor:
     return torch.where(value == value, value, value)
 
 
-def _memory(tensor: torch.Tensor) -> int:
+def memory_of(tensor: torch.Tensor) -> int:
     """What tensors that share memory have in common; also tells fake tensors apart."""
     return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
 
