@@ -56,6 +56,12 @@ class Context:
                 f"or list it in `reads_previous` or `requires`.",
                 stage=self._stage,
             )
+        if slot not in self._state:
+            raise ChainError(
+                f"{self._stage} reads slot {slot!r}, which its owner does not keep for a parameter of shape "
+                f"{tuple(self.stored_param.shape)}.",
+                stage=self._stage,
+            )
         value = self._state[slot]
         return value.to(self.dtype) if value.is_floating_point() and not as_kept else value
 

@@ -9,10 +9,9 @@ from collections.abc import Iterable, Sequence
 
 import torch
 
-from gradchain.errors import ChainError
 from gradchain.run import drive
 from gradchain.telemetry import Recorded
-from gradchain.work import Work
+from gradchain.work import Work, check_purity, versions_of
 
 AUTO_ELEMENTS = 10_000_000
 """`compile="auto"` compiles from this many elements on: below, the compiler takes longer than it saves."""
@@ -29,14 +28,11 @@ def run(works: Sequence[Work], *, compiled: bool) -> list[Recorded]:
 
 def run_eagerly(works: Sequence[Work]) -> list[Recorded]:
     """Compute everything, then write everything: an error on the way leaves all as it was."""
-    versions = [(work.grad._version, work.owner._version) for work in works]  # pyright: ignore[reportPrivateUsage]
+    inputs = [work.inputs() for work in works]
+    versions = [versions_of(tensors) for tensors in inputs]
     outcomes = drive([work.program for work in works], [work.task.start() for work in works])
-    for work, version in zip(works, versions):
-        if (work.grad._version, work.owner._version) != version:  # pyright: ignore[reportPrivateUsage]
-            raise ChainError(
-                f"a stage among {', '.join(address for address, _ in work.program.stages)} wrote into the gradient or the "
-                "parameter that it was given; return new tensors (value * 2, not value.mul_(2))."
-            )
+    for work, tensors, before in zip(works, inputs, versions):
+        check_purity(work.program, before, versions_of(tensors))
     for work, outcome in zip(works, outcomes):
         work.task.commit(outcome)
     return [outcome.recorded for outcome in outcomes]

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import numbers
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 
@@ -138,6 +138,8 @@ def check_static(where: str, value: object, spec: Spec, annotation: object) -> o
             value = spec.convert(value)
         except (TypeError, ValueError) as error:
             raise OptionError(f"{where} = {value!r}: {error}") from None
+    if isinstance(value, list):
+        value = tuple(cast("list[object]", value))  # a stage is hashable
     if annotation in ("bool", bool) and not isinstance(value, bool):
         raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass True or False.")
     if annotation in ("int", int) and (isinstance(value, bool) or not isinstance(value, int)):

@@ -11,11 +11,12 @@ import torch
 import torch._inductor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from gradchain.errors import GradchainError
 from gradchain.program import Outcome, Program
 from gradchain.reduce import Request, Totals
 from gradchain.run import Asked, advance
 from gradchain.telemetry import Recorded
-from gradchain.work import Task, Work, memory_of
+from gradchain.work import Task, Work, check_purity, memory_of, versions_of
 
 Result: TypeAlias = "Asked | Outcome"
 
@@ -137,6 +138,8 @@ class Kernel:
                 examples = _apart(inputs)
                 graph = make_fx(self._traced, tracing_mode="fake")(*examples)
                 self.compiled = None if self.uneven else compile_graph(graph, examples)
+        except GradchainError:  # a stage that does wrong would do so eagerly too
+            raise
         except Exception as error:  # whatever the compiler trips over, the eager result is right
             first = self.layouts[0].tensors[0]
             reason = (str(error).strip().splitlines() or [""])[0]
@@ -155,7 +158,9 @@ class Kernel:
 
     def _traced(self, *flat: torch.Tensor) -> list[torch.Tensor]:
         """What the compiler sees: compute, then write in place or return the partials that are asked about."""
+        before = versions_of(flat)
         tasks, results = self.compute(flat)
+        check_purity(self.program, before, versions_of(flat))
         self.status = status_of(results)
         outputs: list[torch.Tensor] = []
         for task, layout, result in zip(tasks, self.layouts, results):

@@ -8,10 +8,15 @@ import torch
 
 
 def ema(old: torch.Tensor, new: torch.Tensor, beta: Any) -> torch.Tensor:
-    """`beta * old + (1 - beta) * new`, in one kernel when `beta` is a float."""
+    """`beta * old + (1 - beta) * new`. Not a lerp: an overflow to infinity must not turn into a NaN."""
     if isinstance(beta, torch.Tensor):
         return beta * old + (1 - beta) * new
-    return torch.lerp(old, new, 1 - beta)
+    return torch.add(beta * old, new, alpha=1 - beta)
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """In float32 at least, where squares of half-precision numbers neither overflow nor vanish."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def where(condition: Any, yes: Any, no: Any) -> Any:

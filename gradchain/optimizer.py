@@ -87,6 +87,7 @@ class Optimizer(torch.optim.Optimizer):
         self._routing = Routing(chain)
         self._checked: dict[int, tuple[Any, ...]] = {}
         self._fresh: set[torch.Tensor] = set()
+        self._complete: dict[torch.Tensor, Program] = {}
         self._telemetry = Telemetry()
         defaults = {
             **chain.hyperparameters,
@@ -233,9 +234,10 @@ class Optimizer(torch.optim.Optimizer):
         if "step" not in state or param in self._fresh:
             state.clear()
             state.update(self._initial(param, program))
-        elif any(program.key(slot) not in state for slot in program.owners):
+        elif self._complete.get(param) is not program:  # a stage may have been switched on since
             for slot, value in program.init(param.detach()).items():
                 state.setdefault(slot, value)
+        self._complete[param] = program
         return state
 
     def telemetry(self) -> dict[str, float]:
@@ -279,13 +281,16 @@ class Optimizer(torch.optim.Optimizer):
         report = LoadReport()
         if (config := self._config()) is not None:
             report.differences += chain_differences(state_dict.get("chain"), config)
-        groups = fit_groups(self._routing, state_dict["param_groups"], self.param_groups, report, strict)
-        states = fit_states(self._routing, state_dict, groups, report)
-        if strict:
-            check_clean(report, state_dict)
+        try:
+            groups = fit_groups(self._routing, state_dict["param_groups"], self.param_groups, report, strict)
+            states = fit_states(self._routing, state_dict, groups, report)
+        finally:
+            if strict:  # another chain explains whatever else did not fit
+                check_clean(report, state_dict)
         self._routing = Routing(self.chain)
         self._checked.clear()
         self._fresh.clear()
+        self._complete.clear()
         self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -300,7 +305,7 @@ class Optimizer(torch.optim.Optimizer):
         fresh = state.pop("fresh", None)
         super().__setstate__(state)
         if fresh is not None:  # unpickled or copied
-            self._routing, self._checked = Routing(self.chain), {}
+            self._routing, self._checked, self._complete = Routing(self.chain), {}, {}
             self._telemetry = Telemetry()
             parameters = self._parameters()
             self._fresh = {parameters[index] for index in fresh}

@@ -12,7 +12,6 @@ import torch
 
 from gradchain.context import Context, Reduction
 from gradchain.errors import ChainError
-from gradchain.fields import spec_of
 from gradchain.hyperparameters import Bindings
 from gradchain.reduce import Request, Totals
 from gradchain.stage import Result, Slots, Stage
@@ -46,9 +45,8 @@ class Program:
     stages: tuple[tuple[str, Stage], ...]
 
     @staticmethod
-    @functools.lru_cache(maxsize=4096)
     def of(stages: tuple[tuple[str, Stage], ...]) -> Program:
-        return Program(stages)
+        return _interned(stages, tuple(stage.kinds for _, stage in stages))
 
     def __hash__(self) -> int:
         return self._hash
@@ -61,7 +59,7 @@ class Program:
     def structure(self) -> tuple[Any, ...]:
         """All that compiled code depends on: the stages with their static options, but not their numbers."""
         return tuple(
-            (address, type(stage), tuple(getattr(stage, f.name) for f in stage.fields() if not spec_of(f).dynamic))
+            (address, type(stage), stage.kinds, tuple(getattr(stage, name) for name in stage.static_fields()))
             for address, stage in self.stages
         )
 
@@ -178,6 +176,12 @@ class Program:
             else:
                 packed[key] = storage.store(dense, ctx.stored_param, lambda slot=slot: ctx.random_bits(slot))
         return packed
+
+
+@functools.lru_cache(maxsize=4096)
+def _interned(stages: tuple[tuple[str, Stage], ...], kinds: tuple[object, ...]) -> Program:
+    """One program for equal stages. `kinds` tells `True` from 1, which Python takes for equal."""
+    return Program(stages)
 
 
 def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, Slots]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import inspect
+import itertools
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, TypeVar
@@ -154,6 +156,15 @@ class Stage(_FrozenFields):
         """The dynamic fields and their specs."""
         return {field.name: spec for field in cls.fields() if (spec := spec_of(field)).dynamic}
 
+    @classmethod
+    def static_fields(cls) -> tuple[str, ...]:
+        return tuple(field.name for field in cls.fields() if not spec_of(field).dynamic)
+
+    @functools.cached_property
+    def kinds(self) -> tuple[type, ...]:
+        """The types of the static options."""
+        return tuple(type(getattr(self, name)) for name in self.static_fields())
+
     def live_fields(self) -> dict[str, Spec]:
         """The dynamic fields that this stage uses, given its static options; these appear in `param_groups`."""
         renamed = dict(self.keys)
@@ -199,8 +210,11 @@ class Stage(_FrozenFields):
     @functools.cached_property
     def slots(self) -> tuple[str, ...]:
         """The names of the slots that this stage owns, found by asking `init` about small meta tensors."""
-        probes = (torch.empty(2, 2, device="meta", dtype=dtype) for dtype in (torch.float32, torch.bfloat16))
-        return tuple(dict.fromkeys(slot for probe in probes for slot in self.init(probe)))
+        names: dict[str, None] = {}
+        for rank, dtype in itertools.product(range(5), (torch.float32, torch.bfloat16)):
+            with contextlib.suppress(RuntimeError, IndexError, ValueError):  # `init` may not know tensors of every rank
+                names |= dict.fromkeys(self.init(torch.empty((2,) * rank, device="meta", dtype=dtype)))
+        return tuple(names)
 
     def options(self) -> dict[str, Any]:
         """All fields that differ from their defaults, by name."""

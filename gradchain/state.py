@@ -27,6 +27,8 @@ class LoadReport:
         lines = list(self.differences)
         lines += [f"reset (not in the state dict): {item}" for item in self.reset]
         lines += [f"dropped (no such slot here): {item}" for item in self.dropped]
+        if self.reset:
+            lines.append("the step count goes on, so bias corrections of what was reset are those of a late step")
         return "\n".join([f"{len(self.kept)} slots kept", *lines])
 
     @property
@@ -121,6 +123,10 @@ def fit_groups(
             if key not in taken and not explained
         ]
         group = {**own, **copy.deepcopy(taken)}
+        for key, value in own.items():
+            if isinstance(value, tuple) and key in routing.chain.hyperparameters and len(group[key]) < len(value):
+                report.differences.append(f"group {number}: {key} has {len(group[key])} entries in the state dict")
+                group[key] = (*group[key], *value[len(group[key]) :])
         disable = stage_names(group["disable"])
         gone = [name for name in disable if name not in routing.chain]
         if gone and not strict:

@@ -23,9 +23,8 @@ class Telemetry:
         self._records: list[Recorded] = []
 
     def take(self, works: Sequence[Work], recorded: Sequence[Recorded]) -> None:
-        if works:
-            self.step = works[-1].step
-            self._records = [record for work, record in zip(works, recorded) if work.telemetry]
+        self.step = works[-1].step if works else self.step
+        self._records = [record for work, record in zip(works, recorded) if work.telemetry]
 
     def report(self, names: Sequence[str]) -> dict[str, float]:
         """Means (or sums) over the recorded parameters. The only place that waits for the device."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from gradchain.errors import ChainError
 from gradchain.program import Numbers, Outcome, Program, Running
 
 
@@ -46,6 +47,20 @@ def _copied(value: torch.Tensor) -> torch.Tensor:
     return torch.where(value == value, value, value)
 
 
+def versions_of(tensors: Iterable[torch.Tensor]) -> list[int]:
+    """How often each tensor has been written to."""
+    return [tensor._version for tensor in tensors]  # pyright: ignore[reportPrivateUsage]
+
+
+def check_purity(program: Program, before: list[int], after: list[int]) -> None:
+    """Raise if a stage wrote into what it was given."""
+    if before != after:
+        raise ChainError(
+            f"a stage among {', '.join(address for address, _ in program.stages)} wrote into a gradient, a parameter or a "
+            "slot that it was given; return new tensors (value * 2, not value.mul_(2))."
+        )
+
+
 def memory_of(tensor: torch.Tensor) -> int:
     """What tensors that share memory have in common; also tells fake tensors apart."""
     return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
@@ -72,6 +87,10 @@ class Work:
         if self.noise is None:
             return None
         return torch.tensor(self.noise, dtype=torch.int32, device=self.owner.device)
+
+    def inputs(self) -> list[torch.Tensor]:
+        """The tensors that a step reads."""
+        return [self.owner, self.grad, *self.state.values()]
 
     @functools.cached_property
     def task(self) -> Task:

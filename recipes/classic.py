@@ -28,7 +28,7 @@ def sgd(
     """SGD with L2 decay and, if `momentum` is not 0, heavy-ball or Nesterov momentum."""
     return chain(
         t.add_decayed_weights(weight_decay),
-        momentum != 0 and t.heavy_ball(momentum, dampening, nesterov),
+        (momentum != 0 or nesterov) and t.heavy_ball(momentum, dampening, nesterov),
         t.scale_by_learning_rate(lr),
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradchain.context import Context
 from gradchain.fields import hyper
-from gradchain.ops import nonzero, root
+from gradchain.ops import nonzero, root, wide
 from gradchain.reduce import all_parameters, whole_tensor
 from gradchain.stage import Stage, Yields
 from gradchain.update import Update
@@ -32,7 +32,7 @@ class clip_by_global_norm(Stage):
     max_norm: float = hyper(default=1.0, gt=0)
 
     def update(self, update: Update, ctx: Context) -> Yields:
-        g = update.value
+        g = wide(update.value)
         t = yield all_parameters(gg=g * g)
         return update.replace(value=g * (self.max_norm / nonzero(root(t.gg))).clamp(max=1))
 
@@ -56,7 +56,7 @@ class clip_by_norm(Stage):
     max_norm: float = hyper(default=1.0, gt=0)
 
     def update(self, update: Update, ctx: Context) -> Yields:
-        g = update.value
+        g = wide(update.value)
         t = yield whole_tensor(gg=g * g)
         return update.replace(value=g * (self.max_norm / nonzero(root(t.gg))).clamp(max=1))
 

@@ -69,6 +69,8 @@ class decoupled_decay(Stage):
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
         if not self.schedule or values["reference_lr"] is not None:
             return values
+        if isinstance(values["weight_decay"], (int, float)) and values["weight_decay"] == 0:
+            return {**values, "reference_lr": 1.0}  # nothing to couple
         candidates = (group.get(key) for key in ("max_lr", "initial_lr", "constructor_lr"))
         reference = next((lr for lr in candidates if lr is not None), None)
         if reference is None or (isinstance(reference, (int, float)) and reference <= 0):

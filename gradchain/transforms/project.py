@@ -10,7 +10,7 @@ import torch
 from gradchain.context import Context
 from gradchain.errors import OptionError
 from gradchain.fields import hyper
-from gradchain.ops import minimum, nonzero, root, rounded, where
+from gradchain.ops import minimum, nonzero, root, rounded, where, wide
 from gradchain.reduce import whole_tensor
 from gradchain.stage import Number, Stage, Yields
 from gradchain.update import Update
@@ -79,8 +79,7 @@ class momentum_project(Stage):
         return {"active": where(step > self.warmup_steps, 1.0, 0.0)}
 
     def update(self, update: Update, ctx: Context) -> Yields:
-        wide = torch.promote_types(ctx.dtype, torch.float32)
-        g, m = update.value.to(wide), ctx.read("exp_avg").to(wide)
+        g, m = wide(update.value), wide(ctx.read("exp_avg"))
         t = yield whole_tensor(gg=g * g, mm=m * m, gm=g * m)
         norm_g, norm_m = root(t.gg), root(t.mm)
         valid = (norm_g > self.eps) & (norm_m > self.eps)
@@ -118,8 +117,7 @@ class orthograd(Stage):
     source = "OrthoGrad, arXiv:2501.04697"
 
     def update(self, update: Update, ctx: Context) -> Yields:
-        wide = torch.promote_types(ctx.dtype, torch.float32)
-        g, w = update.value.to(wide), ctx.param.to(wide)
+        g, w = wide(update.value), wide(ctx.param)
         t = yield whole_tensor(wg=w * g, ww=w * w, gg=g * g)
         o = g - w * (t.wg / (t.ww + 1e-30))
         norms = yield whole_tensor(oo=o * o)

@@ -8,7 +8,7 @@ import torch
 
 from gradchain.context import Context
 from gradchain.fields import follow, hyper, static
-from gradchain.ops import minimum, root, where
+from gradchain.ops import minimum, root, where, wide
 from gradchain.reduce import Request, Totals, tensor_partials, whole_tensor
 from gradchain.registry import label_function
 from gradchain.stage import Number, Stage, Yields
@@ -107,5 +107,5 @@ def _row_norm(q: torch.Tensor) -> Generator[Request, Totals, torch.Tensor]:
     """The norm over the last axis, which spans shards if `q` is a vector; keeps the axis."""
     if q.ndim > 1:
         return q.norm(dim=-1, keepdim=True)
-    totals = yield whole_tensor(qq=q * q)
+    totals = yield whole_tensor(qq=wide(q).square())
     return root(totals.qq).to(q.dtype)[None]

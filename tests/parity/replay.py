@@ -84,6 +84,7 @@ class GeneratorRound(gradchain.Stage):
 def group_extras(case: Case) -> dict[str, Any]:
     """Extra group entries: those of the case, and the one that the published Rose writes itself at its first step."""
     extras = dict(case.get("group_extras") or case.get("group_extra") or {})
+    extras = {key: value for key, value in extras.items() if key not in STATIC}
     if case["optimizer"].startswith("rose"):
         extras.setdefault("initial_lr", case["lrs"][0])
     return extras
@@ -95,14 +96,26 @@ def translate(case: Case) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if published not in _TRANSLATIONS:
         raise ValueError(f"no recipe reproduces {published!r}; known: {', '.join(_TRANSLATIONS)}")
     recipe, renamed, of_optimizer = _TRANSLATIONS[published]
+    parameters = {parameter.name: parameter for parameter in gradchain.registry.find_recipe(recipe).parameters}
     options: dict[str, Any] = {}
     optimizer_options: dict[str, Any] = {}
     for key, value in case["hyperparameters"].items():
         value = tuple(value) if isinstance(value, list) else value
         value = True if (key, value) == ("bf16_sr", "generator") else value
+        if key == "wd_schedule":  # published: only a Python float other than 0.0 is a reference
+            value = value if isinstance(value, float) and value else bool(value)
         target = optimizer_options if key in of_optimizer else options
         target[renamed.get(key, key)] = value
+    # Published groups may override what is structure here: give it to the whole chain, since there is one group.
+    extras = case.get("group_extras") or case.get("group_extra") or {}
+    options |= {key: value for key, value in extras.items() if key in STATIC and key in parameters}
+    if "warmup_steps" in parameters and options.get("warmup_steps") is None:  # published: by the constructor's betas
+        slower = options.get("momentum", 0.9) if "momentum" in parameters else options.get("betas", (0.9, 0.999))[1]
+        options["warmup_steps"] = round(1 / (1 - slower))
     return recipe, options, optimizer_options
+
+
+STATIC = ("centralize", "stabilize", "wd_schedule", "compute_dtype", "bf16_sr")
 
 
 # published name -> our recipe, options by another name, options that belong to the optimizer
