@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 
@@ -26,6 +26,15 @@ from gradchain.work import Work
 
 SMALL_ELEMENTS = 1 << 16
 TENSORS_PER_CALL = 16
+BUCKETS_PER_CALL = 4
+"""How many different companies of small tensors an optimizer compiles for each that a step has.
+
+Where gradients come and go from step to step, small tensors would meet in ever new buckets and compile for ever. Beyond
+this number they go one by one: there is a kernel for each shape and no more.
+"""
+
+Companies: TypeAlias = "set[tuple[Layout, ...]]"
+"""The buckets of several tensors that an optimizer has had."""
 
 _kernels: dict[tuple[tuple[Layout, ...], Known], Kernel] = {}
 """The kernels of this process, by bucket and phase. They are pure code: what they compute depends on nothing else."""
@@ -90,11 +99,11 @@ class Call:
             torch.autograd.graph.increment_version([work.owner for work in self.works])
 
 
-def run(works: Sequence[Work]) -> list[Recorded]:
+def run(works: Sequence[Work], companies: Companies) -> list[Recorded]:
     """Step all works. All that can fail, the compiler included, comes before the first write."""
     packed: dict[int, torch.Tensor] = {}
     failures: list[str] = []
-    ready = [Call(bucket, packed, [[] for _ in bucket]) for bucket in buckets(works)]
+    ready = [call for bucket in buckets(works) for call in calls_for(bucket, packed, companies, len(works))]
     waiting: list[Call] = []
     done: list[Call] = []
     while ready:
@@ -116,6 +125,17 @@ def run(works: Sequence[Work]) -> list[Recorded]:
         call.finish()
     recorded = {id(work): record for call in done for work, record in zip(call.works, call.recorded)}
     return [recorded[id(work)] for work in works]
+
+
+def calls_for(bucket: list[Work], packed: dict[int, torch.Tensor], companies: Companies, works: int) -> list[Call]:
+    """One call for the bucket, or one for each of its tensors if their company has changed too often."""
+    call = Call(bucket, packed, [[] for _ in bucket])
+    if len(bucket) == 1 or call.layouts in companies:
+        return [call]
+    if len(companies) >= BUCKETS_PER_CALL * -(-works // TENSORS_PER_CALL):
+        return call.split()
+    companies.add(call.layouts)
+    return [call]
 
 
 def _warn(failures: Sequence[str]) -> None:

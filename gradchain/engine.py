@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import shutil
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 
@@ -17,13 +18,13 @@ AUTO_ELEMENTS = 10_000_000
 """`compile="auto"` compiles from this many elements on: below, the compiler takes longer than it saves."""
 
 
-def run(works: Sequence[Work], *, compiled: bool) -> list[Recorded]:
-    """Step all works. Returns what each recorded, in order."""
+def run(works: Sequence[Work], *, compiled: bool, companies: set[Any]) -> list[Recorded]:
+    """Step all works. Returns what each recorded, in order. `companies` is the compiled path's memory of an optimizer."""
     if not compiled:
         return run_eagerly(works)
     from gradchain import compiled as compiled_path  # the compiler takes a second to import
 
-    return compiled_path.run(works)
+    return compiled_path.run(works, companies)
 
 
 def run_eagerly(works: Sequence[Work]) -> list[Recorded]:

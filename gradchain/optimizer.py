@@ -88,6 +88,7 @@ class Optimizer(torch.optim.Optimizer):
         self._checked: dict[int, tuple[Any, ...]] = {}
         self._fresh: set[torch.Tensor] = set()
         self._complete: dict[torch.Tensor, Program] = {}
+        self._companies: set[Any] = set()
         self._telemetry = Telemetry()
         defaults = {
             **chain.hyperparameters,
@@ -169,7 +170,7 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         with torch.no_grad():
             works = self._collect()
-            recorded = engine.run(works, compiled=self._compiled())
+            recorded = engine.run(works, compiled=self._compiled(), companies=self._companies)
             for work in works:
                 work.state["step"].add_(1)
                 self._fresh.discard(work.owner)
@@ -305,7 +306,7 @@ class Optimizer(torch.optim.Optimizer):
         fresh = state.pop("fresh", None)
         super().__setstate__(state)
         if fresh is not None:  # unpickled or copied
-            self._routing, self._checked, self._complete = Routing(self.chain), {}, {}
+            self._routing, self._checked, self._complete, self._companies = Routing(self.chain), {}, {}, set()
             self._telemetry = Telemetry()
             parameters = self._parameters()
             self._fresh = {parameters[index] for index in fresh}

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import torch
 from torch import nn
 
 import gradchain
+from gradchain import compiled, kernel
 from gradchain import transforms as t
 
 MODES = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
@@ -133,3 +136,17 @@ def test_true_is_not_one(compile: bool) -> None:
         moved.append(param.detach()[0].item())
     assert moved == [-1.0, -2.0]
     assert hash(hazard_typed([1, 2])) == hash(hazard_typed((1, 2)))
+
+
+def test_gradients_that_come_and_go_do_not_compile_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    cache: dict[object, object] = {}
+    monkeypatch.setattr(compiled, "_kernels", cache)
+    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs: graph)
+    chooser = random.Random(0)
+    params = [nn.Parameter(torch.zeros(k % 3 + 1)) for k in range(12)]
+    optimizer = gradchain.optimizer("lion", params, compile=True)
+    for _ in range(40):
+        for param in params:
+            param.grad = torch.ones_like(param) if chooser.random() < 0.5 else None
+        optimizer.step()
+    assert len(cache) <= compiled.BUCKETS_PER_CALL + 3  # companies, and one by one for three shapes
