@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all lint types docs bench clean
+.PHONY: demo test test-all parity lint types docs bench clean
 
 demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
 	$(BIN)/gradchain show rose
@@ -16,6 +16,10 @@ test: $(STAMP)  ## all tests but the slow ones
 
 test-all: $(STAMP)  ## the slow ones too
 	$(BIN)/pytest -m ""
+
+parity: $(STAMP)  ## against reference trajectories and the real peft library, which it installs
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[parity]"
+	$(BIN)/pytest tests/parity -m ""
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -171,7 +171,7 @@ class Chain:
 
     def route(self, name: str, param: torch.Tensor, role: str | None = None) -> Program:
         """The stages that one parameter goes through."""
-        return Program.of(tuple(_route(self.elements, name, param, role)))
+        return Program.of(tuple(_route(self.elements, name, param, role)), role)
 
     def init(self, params: Tree) -> ChainState:
         """The state of a tensor, or of any nest of dicts, lists and tuples of tensors, before the first step."""
@@ -188,7 +188,8 @@ class Chain:
     def state_bytes(self, params: Any) -> int:
         """The bytes of state that this chain keeps for some parameters (a module, an iterable or a nest of tensors).
 
-        Nothing is allocated, so meta tensors and huge models will do. Step counters are not counted.
+        Nothing is allocated, so meta tensors and huge models will do. Step counters are not counted, nor are frozen
+        parameters of a module. The parameters have no roles here; `Optimizer.routing_table` knows those.
         """
         return functional.state_bytes(self, params)
 

@@ -127,6 +127,23 @@ def ablate(
         typer.echo(f"\nResults: {directory / ablation.RESULTS}{resumed}\nPlot:    {picture}")
 
 
+@app.command()
+def check(recipe: RecipeArgument, option: OptionOption = None) -> None:
+    """Find stages, hyperparameters and options that change nothing. Exits with 1 if there are any."""
+    with _one_line_errors():
+        from gradchain import liveness
+
+        with _progress_bar() as watch:
+            report = liveness.check(recipe, watch=watch, **_options(option))
+        table = _table(*liveness.HEADER)
+        for found in report.findings:
+            _add(table, *found.cells)
+        _console().print(table)
+        typer.echo(f"\n{report.summary}")
+        if not report.ok:
+            raise typer.Exit(1)
+
+
 # Helpers.
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
 
 import torch
 
 from gradchain.errors import ChainError
 from gradchain.noise import random_bits, salt_of
 
-Reduction = Literal["mean", "sum"]
+Reduction = Literal["mean", "sum", "total"]
+"""How what parameters report is put together; `total` is for contributions to shared numbers."""
+
+Lazy: TypeAlias = "Callable[[], torch.Tensor]"
+"""A slot, loaded from its storage when it is read."""
 
 
 class Context:
@@ -27,7 +31,7 @@ class Context:
     """
 
     def __init__(
-        self, param: torch.Tensor, gradient: torch.Tensor, state: Mapping[str, torch.Tensor], role: str | None
+        self, param: torch.Tensor, gradient: torch.Tensor, state: Mapping[str, Lazy], role: str | None
     ) -> None:
         self.stored_param = param
         self.param = param
@@ -35,7 +39,7 @@ class Context:
         self.role = role
         self.dtype = param.dtype
         self.recorded: dict[tuple[str, Reduction], torch.Tensor] = {}
-        self._state = dict(state)
+        self._before, self._state = dict(state), dict(state)
         self._scalars: Mapping[str, Any] = {}
         self._readable: tuple[str, ...] = ()
         self._stage = ""
@@ -50,24 +54,35 @@ class Context:
 
         Floating slots come in compute precision, or `as_kept` in the dtype of their storage.
         """
+        return self._read(self._state, slot, as_kept)
+
+    def previous(self, slot: str) -> torch.Tensor:
+        """A slot as it was after the last step, even if its owner has made a new value by now."""
+        return self._read(self._before, slot, False)
+
+    def read_or(self, slot: str, default: Any, *, as_kept: bool = False) -> Any:
+        """An `optional` slot, or the default where no stage keeps it for this parameter."""
+        return self.read(slot, as_kept=as_kept) if slot in self._state else default
+
+    def _read(self, state: Mapping[str, Lazy], slot: str, as_kept: bool) -> torch.Tensor:
         if slot not in self._readable:
             raise ChainError(
                 f"{self._stage} reads slot {slot!r} without owning or declaring it; return it from `init`, "
-                f"or list it in `reads_previous` or `requires`.",
+                f"or list it in `reads_previous`, `requires` or `optional`.",
                 stage=self._stage,
             )
-        if slot not in self._state:
+        if slot not in state:
             raise ChainError(
                 f"{self._stage} reads slot {slot!r}, which its owner does not keep for a parameter of shape "
                 f"{tuple(self.stored_param.shape)}.",
                 stage=self._stage,
             )
-        value = self._state[slot]
+        value = state[slot]()
         return value.to(self.dtype) if value.is_floating_point() and not as_kept else value
 
     def store(self, slot: str, value: torch.Tensor) -> None:
         """Make the new value of a slot visible to the stages that follow."""
-        self._state[slot] = value
+        self._state[slot] = lambda: value
 
     def __getitem__(self, scalar: str) -> Any:
         if scalar not in self._scalars:
@@ -80,6 +95,21 @@ class Context:
     def record(self, name: str, value: torch.Tensor, reduce: Reduction = "mean") -> None:
         """Report a 0-d tensor to `optimizer.telemetry()`, averaged or summed over the parameters. Never syncs."""
         self.recorded[name, reduce] = value
+
+    def contribute(self, **values: torch.Tensor) -> None:
+        """Add 0-d tensors to the totals that `share` gets once all parameters have been stepped. Never syncs."""
+        for name, value in values.items():
+            self.recorded[f"{self._stage}.{name}", "total"] = value
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the whole parameter, of which this process may hold a part."""
+        return self.stored_param.shape
+
+    @property
+    def numel(self) -> int:
+        """The number of elements of the whole parameter."""
+        return self.shape.numel()
 
     def random_bits(self, purpose: str = "", seed: int = 0) -> torch.Tensor:
         """32 random bits (int32) for each element of the parameter; the same on every device and after a resume."""

@@ -73,6 +73,21 @@ def _check_slots(route: Route) -> None:
                     f"{address}, or remove {address}.",
                     stage=address,
                 )
+        for slot in stage.optional:
+            if slot in owners and owners[slot][0] > position:
+                raise ChainError(
+                    f"{address} would take slot {slot!r} of {owners[slot][1]} into account, which comes after it. Put "
+                    f"{owners[slot][1]} before {address}, or remove it.",
+                    stage=owners[slot][1],
+                )
+        later = [other for _, other in route[position + 1 :]]
+        for slot in stage.serves:
+            if not any(slot in (*other.optional, *other.requires) for other in later):
+                raise ChainError(
+                    f"{address} provides {slot!r}, and no stage after it makes use of that. Put a stage that does, such as "
+                    f"second_moment(...), after {address}, or remove it.",
+                    stage=address,
+                )
         for slot in stage.requires:
             if slot not in owners or owners[slot][0] >= position:
                 raise ChainError(
@@ -131,6 +146,12 @@ def _check_places(route: Route) -> None:
                 f"Move {address} to the end.",
                 stage=address,
             )
+        if stage.decays == "steers" and not any(other.decays == "adds" for _, other in after):
+            raise ChainError(
+                f"{address} steers the decay stages after it, and there is none. Put decoupled_decay(...) after {address}, "
+                f"or remove {address}.",
+                stage=address,
+            )
         stage.check_place([other for _, other in before], address)
 
 
@@ -138,9 +159,10 @@ def _check_followed_keys(route: Route) -> None:
     provided = {
         stage.key_of(field) for _, stage in route for field, spec in stage.live_fields().items() if not spec.follows
     }
+    provided |= {name for _, stage in route for name in stage.init_shared()}
     for address, stage in route:
         for field, spec in stage.live_fields().items():
-            if spec.follows and spec.key is not None and stage.key_of(field) not in provided:
+            if spec.follows and not spec.dispensable and spec.key is not None and stage.key_of(field) not in provided:
                 key = stage.key_of(field)
                 hint = "Add scale_by_learning_rate(...)" if key == "lr" else f"Add a stage with hyperparameter {key!r}"
                 raise ChainError(

@@ -43,7 +43,9 @@ class Spec:
     interval: Interval = Interval()
     key: str | None = None
     optional: bool = False
+    infinite: bool = False
     follows: bool = False
+    dispensable: bool = False
     choices: tuple[object, ...] = ()
     convert: Callable[[Any], Any] | None = None
 
@@ -62,7 +64,8 @@ def hyper(
     """Declare a *dynamic* hyperparameter: a number that may differ per group and change at any step.
 
     `ge`, `gt`, `le`, `lt` bound it. `key` is its name in `param_groups` (the field's own name by default);
-    `key="betas[1]"` makes it one entry of a tuple. `optional` also admits `None`.
+    `key="betas[1]"` makes it one entry of a tuple. `optional` also admits `None`, and
+    `le=math.inf` infinity.
 
     >>> class shrink(gradchain.Stage):
     ...     factor: float = gradchain.hyper(default=0.5, gt=0, le=1)
@@ -76,7 +79,7 @@ def hyper(
     low = gt if gt is not None else (ge if ge is not None else -math.inf)
     high = lt if lt is not None else (le if le is not None else math.inf)
     interval = Interval(low, high, gt is not None, lt is not None)
-    spec = Spec(dynamic=True, interval=interval, key=key, optional=optional)
+    spec = Spec(dynamic=True, interval=interval, key=key, optional=optional, infinite=le == math.inf)
     return dataclasses.field(default=default, kw_only=kw_only, metadata={_METADATA: spec})
 
 
@@ -95,12 +98,13 @@ def static(
     return dataclasses.field(default=default, kw_only=kw_only, metadata={_METADATA: spec})
 
 
-def follow(key: str | None = None, *, init: Literal[False] = False) -> Any:
+def follow(key: str | None = None, *, optional: bool = False, init: Literal[False] = False) -> Any:
     """Declare a number that another stage owns: the field takes the group's value of `key`, e.g. `follow("lr")`.
 
-    Without a key the field is `None` until `stage.expose(field="key")` names one, and also in chains that lack it.
+    The key may also be that of a shared number, such as Prodigy's `d`. A chain without the key is an error, unless
+    `optional`: then the field is `None`. Without a key it is `None` until `stage.expose(field="key")` names one.
     """
-    spec = Spec(dynamic=True, key=key, follows=True, optional=True)
+    spec = Spec(dynamic=True, key=key, follows=True, dispensable=optional, optional=True)
     return dataclasses.field(default=None, init=init, repr=False, compare=False, metadata={_METADATA: spec})
 
 
@@ -126,7 +130,11 @@ def check_number(where: str, value: object, spec: Spec, default: object = datacl
         hint = " or None" if spec.optional else ""
         raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass a number in {spec.interval}{hint}.")
     number = float(value)
-    if math.isnan(number) or number not in spec.interval or (math.isinf(number) and default != number):
+    if (
+        math.isnan(number)
+        or number not in spec.interval
+        or (math.isinf(number) and default != number and not spec.infinite)
+    ):
         example = f", such as the default {default}" if isinstance(default, (int, float)) else ""
         raise OptionError(f"{where} = {value!r} is outside {spec.interval}. Pass a number in {spec.interval}{example}.")
 

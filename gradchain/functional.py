@@ -9,9 +9,11 @@ import torch
 from torch import nn
 from torch.utils import _pytree as pytree
 
+from gradchain import shared
 from gradchain.errors import GradientError, OptionError, UnknownOptionError, nearest
 from gradchain.noise import parameter_key_tensor
 from gradchain.program import Running
+from gradchain.routes_table import program_bytes
 from gradchain.run import drive
 
 if TYPE_CHECKING:
@@ -21,7 +23,8 @@ Tree: TypeAlias = Any
 """A tensor, or a nest of dicts, lists and tuples of tensors."""
 
 ChainState: TypeAlias = "dict[str, dict[str, Any]]"
-"""`{"step": {...}, "slots": {...}}`: for each tensor, by its name in the nest, its step count and its slots."""
+"""`{"step": {...}, "slots": {...}, "shared": {...}}`: for each tensor, by its name in the nest, its step count and its
+slots; and the numbers that all tensors share."""
 
 
 def _leaves(tree: Tree, what: str) -> tuple[dict[str, torch.Tensor], pytree.TreeSpec]:
@@ -44,7 +47,12 @@ def init(chain: Chain, params: Tree) -> ChainState:
     return {
         "step": {name: torch.zeros((), dtype=torch.int64, device=param.device) for name, param in leaves.items()},
         "slots": {name: chain.route(name, param).init(param) for name, param in leaves.items()},
+        "shared": shared.initial(chain, chain.hyperparameters, _device(leaves)),
     }
+
+
+def _device(leaves: Mapping[str, torch.Tensor]) -> torch.device:
+    return next((param.device for param in leaves.values()), torch.device("cpu"))
 
 
 def update(
@@ -55,6 +63,9 @@ def update(
             raise UnknownOptionError(f"unknown hyperparameter {name!r}. {nearest(name, chain.hyperparameters)}")
     group = {**chain.hyperparameters, **hyperparameters}
     chain.bindings.check(group)
+    for stage in chain:
+        group = {**stage.pin(chain.hyperparameters), **group}
+    group |= state["shared"]
     (leaves, spec), gradients = _leaves(params, "parameter"), _leaves(grads, "gradient")[0]
     if _structure(grads) != _structure(params):
         raise OptionError(
@@ -70,9 +81,11 @@ def update(
         key = parameter_key_tensor(steps[name], order.index(name)) if program.random else None
         running.append(program.run(param, gradients[name], state["slots"][name], numbers, noise_key=key))
     outcomes = dict(zip(leaves, drive(programs, running)))
+    changed = shared.changes(chain, group, [outcome.recorded for outcome in outcomes.values()])
     updates = [_difference(outcomes[name].param, param) for name, param in leaves.items()]
     slots = {name: {**state["slots"][name], **outcomes[name].state} for name in order}
-    return pytree.tree_unflatten(updates, spec), {"step": {name: steps[name] for name in order}, "slots": slots}
+    counts = {name: steps[name] for name in order}
+    return pytree.tree_unflatten(updates, spec), {"step": counts, "slots": slots, "shared": state["shared"] | changed}
 
 
 def _structure(tree: Tree) -> Any:
@@ -119,13 +132,11 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
 def state_bytes(chain: Chain, params: Any) -> int:
     if isinstance(params, nn.Module):
-        named: Iterable[tuple[str, torch.Tensor]] = params.named_parameters()
+        named: Iterable[tuple[str, torch.Tensor]] = [
+            item for item in params.named_parameters() if item[1].requires_grad
+        ]
     elif isinstance(params, Iterable) and not isinstance(params, (Mapping, torch.Tensor, list, tuple)):
         named = [item if isinstance(item, tuple) else ("", item) for item in params]
     else:
         named = _leaves(params, "parameter")[0].items()
-    total = 0
-    for name, param in named:
-        slots = chain.route(name, param).init(torch.empty_like(param, device="meta"))
-        total += sum(slot.numel() * slot.element_size() for slot in slots.values())
-    return total
+    return sum(program_bytes(chain.route(name, param), param.shape, param.dtype) for name, param in named)

@@ -52,6 +52,11 @@ class Bindings:
 
     bindings: tuple[Binding, ...]
     defaults: dict[str, Any] = field(compare=False)
+    shared: tuple[tuple[str, str, str], ...] = ()
+
+    def shared_of(self, address: str) -> tuple[tuple[str, str], ...]:
+        """The shared numbers of a stage: their names, and their keys in `param_groups`."""
+        return tuple((name, key) for at, name, key in self.shared if at == address)
 
     def of_stage(self, address: str) -> tuple[Binding, ...]:
         return tuple(binding for binding in self.bindings if binding.address == address)
@@ -75,13 +80,14 @@ def bind_keys(stages: Sequence[tuple[str, Stage]]) -> Bindings:
         if not spec.follows:
             values.setdefault(stage.key_of(name), []).append(getattr(stage, name))
     shared = {key for key, held in values.items() if all(value == held[0] for value in held)} - RESERVED
+    numbers = {name for _, stage in stages for name in stage.init_shared()}
     bindings: list[Binding] = []
     defaults: dict[str, Any] = {}
     for address, stage, name, spec in declared:
         key = stage.key_of(name)
-        if spec.follows and key not in values:
+        if spec.follows and key not in values and key not in numbers:
             continue
-        if spec.follows and key not in shared:
+        if spec.follows and key not in shared | numbers:
             raise ChainError(
                 f"{address} follows hyperparameter {key!r}, which two stages hold with different values. Give one of them "
                 f"another name with expose(...), or both the same value.",
@@ -94,7 +100,15 @@ def bind_keys(stages: Sequence[tuple[str, Stage]]) -> Bindings:
         bindings.append(binding)
         if not spec.follows:
             _set_default(defaults, binding, getattr(stage, name))
-    return Bindings(tuple(bindings), defaults)
+    return Bindings(tuple(bindings), defaults, _shared(stages, defaults))
+
+
+def _shared(stages: Sequence[tuple[str, Stage]], defaults: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
+    """Address, name and key of each shared number: its own name, unless that is taken."""
+    declared = [(address, name) for address, stage in stages for name in stage.init_shared()]
+    names = [name for _, name in declared]
+    taken = {name for name in names if names.count(name) > 1} | defaults.keys() | RESERVED
+    return tuple((at, name, f"{at}.{name}" if name in taken else name) for at, name in declared)
 
 
 def _set_default(defaults: dict[str, Any], binding: Binding, value: Any) -> None:

@@ -37,21 +37,19 @@ class Layout:
     tensors: tuple[tuple[Any, ...], ...]
     slots: tuple[str, ...]
     fields: tuple[tuple[tuple[str, bool], ...], ...]
-    role: str | None
     maximize: bool
     telemetry: bool
     noisy: bool
 
     @staticmethod
     def of(work: Work) -> Layout:
-        slots = tuple(key for slot in work.program.owners if (key := work.program.key(slot)) in work.state)
+        slots = work.program.keys(work.state)
         tensors = (work.owner, work.grad, *(work.state[slot] for slot in slots))
         return Layout(
             work.program.structure,
             tuple((tuple(x.shape), x.stride(), x.dtype, x.device) for x in tensors),
             slots,
             tuple(tuple((name, value is None) for name, value in stage.items()) for stage in work.numbers),
-            work.role,
             work.maximize,
             work.telemetry,
             work.noise is not None,
@@ -65,7 +63,7 @@ class Layout:
         values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
         noise_key = next(flat) if self.noisy else None
         gradient = -grad if self.maximize else grad
-        return Task(param, gradient, state, program, values, self.role, noise_key)
+        return Task(param, gradient, state, program, values, noise_key)
 
 
 def tensors_of(work: Work, layout: Layout, packed: dict[int, torch.Tensor]) -> list[torch.Tensor]:
@@ -169,7 +167,7 @@ class Kernel:
                 outputs += result[1].partials.values()
             elif self.status == "done":
                 task.commit(result)
-                self.recorded.append(list(result.recorded) if layout.telemetry else [])
+                self.recorded.append([key for key in result.recorded if layout.telemetry or key[1] == "total"])
                 outputs += [result.recorded[key] for key in self.recorded[-1]]
         # One more output keeps the graph from having none.
         return [*outputs, flat[0].new_zeros((), dtype=torch.int32)]

@@ -11,7 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from gradchain import engine, registry
+from gradchain import engine, registry, shared
 from gradchain.chain import Chain
 from gradchain.errors import (
     ConfigError,
@@ -23,6 +23,8 @@ from gradchain.errors import (
 )
 from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Program
+from gradchain.roles import Rule, assign, check_matched, roles_of
+from gradchain.routes_table import Route, routing_table
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
 from gradchain.state import (
     LoadReport,
@@ -57,6 +59,8 @@ class Optimizer(torch.optim.Optimizer):
             `gradchain.engine.AUTO_ELEMENTS` elements and a compiler is at hand.
         telemetry: collect what stages record, for `telemetry()`. Costs no sync.
         maximize: ascend instead of descend.
+        role: the roles of the parameters, for groups that do not say: one for all, a mapping from parameters or their
+            names (such as `gradchain.roles.from_peft(model)`), or a function of name and parameter.
         hyperparameters: other defaults for the chain's hyperparameters, by their names in `param_groups`.
 
     The state of a parameter is made when the optimizer takes it up and set again from the parameter's value at its
@@ -76,6 +80,7 @@ class Optimizer(torch.optim.Optimizer):
         compile: Compile = "auto",
         telemetry: bool = False,
         maximize: bool = False,
+        role: Rule = None,
         **hyperparameters: Any,
     ) -> None:
         if not isinstance(chain, Chain):
@@ -90,6 +95,7 @@ class Optimizer(torch.optim.Optimizer):
         self._complete: dict[torch.Tensor, Program] = {}
         self._companies: set[Any] = set()
         self._telemetry = Telemetry()
+        self._role = role
         defaults = {
             **chain.hyperparameters,
             "disable": stage_names(disable),
@@ -103,6 +109,8 @@ class Optimizer(torch.optim.Optimizer):
             defaults[name] = value
         self._routing.check(defaults, "")
         super().__init__(_listed(params), defaults)
+        names = [name for group in self.param_groups for name in parameter_names(group)]
+        check_matched(role, names, self._parameters(), [r for group in self.param_groups for r in roles_of(group)])
 
     # Groups.
 
@@ -115,6 +123,8 @@ class Optimizer(torch.optim.Optimizer):
             for key in param_group:
                 if key not in self.defaults and key not in _FOREIGN and key != "params":
                     raise UnknownOptionError(f"{where}unknown entry {key!r}. {nearest(key, self.defaults)}")
+            if isinstance(group["role"], Mapping) or callable(group["role"]):
+                raise OptionError(f"{where}role: pass rules to the optimizer; a group holds strings.")
             self._routing.check(group, where)
             param_group = {**param_group, "disable": group["disable"]}
             for stage in self._routing.variant(group["disable"]):
@@ -122,9 +132,15 @@ class Optimizer(torch.optim.Optimizer):
                     key: value.clone() if torch.is_tensor(value) else value for key, value in stage.pin(group).items()
                 }
                 param_group = {**pinned, **param_group}
+        explicit = isinstance(param_group, Mapping) and "role" in param_group
         super().add_param_group(param_group)
+        group = self.param_groups[-1]
         try:
-            self._take_up(self.param_groups[-1])
+            if not explicit:
+                group["role"] = assign(self._role, parameter_names(group), group["params"])
+                roles_of(group, f"group {len(self.param_groups) - 1}: ")
+            shared.adopt(self.chain, group, self.param_groups[0])
+            self._take_up(group)
         except Exception:
             self.param_groups.pop()
             raise
@@ -133,7 +149,7 @@ class Optimizer(torch.optim.Optimizer):
         """Check the parameters of a new group and make their state."""
         advice: dict[str, None] = {}
         made: dict[torch.Tensor, dict[str, Any]] = {}
-        for name, param in zip(parameter_names(group), group["params"]):
+        for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group)):
             if param.is_complex() or not param.is_floating_point():
                 raise ParameterError(
                     f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is {param.dtype}; gradchain steps real "
@@ -144,7 +160,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is a DTensor; sharded parameters are "
                     "not supported yet. Use DistributedDataParallel, or keep this parameter unsharded."
                 )
-            program = self._routing.program(param, Settings.of(group), name)
+            program = self._routing.program(param, settings, name)
             for _, stage in program.stages:
                 if (text := stage.advice(param.shape)) is not None:
                     advice[f"{name or 'a parameter'}: {text}"] = None
@@ -171,6 +187,7 @@ class Optimizer(torch.optim.Optimizer):
         with torch.no_grad():
             works = self._collect()
             recorded = engine.run(works, compiled=self._compiled(), companies=self._companies)
+            shared.update(self.chain, self.param_groups, recorded)
             for work in works:
                 work.state["step"].add_(1)
                 self._fresh.discard(work.owner)
@@ -189,8 +206,7 @@ class Optimizer(torch.optim.Optimizer):
         index = -1
         for number, group in enumerate(self.param_groups):
             self._check_changed(number, group)
-            settings = Settings.of(group)
-            for name, param in zip(parameter_names(group), group["params"]):
+            for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group)):
                 index += 1
                 if param.grad is None:
                     continue
@@ -204,7 +220,7 @@ class Optimizer(torch.optim.Optimizer):
                 noise = parameter_key(step, index) if program.random else None
                 works.append(Work(
                     param, param.grad, state, program, numbers[key], step,
-                    group["role"], group["maximize"], group["telemetry"], noise,
+                    group["maximize"], group["telemetry"], noise,
                 ))  # fmt: skip
         return works
 
@@ -240,6 +256,24 @@ class Optimizer(torch.optim.Optimizer):
                 state.setdefault(slot, value)
         self._complete[param] = program
         return state
+
+    def routing_table(self) -> str:
+        """What the optimizer will do with each parameter: its role, the stages it goes through, its bytes of state.
+
+        >>> chain = gradchain.chain(first_moment(storage="bf16"), scale_by_learning_rate(0.1))
+        >>> print(gradchain.Optimizer([("weight", torch.nn.Parameter(torch.zeros(3, 2)))], chain).routing_table())
+        parameter  shape  role  route  state bytes
+        ---------  -----  ----  -----  -----------
+        weight     3 x 2        1      12
+        total                          12
+        <BLANKLINE>
+        route 1: first_moment, scale_by_learning_rate
+        """
+        return routing_table(
+            Route(name, param, self._routing.program(param, settings, name))
+            for group in self.param_groups
+            for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group))
+        )
 
     def telemetry(self) -> dict[str, float]:
         """What the stages recorded in the last step, over all parameters of groups with `telemetry=True`.
@@ -298,7 +332,7 @@ class Optimizer(torch.optim.Optimizer):
         return report
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"chain": self.chain, "compile": self.compile}
+        kept = {"chain": self.chain, "compile": self.compile, "_role": None}
         fresh = [index for index, param in enumerate(self._parameters()) if param in self._fresh]
         return {**super().__getstate__(), **kept, "fresh": fresh}
 
@@ -331,13 +365,14 @@ def optimizer(
     compile: Compile = "auto",
     telemetry: bool = False,
     maximize: bool = False,
+    role: Rule = None,
     **options: Any,
 ) -> Optimizer:
     """An optimizer by the name of its recipe.
 
     Args:
         name: one of `gradchain.recipes()`.
-        params: as for `Optimizer`, as are `disable`, `compile`, `telemetry` and `maximize`.
+        params: as for `Optimizer`, as are `disable`, `compile`, `telemetry`, `maximize` and `role`.
         options: of the recipe.
 
     Raises:
@@ -346,4 +381,4 @@ def optimizer(
     >>> optimizer = gradchain.optimizer("rose", model.parameters(), lr=1e-3, disable=("cv_trust_gate",))
     """
     chain = registry.recipe(name, **options)
-    return Optimizer(params, chain, disable=disable, compile=compile, telemetry=telemetry, maximize=maximize)
+    return Optimizer(params, chain, disable=disable, compile=compile, telemetry=telemetry, maximize=maximize, role=role)

@@ -10,12 +10,12 @@ from typing import Any, TypeAlias, cast
 
 import torch
 
-from gradchain.context import Context, Reduction
+from gradchain.context import Context, Lazy, Reduction
 from gradchain.errors import ChainError
 from gradchain.hyperparameters import Bindings
 from gradchain.reduce import Request, Totals
+from gradchain.slots import check_slot, loaded, no_bits, parts_of, run_locally, stored
 from gradchain.stage import Result, Slots, Stage
-from gradchain.storage import STORAGES, Storage
 from gradchain.update import Update
 
 Numbers: TypeAlias = "tuple[dict[str, Any], ...]"
@@ -43,25 +43,27 @@ class Program:
     """The stages of one route with their addresses. Equal routes share one program: make it with `Program.of`."""
 
     stages: tuple[tuple[str, Stage], ...]
+    role: str | None = None
 
     @staticmethod
-    def of(stages: tuple[tuple[str, Stage], ...]) -> Program:
-        return _interned(stages, tuple(stage.kinds for _, stage in stages))
+    def of(stages: tuple[tuple[str, Stage], ...], role: str | None = None) -> Program:
+        return _interned(stages, role, tuple(stage.kinds for _, stage in stages))
 
     def __hash__(self) -> int:
         return self._hash
 
     @functools.cached_property
     def _hash(self) -> int:
-        return hash(self.stages)
+        return hash((self.stages, self.role))
 
     @functools.cached_property
     def structure(self) -> tuple[Any, ...]:
         """All that compiled code depends on: the stages with their static options, but not their numbers."""
-        return tuple(
+        stages = (
             (address, type(stage), stage.kinds, tuple(getattr(stage, name) for name in stage.static_fields()))
             for address, stage in self.stages
         )
+        return (self.role, *stages)
 
     @functools.cached_property
     def owners(self) -> dict[str, tuple[str, Stage]]:
@@ -71,7 +73,8 @@ class Program:
     @functools.cached_property
     def random(self) -> bool:
         """Whether any stage or storage draws random bits."""
-        return any(stage.random or getattr(stage, "storage", None) in _RANDOM for _, stage in self.stages)
+        storages = (stage.storage_of(slot) for _, stage in self.stages for slot in stage.slots)
+        return any(stage.random for _, stage in self.stages) or any(storage and storage.random for storage in storages)
 
     @functools.cached_property
     def records(self) -> tuple[str, ...]:
@@ -86,29 +89,47 @@ class Program:
         """The name of a slot in the state: `stage.slot`."""
         return f"{self.owners[slot][0]}.{slot}"
 
+    def keys(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of those tensors in a state that belong to the slots of this program."""
+        found = (key for slot in self.owners for key in parts_of(self.key(slot), state).values())
+        return tuple(found)
+
     # State.
 
     def init(self, param: torch.Tensor) -> State:
         """The slots of a parameter before its first step."""
         state: State = {}
         for address, stage in self.stages:
-            for slot, dense in stage.init(param).items():
-                storage = _storage_for(stage, dense, param)
-                if storage is not None:
-                    dense = storage.store(dense, param, lambda dense=dense: torch.zeros_like(dense, dtype=torch.int32))
-                state[f"{address}.{slot}"] = dense
+            for slot, dense in stage.init_for(param, self.role).items():
+                state |= run_locally(stored(f"{address}.{slot}", stage, slot, dense, param, lambda: no_bits(param)))
         return state
+
+    def loaders(self, param: torch.Tensor, state: Mapping[str, torch.Tensor]) -> dict[str, Lazy]:
+        """The slots of a parameter, to be loaded from their storages when they are read."""
+        visible: dict[str, Lazy] = {}
+        for slot, (address, stage) in self.owners.items():
+            parts = {part: state[key] for part, key in parts_of(f"{address}.{slot}", state).items()}
+            if parts:
+                visible[slot] = functools.partial(loaded, stage, slot, parts, param)
+        return visible
 
     # Hyperparameters.
 
     def numbers(self, bindings: Bindings, group: Mapping[str, Any], step: Any) -> Numbers:
         """The numbers in force at a step: fields from the group, scalars computed from them in double precision."""
+        overrides = {address: self._override(address, stage, bindings, group) for address, stage in self.stages}
         result: list[dict[str, Any]] = []
         for address, stage in self.stages:
-            fields = {binding.field: binding.pick(group) for binding in bindings.of_stage(address)}
-            fields = stage.resolve(fields, group)
+            others = {key: value for at, values in overrides.items() if at != address for key, value in values.items()}
+            fields = _fields(address, stage, bindings, {**group, **others} if others else group)
             result.append({**fields, **stage.bind(fields).scalars(step)})
         return tuple(result)
+
+    @staticmethod
+    def _override(address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
+        if type(stage).override is Stage.override:
+            return {}
+        return stage.bind(_fields(address, stage, bindings, group)).override()
 
     # The step.
 
@@ -119,12 +140,10 @@ class Program:
         state: Mapping[str, torch.Tensor],
         numbers: Numbers,
         *,
-        role: str | None = None,
         noise_key: torch.Tensor | None = None,
     ) -> Running:
         """One step of one parameter. Pure: it reads its arguments and returns new tensors."""
-        visible = {slot: state[key] for slot in self.owners if (key := self.key(slot)) in state}
-        ctx = Context(param, gradient, visible, role)
+        ctx = Context(param, gradient, self.loaders(param, state), self.role)
         ctx.noise_key = noise_key
         update = Update(gradient.to(param.dtype))
         bound: list[tuple[str, Stage, Mapping[str, Any]]] = []
@@ -132,7 +151,7 @@ class Program:
         for (address, stage), values in zip(self.stages, numbers):
             stage = stage.bind(values)
             bound.append((address, stage, values))
-            ctx.enter(address, values, (*stage.slots, *stage.reads_previous, *stage.requires))
+            ctx.enter(address, values, (*stage.slots, *stage.reads_previous, *stage.requires, *stage.optional))
             ctx.param = stage.read(ctx.param, ctx)
             ctx.dtype = ctx.param.dtype
             update = _cast(update, ctx.dtype)
@@ -141,18 +160,19 @@ class Program:
                 result = yield from _ask(address, result)
             update, slots = _checked(address, result, gradient.shape)
             update = _cast(update, ctx.dtype)
-            changed |= self._packed(address, stage, slots, ctx, state)
-        new_param = ctx.param if update.decay is None else ctx.param - update.decay
-        new_param = new_param - update.value
+            changed |= yield from self._packed(address, stage, slots, ctx, state)
+        new_param = update.decayed(ctx.param) - update.value
+        if update.held is not False:
+            new_param = torch.where(torch.as_tensor(update.held, device=param.device), ctx.param, new_param)
         for address, stage, values in bound:
             ctx.enter(address, values, stage.slots)
             new_param, slots = stage.write(new_param, ctx)
-            changed |= self._packed(address, stage, slots, ctx, state)
+            changed |= yield from self._packed(address, stage, slots, ctx, state)
         return Outcome(new_param.to(param.dtype), changed, ctx.recorded)
 
     def _packed(
         self, address: str, stage: Stage, slots: Slots, ctx: Context, state: Mapping[str, torch.Tensor]
-    ) -> State:
+    ) -> Generator[tuple[str, Request], Totals, State]:
         """Take in the slots that a stage returned: dense for the stages that follow, packed for the state."""
         packed: State = {}
         for slot, dense in slots.items():
@@ -163,25 +183,21 @@ class Program:
                     stage=address,
                 )
             key = f"{address}.{slot}"
-            if not isinstance(dense, torch.Tensor) or dense.shape != state[key].shape:
-                what = f"shape {tuple(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
-                raise ChainError(
-                    f"{address} returned {what} for slot {slot!r}, which has shape {tuple(state[key].shape)}.",
-                    stage=address,
-                )
+            wanted = state[key].shape if key in state else ctx.stored_param.shape
+            check_slot(address, slot, dense, wanted)
             ctx.store(slot, dense)
-            storage = _storage_for(stage, dense, ctx.stored_param)
-            if storage is None:
-                packed[key] = dense.to(state[key].dtype)
-            else:
-                packed[key] = storage.store(dense, ctx.stored_param, lambda slot=slot: ctx.random_bits(slot))
+            bits = functools.partial(ctx.random_bits, slot)
+            parts = stored(key, stage, slot, dense, ctx.stored_param, bits)
+            if isinstance(parts, GeneratorType):
+                parts = cast("State", (yield from _ask(f"{address}.{slot}", parts)))
+            packed |= {name: part.to(state[name].dtype) for name, part in parts.items()}
         return packed
 
 
 @functools.lru_cache(maxsize=4096)
-def _interned(stages: tuple[tuple[str, Stage], ...], kinds: tuple[object, ...]) -> Program:
+def _interned(stages: tuple[tuple[str, Stage], ...], role: str | None, kinds: tuple[object, ...]) -> Program:
     """One program for equal stages. `kinds` tells `True` from 1, which Python takes for equal."""
-    return Program(stages)
+    return Program(stages, role)
 
 
 def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, Slots]:
@@ -212,19 +228,15 @@ def _ask(address: str, stage: Generator[Request, Totals, Result]) -> Generator[t
         return stop.value
 
 
-_RANDOM = frozenset(name for name, storage in STORAGES.items() if storage.random)
-
-
-def _storage_for(stage: Stage, dense: torch.Tensor, param: torch.Tensor) -> Storage | None:
-    """The storage of a slot; `None` if it is kept as `init` made it."""
-    chosen: str | None = getattr(stage, "storage", None)
-    applies = chosen is not None and dense.is_floating_point() and dense.shape == param.shape
-    return STORAGES[chosen] if chosen is not None and applies else None
+def _fields(address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a stage's dynamic fields and shared numbers."""
+    fields = {binding.field: binding.pick(group) for binding in bindings.of_stage(address)}
+    fields |= {name: group[key] for name, key in bindings.shared_of(address)}
+    return stage.resolve(fields, group)
 
 
 def _cast(update: Update, dtype: torch.dtype) -> Update:
     """What leaves a stage is in the compute dtype, however wide the stage computed."""
-    tensors = (update.value, update.scale, update.averaged, update.decay)
-    if all(tensor is None or tensor.dtype == dtype for tensor in tensors):
-        return update
-    return Update(*(None if tensor is None else tensor.to(dtype) for tensor in tensors))  # type: ignore[arg-type]
+    parts = {name: getattr(update, name) for name in ("value", "scale", "averaged", "decay", "decay_weight")}
+    other = {name: x.to(dtype) for name, x in parts.items() if x is not None and x.dtype != dtype}
+    return update.replace(**other) if other else update  # type: ignore[arg-type]

@@ -68,6 +68,11 @@ def tensor_partials(**partials: torch.Tensor) -> Request:
     return Request("tensor", dict(partials))
 
 
+def tensor_partials_max(**partials: torch.Tensor) -> Request:
+    """Ask for the elementwise largest of partials that the stage has reduced itself, such as maxima of columns."""
+    return Request("tensor", dict(partials), combine="max")
+
+
 def labelled(label: str, **values: torch.Tensor) -> Request:
     """Ask for sums over all tensors that yield the same `label` at this stage (a layer, a role)."""
     return Request("label", {name: accumulate(value) for name, value in values.items()}, label)

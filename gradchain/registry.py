@@ -5,8 +5,8 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from gradchain.errors import OptionError, UnknownNameError, UnknownOptionError, nearest
@@ -87,6 +87,7 @@ class Recipe:
     name: str
     build: Callable[..., Chain]
     source: str
+    inert: Mapping[str, str] = field(default_factory=dict[str, str])
 
     @property
     def summary(self) -> str:
@@ -107,8 +108,18 @@ class Recipe:
 Build = TypeVar("Build", bound=Callable[..., Any])
 
 
-def register_recipe(name: str, *, source: str) -> Callable[[Build], Build]:
+def register_recipe(
+    name: str,
+    *,
+    source: str,
+    inert: Mapping[str, str] | None = None,
+    needs: Mapping[str, str | tuple[str, ...]] | None = None,
+) -> Callable[[Build], Build]:
     """Register a function that returns a chain as a recipe.
+
+    `inert` gives the reasons for options that change nothing, which `gradchain check` would call dead. `needs` names, for
+    options that mean nothing without another, that other one (or several, of which one will do; `"not x"` and `"x=value"`
+    are understood): an option that differs from its default where it means nothing is an error.
 
     >>> @gradchain.register_recipe("plain", source="folklore")
     ... def plain(lr: float = 0.1):
@@ -117,12 +128,17 @@ def register_recipe(name: str, *, source: str) -> Callable[[Build], Build]:
 
     def register(build: Build) -> Build:
         signature = inspect.signature(build)
+        for option in inert or {}:
+            if option not in signature.parameters:
+                known = nearest(option, signature.parameters)
+                raise UnknownOptionError(f"recipe {name!r}, inert: there is no option {option!r}. {known}")
 
         @functools.wraps(build)
         def checked(*args: Any, **kwargs: Any) -> Chain:
             options = signature.bind(*args, **kwargs).arguments
             for option, value in options.items():
                 _check_option(f"recipe {name!r}: {option}", str(signature.parameters[option].annotation), value)
+            _check_needs(name, signature, options, needs or {})
             try:
                 return build(*args, **kwargs)
             except OptionError as error:
@@ -131,7 +147,7 @@ def register_recipe(name: str, *, source: str) -> Callable[[Build], Build]:
                     raise
                 raise type(error)(f"recipe {name!r}, option {guilty[0]}: {error}") from None
 
-        _recipes[name] = Recipe(name, checked, source)
+        _recipes[name] = Recipe(name, checked, source, dict(inert or {}))
         return cast("Build", checked)
 
     return register
@@ -141,6 +157,28 @@ def _mentions(message: str, value: Any) -> bool:
     """Whether an error is about this value, or about an entry of this tuple."""
     entries = cast("tuple[Any, ...]", value) if isinstance(value, (tuple, list)) else (value,)
     return any(f"= {entry!r} " in message for entry in entries)
+
+
+def _check_needs(
+    name: str, signature: inspect.Signature, options: Mapping[str, Any], needs: Mapping[str, str | tuple[str, ...]]
+) -> None:
+    """Raise for an option that the others make meaningless."""
+    values = {option: parameter.default for option, parameter in signature.parameters.items()} | dict(options)
+    for option, value in options.items():
+        wanted = needs.get(option, ())
+        wanted = (wanted,) if isinstance(wanted, str) else wanted
+        known = [need for need in wanted if need.removeprefix("not ").partition("=")[0] in values]
+        if known and value != signature.parameters[option].default and not any(_holds(need, values) for need in known):
+            raise OptionError(
+                f"recipe {name!r}, option {option} = {value!r} has no effect without {' or '.join(known)}. Pass that too, "
+                f"or leave {option} out."
+            )
+
+
+def _holds(need: str, values: Mapping[str, Any]) -> bool:
+    option, _, value = need.removeprefix("not ").partition("=")
+    holds = str(values[option]).lower() == value if value else bool(values[option])
+    return holds != need.startswith("not ")
 
 
 def _check_option(where: str, annotation: str, value: Any) -> None:

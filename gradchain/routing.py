@@ -10,6 +10,7 @@ import torch
 from gradchain.chain import Chain
 from gradchain.errors import ChainError, OptionError, UnknownOptionError
 from gradchain.program import Program
+from gradchain.roles import roles_of
 
 
 class Settings(NamedTuple):
@@ -19,8 +20,10 @@ class Settings(NamedTuple):
     role: str | None
 
     @staticmethod
-    def of(group: Mapping[str, Any]) -> Settings:
-        return Settings(stage_names(group["disable"]), group["role"])
+    def each(group: Mapping[str, Any]) -> list[Settings]:
+        """Those of every parameter of a group."""
+        disable = stage_names(group["disable"])
+        return [Settings(disable, role) for role in roles_of(group)]
 
 
 class Routing:
@@ -60,8 +63,7 @@ class Routing:
         for flag in ("maximize", "telemetry"):
             if not isinstance(group[flag], bool):
                 raise OptionError(f"{where}{flag} = {group[flag]!r}: pass True or False.")
-        if group["role"] is not None and not isinstance(group["role"], str):
-            raise OptionError(f"{where}role = {group['role']!r}: pass a string or None.")
+        roles_of({**group, "params": ()}, where)
         self.variant(stage_names(group["disable"], where), where)
 
 

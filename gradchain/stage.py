@@ -18,7 +18,8 @@ from gradchain import registry
 from gradchain.errors import OptionError, UnknownOptionError, nearest
 from gradchain.fields import Spec, check_number, check_static, follow, hyper, spec_of, static
 from gradchain.reduce import Request, Totals
-from gradchain.storage import STORAGES
+from gradchain.roles import ROLES
+from gradchain.storage import STORAGES, Storage
 from gradchain.update import Update
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Stage(_FrozenFields):
     * `scale`: `"resolved"` (default: no denominator may be pending), `"any"`, `"sets"`, `"edits"` or `"resolves"`;
     * `reads_previous`: slots of a *later* stage that it reads as they were after the last step;
     * `requires`: slots that an *earlier* stage must own;
+    * `optional`: slots of an earlier stage that it takes into account where there are any;
+    * `serves`: its slots that are there for others: without a later stage that reads them the chain is an error;
+    * `nonnegative`: its slots that are never negative, which some storages make use of;
+    * `decays`: `"adds"` if it adds to the decay term, `"steers"` if it weighs or masks what later stages add;
     * `place`: `"first"` or `"last"` for stages that must stand at an end;
     * `records`: names passed to `ctx.record`;
     * `random`: whether it draws `ctx.random_bits`;
@@ -76,6 +81,10 @@ class Stage(_FrozenFields):
     scale: ClassVar[ScaleRule] = "resolved"
     reads_previous: ClassVar[tuple[str, ...]] = ()
     requires: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
+    serves: ClassVar[tuple[str, ...]] = ()
+    nonnegative: ClassVar[tuple[str, ...]] = ()
+    decays: ClassVar[Literal["no", "adds", "steers"]] = "no"
     place: ClassVar[Literal["anywhere", "first", "last"]] = "anywhere"
     records: ClassVar[tuple[str, ...]] = ()
     random: ClassVar[bool] = False
@@ -109,6 +118,27 @@ class Stage(_FrozenFields):
 
     def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
         """The slots of one parameter before its first step. Stateless stages have none."""
+        return {}
+
+    def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
+        """As `init`, for a parameter with a role. Write this one instead where the slots depend on the role."""
+        return self.init(param)
+
+    def storage_of(self, slot: str) -> Storage | None:
+        """How a slot is kept; `None`: as `init` made it."""
+        chosen: str | None = getattr(self, "storage", None)
+        return None if chosen is None else STORAGES[chosen]
+
+    def init_shared(self) -> dict[str, float]:
+        """Numbers that all parameters share, before the first step. `self.name` gives the one in force."""
+        return {}
+
+    def share(self, totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The shared numbers after a step, given the totals over all parameters of what `ctx.contribute` took."""
+        return {}
+
+    def override(self) -> dict[str, Number]:
+        """Values of hyperparameters, by key, that the other stages see instead of those in the group."""
         return {}
 
     def scalars(self, step: Number) -> dict[str, Number]:
@@ -211,9 +241,10 @@ class Stage(_FrozenFields):
     def slots(self) -> tuple[str, ...]:
         """The names of the slots that this stage owns, found by asking `init` about small meta tensors."""
         names: dict[str, None] = {}
-        for rank, dtype in itertools.product(range(5), (torch.float32, torch.bfloat16)):
+        roles = (None,) if type(self).init_for is Stage.init_for else (None, *ROLES)
+        for rank, dtype, role in itertools.product(range(5), (torch.float32, torch.bfloat16), roles):
             with contextlib.suppress(RuntimeError, IndexError, ValueError):  # `init` may not know tensors of every rank
-                names |= dict.fromkeys(self.init(torch.empty((2,) * rank, device="meta", dtype=dtype)))
+                names |= dict.fromkeys(self.init_for(torch.empty((2,) * rank, device="meta", dtype=dtype), role))
         return tuple(names)
 
     def options(self) -> dict[str, Any]:

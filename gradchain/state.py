@@ -143,8 +143,8 @@ def fit_states(
     """The saved state of each parameter, in the form that its stages keep it."""
     states: dict[torch.Tensor, dict[str, Any]] = {}
     for number, (old, group) in enumerate(zip(state_dict["param_groups"], groups)):
-        disable, role = Settings.of(group)
-        for position, (index, param, name) in enumerate(zip(old["params"], group["params"], parameter_names(group))):
+        rows = zip(old["params"], group["params"], parameter_names(group), Settings.each(group))
+        for position, (index, param, name, (disable, role)) in enumerate(rows):
             if (saved := state_dict["state"].get(index)) is None:
                 continue
             wanted = routing.variant(disable).route(name, param, role).init(param.detach())

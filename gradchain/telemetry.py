@@ -31,7 +31,8 @@ class Telemetry:
         totals: dict[tuple[str, Reduction], float] = {}
         for record in self._records:
             for key, value in record.items():
-                totals[key] = totals.get(key, 0.0) + float(value)
+                if key[1] != "total":
+                    totals[key] = totals.get(key, 0.0) + float(value)
         count = max(len(self._records), 1)
         means = {name: total / count if reduce == "mean" else total for (name, reduce), total in totals.items()}
         return {"step": self.step, **{name: means.get(name, 0.0) for name in names}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from typing_extensions import TypedDict, Unpack
@@ -14,6 +15,9 @@ class _Parts(TypedDict, total=False):
     scale: torch.Tensor | None
     averaged: torch.Tensor | None
     decay: torch.Tensor | None
+    decay_weight: torch.Tensor | None
+    cautious: bool
+    held: Any
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,9 @@ class Update:
     | `scale` | a pending denominator that is not divided out yet; `None` once resolved |
     | `averaged` | the gradient that a moment stage averaged `value` from; `None` before any moment |
     | `decay` | the decoupled decay, subtracted next to `value` and untouched by what later stages do to `value` |
+    | `decay_weight` | what the decays that follow are multiplied by, elementwise; `None` for 1 |
+    | `cautious` | whether the decays that follow act only where they agree with `value` in sign |
+    | `held` | where true (a bool, or a 0-d tensor of one), the parameter stays as it is in this step |
 
     >>> update = Update(torch.tensor([1.0, -2.0]))
     >>> update.replace(value=-update.value).value
@@ -36,6 +43,9 @@ class Update:
     scale: torch.Tensor | None = None
     averaged: torch.Tensor | None = None
     decay: torch.Tensor | None = None
+    decay_weight: torch.Tensor | None = None
+    cautious: bool = False
+    held: Any = False
 
     @property
     def gradient(self) -> torch.Tensor:
@@ -51,5 +61,17 @@ class Update:
         return self.replace(value=value, averaged=self.gradient)
 
     def add_decay(self, decay: torch.Tensor) -> Update:
-        """A copy with `decay` added to the decay term."""
+        """A copy with `decay` added to the decay term: weighted and masked as the stages before asked for."""
+        if self.decay_weight is not None:
+            decay = self.decay_weight * decay
+        if self.cautious:
+            decay = torch.where(self.value.sign() * decay.sign() < 0, torch.zeros_like(decay), decay)
         return self.replace(decay=decay if self.decay is None else self.decay + decay)
+
+    def weigh_decay(self, weight: torch.Tensor) -> Update:
+        """A copy in which the decays that follow are multiplied by `weight` as well."""
+        return self.replace(decay_weight=weight if self.decay_weight is None else self.decay_weight * weight)
+
+    def decayed(self, param: torch.Tensor) -> torch.Tensor:
+        """The parameter less the decay so far: what a second decay sees."""
+        return param if self.decay is None else param - self.decay

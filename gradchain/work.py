@@ -22,14 +22,11 @@ class Task:
     state: Mapping[str, torch.Tensor]
     program: Program
     numbers: Numbers
-    role: str | None
     noise_key: torch.Tensor | None
 
     def start(self) -> Running:
         """The step in progress; nothing is written before `commit`."""
-        return self.program.run(
-            self.param, self.gradient, self.state, self.numbers, role=self.role, noise_key=self.noise_key
-        )
+        return self.program.run(self.param, self.gradient, self.state, self.numbers, noise_key=self.noise_key)
 
     def commit(self, outcome: Outcome) -> None:
         """Write an outcome, eagerly or into a trace: the only place that writes a parameter."""
@@ -76,7 +73,6 @@ class Work:
     program: Program
     numbers: Numbers
     step: int
-    role: str | None
     maximize: bool
     telemetry: bool
     noise: int | None
@@ -95,4 +91,4 @@ class Work:
     @functools.cached_property
     def task(self) -> Task:
         gradient = -self.grad.detach() if self.maximize else self.grad.detach()
-        return Task(self.owner.detach(), gradient, self.state, self.program, self.numbers, self.role, self.noise_key)
+        return Task(self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key)

@@ -8,6 +8,17 @@ from types import ModuleType
 from gradchain.registry import recipe_names
 
 from .adams import adams as adams
+from .adv_optm import adv_adamw as adv_adamw
+from .adv_optm import adv_adamw_orthograd as adv_adamw_orthograd
+from .adv_optm import adv_adamw_scaled as adv_adamw_scaled
+from .adv_optm import adv_adopt as adv_adopt
+from .adv_optm import adv_adopt_factored as adv_adopt_factored
+from .adv_optm import adv_adopt_factored_ademamix as adv_adopt_factored_ademamix
+from .adv_optm import adv_lion as adv_lion
+from .adv_optm import adv_lion_prodigy as adv_lion_prodigy
+from .adv_optm import adv_prodigy as adv_prodigy
+from .adv_optm import adv_prodigy_factored as adv_prodigy_factored
+from .adv_optm import adv_signsgd as adv_signsgd
 from .classic import adam_atan2 as adam_atan2
 from .classic import adamw as adamw
 from .classic import lion as lion

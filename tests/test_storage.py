@@ -10,7 +10,10 @@ import torch
 
 import gradchain as gc
 from gradchain import transforms
-from gradchain.storage import STORAGES
+from gradchain.noise import parameter_key, random_bits
+from gradchain.slots import run_locally
+from gradchain.storage import STORAGES, Kept, near_square
+from gradchain.storage.signs import pack, unpack
 
 LR = gc.scale_by_learning_rate(0.1)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -22,13 +25,38 @@ CHAINS: dict[str, Callable[[str], gc.Chain]] = {
     "second_moment": lambda s: gc.chain(gc.second_moment(storage=s), gc.divide(1e-8), LR),
     "heavy_ball": lambda s: gc.chain(gc.heavy_ball(storage=s), LR),
     "lion_interpolate": lambda s: gc.chain(gc.lion_interpolate(storage=s), LR),
+    "adopt": lambda s: gc.chain(gc.adopt(storage=s), gc.divide(1e-8), LR),
+    "ademamix": lambda s: gc.chain(gc.ademamix(storage=s), LR),
 }
 over_chains = pytest.mark.parametrize("stage", CHAINS)
 over_storages = pytest.mark.parametrize("storage", STORAGES)
 
 
+DENSE = ("param", "fp32", "fp16", "bf16")
+over_dense = pytest.mark.parametrize("storage", DENSE)
+
+
 def kept_as(storage: str, dtype: torch.dtype) -> torch.dtype:
-    return {"param": dtype, "fp32": torch.float32, "bf16": torch.bfloat16}[storage]
+    known = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+    return known.get(storage, dtype)
+
+
+def bytes_of(storage: str, shape: tuple[int, ...], dtype: torch.dtype, signed: bool) -> int:
+    """The bytes of one slot, counted by hand."""
+    elements = math.prod(shape)
+    if storage == "int8":
+        return elements + 4 * math.ceil(elements / 2048)
+    if storage.startswith("factored"):
+        sides = FACTORS[shape] if len(shape) > 1 or storage == "factored_vectors" else None
+        if sides is None:
+            return 4 * elements
+        rows, columns = shape[0], math.prod(shape[1:])
+        return 4 * sum(sides) + signed * rows * math.ceil(columns / 8)
+    return elements * kept_as(storage, dtype).itemsize
+
+
+FACTORS: dict[tuple[int, ...], tuple[int, int] | None] = {(): None, (7,): None, (0, 3): None, (4, 3, 3, 3): (12, 9)}
+"""The nearly square shapes; `None` where there is no better one than a single column."""
 
 
 def test_every_stage_with_a_storage_is_here() -> None:
@@ -37,7 +65,7 @@ def test_every_stage_with_a_storage_is_here() -> None:
 
 
 @over_chains
-@over_storages
+@over_dense
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_slots_are_kept_as_declared(stage: str, storage: str, dtype: torch.dtype) -> None:
     chain = CHAINS[stage](storage)
@@ -61,8 +89,8 @@ def test_slots_are_kept_as_declared(stage: str, storage: str, dtype: torch.dtype
 @pytest.mark.parametrize("shape", [(), (7,), (0, 3), (4, 3, 3, 3)], ids=str)
 def test_state_bytes_are_exact(stage: str, storage: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     chain = CHAINS[stage](storage)
-    elements = math.prod(shape)
-    expected = elements * kept_as(storage, dtype).itemsize
+    slots = chain[stage].slots
+    expected = sum(bytes_of(storage, shape, dtype, slot not in chain[stage].nonnegative) for slot in slots)
     assert chain.state_bytes([torch.empty(shape, dtype=dtype, device="meta")]) == expected
     param = torch.ones(shape, dtype=dtype)
     assert chain.state_bytes(param) == expected
@@ -147,6 +175,83 @@ def test_bf16_second_moment_is_never_negative() -> None:
     for step in range(50):
         _, state = chain.update(torch.full((4096,), 1e-3 if step < 5 else 0.0), state, param)
         assert (state["slots"][""]["second_moment.exp_avg_sq"] >= 0).all()
+
+
+# Each storage by itself: store, then load.
+
+
+def kept_and_read(storage: str, dense: torch.Tensor, signed: bool, step: int = 1) -> torch.Tensor:
+    kept = Kept(dense.shape, dense.dtype, signed)
+    key = torch.tensor(parameter_key(step, 0), dtype=torch.int32)
+    parts = run_locally(STORAGES[storage].store(dense, kept, lambda: random_bits(dense, key, 7)))
+    return STORAGES[storage].load(parts, kept)
+
+
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "nonnegative"])
+@pytest.mark.parametrize("storage", ["bf16", "int8"])
+def test_rounding_is_right_on_average(storage: str, signed: bool) -> None:
+    # For each element the mean error over many draws, in units of its standard error: a normal deviate. Elements that
+    # are moved too rarely for that, or never, are left out.
+    steps = 1500
+    dense = torch.randn(4200, generator=torch.Generator().manual_seed(1))  # blocks of 2048, and a shorter one
+    dense = dense if signed else dense.square()
+    errors = torch.stack([(kept_and_read(storage, dense, signed, t) - dense).double() for t in range(steps)])
+    spread = errors.std(0)
+    moved = [(errors > 0).double().mean(0), (errors < 0).double().mean(0)]
+    often = torch.minimum(*moved) > 0.02
+    z = (errors.mean(0) / (spread / math.sqrt(steps)))[often]
+    assert len(z) > 3000
+    assert abs(float(z.mean())) < 5 / math.sqrt(len(z))
+    assert float(z.std()) == pytest.approx(1, abs=0.1)
+    assert float(z.abs().max()) < 5.5
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("value", [0.0, -0.0, 1.0])
+def test_constant_tensors_are_kept_exactly(storage: str, value: float) -> None:
+    for shape in [(4, 6), (7,), (), (3000,), (0, 3)]:
+        dense = torch.full(shape, value)
+        torch.testing.assert_close(kept_and_read(storage, dense, value != 1.0).float(), dense, rtol=1e-6, atol=0)
+
+
+def test_int8_keeps_small_elements_of_what_is_divided_by() -> None:
+    # With evenly spaced codes, all below 1/255 of the largest would mostly become 0, and a division by their root 1/eps.
+    dense = torch.logspace(0, -8, 500)
+    assert (kept_and_read("int8", dense, signed=False) > 0).all()
+
+
+def test_fp16_saturates() -> None:
+    dense = torch.tensor([1e6, -1e6, 0.5, 65504.0])
+    assert kept_and_read("fp16", dense, signed=True).tolist() == [65504.0, -65504.0, 0.5, 65504.0]
+
+
+@pytest.mark.parametrize("shape", [(8, 16), (4, 3, 3, 3), (9, 4), (2, 3, 320), (5, 257), (30,)], ids=str)
+def test_factored_is_the_product_of_sums(shape: tuple[int, ...]) -> None:
+    dense = torch.randn(shape, generator=torch.Generator().manual_seed(2))
+    dense.view(-1)[3] = 0.0
+    a, b = near_square(dense.numel())
+    sizes = dense.double().abs().view(a, b)
+    expected = torch.outer(sizes.sum(1), sizes.sum(0) / sizes.sum()).view(shape)
+    torch.testing.assert_close(
+        kept_and_read("factored_vectors", dense.abs(), signed=False).double(), expected, rtol=1e-6, atol=0
+    )
+    signed = kept_and_read("factored_vectors", dense, signed=True).double()
+    torch.testing.assert_close(signed, torch.where(dense > 0, expected, -expected), rtol=1e-6, atol=0)
+
+
+def test_factored_keeps_what_has_rank_one() -> None:
+    dense = torch.outer(torch.randn(12), torch.randn(10))
+    torch.testing.assert_close(kept_and_read("factored", dense, signed=True), dense, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("columns", [1, 7, 8, 31, 32, 33, 96, 255, 256, 300])
+def test_signs_are_packed_without_loss(columns: int) -> None:
+    bits = torch.rand(5, columns, generator=torch.Generator().manual_seed(columns)) > 0.5
+    words = pack(bits)
+    assert words.shape[0] == 5
+    assert torch.equal(unpack(words, columns), bits)
+    assert torch.equal(pack(bits[2:4]), words[2:4])  # row by row, so that it can be split by rows
+    assert words.numel() * words.element_size() <= 5 * (columns / 8 + 4)
 
 
 def test_noise_differs_between_slots_and_steps() -> None:

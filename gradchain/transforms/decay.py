@@ -1,16 +1,24 @@
-"""Weight decay: decoupled from the gradient (AdamW), or as part of it (L2)."""
+"""Weight decay: decoupled from the gradient (AdamW), or as part of it (L2); what it pulls to, and how hard where."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Generator, Mapping
+from typing import Any, Literal
+
+import torch
 
 from gradchain.context import Context
 from gradchain.errors import OptionError
 from gradchain.fields import Spec, follow, hyper, static
-from gradchain.ops import minimum, where
-from gradchain.stage import Number, Stage
+from gradchain.ops import minimum, nonzero, root, where, wide
+from gradchain.reduce import Request, Totals, whole_tensor
+from gradchain.stage import Number, Stage, Yields
+from gradchain.storage import ANCHORS, Storage
 from gradchain.update import Update
+
+ADAPTERS = ("lora_A", "lora_B", "oft")
+"""Roles whose parameters are differences to a frozen model: that model is where they are 0."""
 
 
 class decoupled_decay(Stage):
@@ -26,6 +34,7 @@ class decoupled_decay(Stage):
         reference_lr: $\eta_{\mathrm{ref}} > 0$. `None` takes the group's `max_lr`, else its `initial_lr` (schedulers set
             both), else the learning rate that the optimizer was built with.
         clamp: bound $\kappa\lambda$ by 1, so that the decay never flips a sign.
+        fan_in: divide the decay of a tensor of two or more axes by its fan-in, the product of all axes but the first.
 
     The field `gate` is inert until `expose(gate="key")` ties it to another hyperparameter: while that is 0, so is the
     decay.
@@ -35,19 +44,22 @@ class decoupled_decay(Stage):
             without any reference.
         ChainError: no stage provides `lr`.
 
-    Source: Loshchilov & Hutter (2017), Decoupled Weight Decay Regularization, arXiv:1711.05101; `schedule` from Rose.
+    Source: Loshchilov & Hutter (2017), Decoupled Weight Decay Regularization, arXiv:1711.05101; `schedule` from Rose;
+    `fan_in` from adv_optm 2.4.
 
     >>> gradchain.chain(gradchain.decoupled_decay(0.1), gradchain.scale_by_learning_rate(1e-3)).hyperparameters
     {'weight_decay': 0.1, 'lr': 0.001}
     """
 
     scale = "any"
+    decays = "adds"
     source = "AdamW, arXiv:1711.05101"
 
     weight_decay: float = hyper(default=1e-2, ge=0)
     schedule: bool = static(default=False)
     reference_lr: float | None = hyper(default=None, gt=0, optional=True)
     clamp: bool = static(default=False)
+    fan_in: bool = static(default=False)
     gate: float | None = follow()
     lr: float | None = follow("lr")
 
@@ -87,8 +99,225 @@ class decoupled_decay(Stage):
         strength = minimum(strength, 1.0) if self.clamp else strength
         return {"strength": strength if self.gate is None else where(self.gate != 0, strength, 0.0)}
 
+    def factor(self, ctx: Context) -> Number:
+        """What the target is multiplied by."""
+        fan_in = ctx.shape[1:].numel() if self.fan_in else 1  # 1 as well for tensors of fewer than two axes
+        return ctx["strength"] / max(fan_in, 1)
+
+    def update(self, update: Update, ctx: Context) -> Update | Yields:
+        return update.add_decay(self.factor(ctx) * ctx.param)
+
+
+class geometric_decay(decoupled_decay):
+    r"""Shrink all elements of the parameter by the same amount; together that is as long as an ordinary decay.
+
+    $$\theta \leftarrow \theta - \kappa\lambda\,\tau(\theta), \qquad
+    \tau(y) = \operatorname{sign}(y)\,\frac{\lVert y\rVert}{\sqrt{N}}$$
+
+    or, with `snr`, which pulls harder where the momentum $m$ (before this step) is sure of its sign:
+
+    $$\tau(y) = w\,\frac{\lVert y\rVert}{\max(\lVert w\rVert,\, 1/\sqrt{N})}, \qquad
+    w = \operatorname{atan2}\bigl(\operatorname{sign} y,\; \sqrt{\max(1 - m^2,\, 10^{-30})}\bigr)$$
+
+    Norms are over the whole tensor of $N$ elements; $\kappa$ and $\lambda$ are those of `decoupled_decay`, whose options it
+    shares. An element of 0 stays.
+
+    Args:
+        weight_decay: $\lambda \ge 0$, default 1e-2.
+        snr: weigh by the momentum, which should be an average of signs. It needs slot `exp_avg` of an earlier stage.
+
+    Raises:
+        ChainError: `snr`, and no earlier stage owns `exp_avg`.
+
+    Source: adv_optm 2.5, SignSGD_adv. Its stochastic signs are left out of the target.
+
+    >>> gradchain.chain(
+    ...     gradchain.sign(), gradchain.scale_by_learning_rate(1e-4), gradchain.geometric_decay(0.1)
+    ... ).hyperparameters
+    {'lr': 0.0001, 'weight_decay': 0.1}
+    """
+
+    source = "adv_optm 2.5"
+
+    snr: bool = static(default=False)
+
+    @property
+    def requires(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The momentum, if this one looks at it."""
+        return ("exp_avg",) if self.snr else ()
+
+    def update(self, update: Update, ctx: Context) -> Yields:
+        target = yield from _geometric(ctx.param, ctx, self.snr)
+        return update.add_decay(self.factor(ctx) * target)
+
+
+class centered_decay(decoupled_decay):
+    r"""Decay towards where the parameter was before its first step, and not towards 0.
+
+    $$\theta \leftarrow \theta - \kappa\lambda\,(\tilde\theta - \theta_0)$$
+
+    $\tilde\theta$ is the parameter less what the decays before this stage take from it. $\kappa$ and $\lambda$ are those of
+    `decoupled_decay`, whose options it shares.
+
+    Slots: `anchor_param`, $\theta_0$; none for the roles `lora_A`, `lora_B` and `oft`.
+
+    Args:
+        weight_decay: $\lambda \ge 0$, default 1e-2; `centered_wd` in `param_groups`.
+        anchor: how $\theta_0$ is kept: `"full"` (default: as the parameter), `"float8"`, `"float8_scaled"` (one scale for
+            the tensor, so that no size is out of range), `"int8"` or `"int4"` (between the extremes of each block of 128
+            or 32).
+        geometric: pull by the target of `geometric_decay`, with $y = \theta - \theta_0$, before any decay.
+        snr: as in `geometric_decay`.
+        adapters: also anchor parameters of the roles `lora_A`, `lora_B` and `oft`. They are differences to a frozen
+            model, so by default they have no anchor and this stage leaves them alone: 0 *is* the original model.
+
+    The anchor is taken when the optimizer first steps the parameter (or by `chain.init`), saved with the state, and never
+    written again.
+
+    Raises:
+        OptionError: an anchor that is not one of these, or `snr` without `geometric`.
+        ChainError: `snr`, and no earlier stage owns `exp_avg`.
+
+    Source: adv_optm 2.5, `centered_wd`.
+
+    >>> chain = gradchain.recipe("adamw").insert_after("decoupled_decay", gradchain.centered_decay(0.1, anchor="int8"))
+    >>> chain.hyperparameters["centered_wd"]
+    0.1
+    """
+
+    source = "adv_optm 2.5"
+
+    weight_decay: float = hyper(default=1e-2, ge=0, key="centered_wd")
+    anchor: str = static(default="full", choices=tuple(ANCHORS))
+    geometric: bool = static(default=False)
+    snr: bool = static(default=False)
+    adapters: bool = static(default=False)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.snr and not self.geometric:
+            raise OptionError(f"{self.address}.snr = True has no effect without geometric=True. Pass both, or neither.")
+
+    @property
+    def requires(self) -> tuple[str, ...]:  # type: ignore[override]
+        """The momentum, if this one looks at it."""
+        return ("exp_avg",) if self.snr else ()
+
+    def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
+        return {"anchor_param": param.detach().clone()} if self._anchors(role) else {}
+
+    def storage_of(self, slot: str) -> Storage | None:
+        return ANCHORS[self.anchor]
+
+    def update(self, update: Update, ctx: Context) -> Update | Yields:
+        if not self._anchors(ctx.role):
+            return update
+        return self._pulled(update, ctx)
+
+    def _anchors(self, role: str | None) -> bool:
+        return self.adapters or role not in ADAPTERS
+
+    def _pulled(self, update: Update, ctx: Context) -> Yields:
+        anchor = ctx.read("anchor_param")
+        if self.geometric:
+            target = yield from _geometric(ctx.param - anchor, ctx, self.snr)
+        else:
+            target = update.decayed(ctx.param) - anchor
+        return update.add_decay(self.factor(ctx) * target)
+
+
+def _geometric(y: torch.Tensor, ctx: Context, snr: bool) -> Generator[Request, Totals, torch.Tensor]:
+    """The target of a geometric decay; as long as `y`."""
+    totals = yield whole_tensor(yy=wide(y).square())
+    length, least = root(totals.yy), 1 / math.sqrt(max(ctx.numel, 1))
+    if not snr:
+        return y.sign() * (length * least)
+    m = ctx.previous("exp_avg")
+    w = torch.atan2(y.sign(), root((1 - m.square()).clamp_min(1e-30)))
+    totals = yield whole_tensor(ww=wide(w).square())
+    return w * (length / root(totals.ww).clamp_min(least))
+
+
+class cautious_decay(Stage):
+    r"""The decays after this stage act only where they agree in sign with the update so far.
+
+    $$\tau_i \leftarrow \tau_i\,[u_i\tau_i \ge 0]$$
+
+    for each decay term $\tau$, element by element; what is left is not scaled up. Put this stage after everything that
+    changes the update, and the decays after it: they compare with what they see.
+
+    Raises:
+        ChainError: no decay follows.
+
+    Source: adv_optm, `cautious_wd`, after Chen et al. (2025), Cautious Weight Decay, arXiv:2510.12402.
+
+    >>> gradchain.chain(
+    ...     gradchain.sign(), gradchain.scale_by_learning_rate(1e-4),
+    ...     gradchain.cautious_decay(), gradchain.decoupled_decay(0.1),
+    ... ).names[2:]
+    ('cautious_decay', 'decoupled_decay')
+    """
+
+    scale = "any"
+    decays = "steers"
+    source = "Cautious Weight Decay, arXiv:2510.12402"
+
     def update(self, update: Update, ctx: Context) -> Update:
-        return update.add_decay(ctx["strength"] * ctx.param)
+        return update.replace(cautious=True)
+
+
+class fisher_decay(Stage):
+    r"""Weigh the decays after this stage by the inverse of the pending scale: hold fast what the loss is sensitive to.
+
+    $$\tau \leftarrow \varphi \odot \tau, \qquad
+    \varphi = \frac{f}{\max(1,\, \operatorname{rms}(\theta \odot f))}, \quad f = \frac{1}{D + \epsilon}$$
+
+    or, with `bound="atan2"`, $\varphi = \frac{4}{\pi}\operatorname{atan2}(1, D) \le 2$, free of $\epsilon$. The scale passes
+    unchanged.
+
+    Args:
+        bound: what keeps the decay finite where $D$ is small: `"rms"` (default; over the whole tensor) or `"atan2"`.
+
+    $\epsilon$ is the one that `divide` takes, so this stage follows its keys: `eps`, or $1/(L\sqrt N)$ where that is `None`
+    or missing, with `n_layers` for $L$ (1 without), times Prodigy's `d` if there is one.
+
+    Raises:
+        ChainError: no scale is pending, or no decay follows.
+
+    Source: adv_optm, `fisher_wd`.
+
+    >>> gradchain.recipe("adamw").insert_before("divide", gradchain.fisher_decay()).names[1:4]
+    ('second_moment', 'fisher_decay', 'divide')
+    """
+
+    scale = "edits"
+    decays = "steers"
+    source = "adv_optm 2.5"
+
+    bound: Literal["rms", "atan2"] = static(default="rms", choices=("rms", "atan2"))
+    eps: float | None = follow("eps", optional=True)
+    n_layers: float | None = follow("n_layers", optional=True)
+    d: float | None = follow("d", optional=True)
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        layers = 1.0 if self.n_layers is None else self.n_layers
+        eps = 1 / layers if self.eps is None else self.eps
+        return {"shift": eps if self.d is None else self.d * eps}
+
+    def update(self, update: Update, ctx: Context) -> Update | Yields:
+        assert update.scale is not None
+        if self.bound == "atan2":
+            weight = torch.atan2(torch.ones_like(update.scale), update.scale) * (4 / math.pi)
+            return update.weigh_decay(weight)
+        return self._bounded(update, wide(update.scale), ctx)
+
+    def _bounded(self, update: Update, scale: torch.Tensor, ctx: Context) -> Yields:
+        shift = ctx["shift"] / math.sqrt(max(ctx.numel, 1)) if self.eps is None else ctx["shift"]
+        f = 1 / nonzero(scale + shift)
+        totals = yield whole_tensor(squares=(wide(ctx.param) * f).square())
+        rms = root(totals.squares / max(ctx.numel, 1))
+        weight = f / rms.clamp_min(1.0)
+        return update.weigh_decay(weight.clamp_max(torch.finfo(ctx.dtype).max))
 
 
 class add_decayed_weights(Stage):

@@ -25,6 +25,26 @@ class sign(Stage):
         return update.replace(value=update.value.sign())
 
 
+class multiply(Stage):
+    r"""Multiply the direction by a constant.
+
+    $$u \leftarrow c\, u$$
+
+    Args:
+        factor: $c$, any number.
+
+    Source: `optax.scale`.
+
+    >>> gradchain.chain(gradchain.sign(), gradchain.multiply(0.5), gradchain.scale_by_learning_rate(0.1)).hyperparameters
+    {'factor': 0.5, 'lr': 0.1}
+    """
+
+    factor: float = hyper()
+
+    def update(self, update: Update, ctx: Context) -> Update:
+        return update.replace(value=self.factor * update.value)
+
+
 class scale_by_learning_rate(Stage):
     r"""Multiply the direction by the learning rate.
 

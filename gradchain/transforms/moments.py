@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from gradchain.context import Context
@@ -11,6 +13,11 @@ from gradchain.stage import Number, Slots, Stage, storage_field
 from gradchain.update import Update
 
 ADAM = "Adam, arXiv:1412.6980"
+
+
+def supplied_beta2(ctx: Context, default: Number) -> Any:
+    """The `beta2` that an earlier stage provides; not in compute precision, where bfloat16 would round 0.999 to 1."""
+    return ctx.read_or("beta2", default, as_kept=True)
 
 
 class first_moment(Stage):
@@ -84,7 +91,8 @@ class second_moment(Stage):
     $g$ is the effective gradient: what a first moment before this stage averaged, else the direction itself.
 
     Args:
-        beta: $\beta \in [0, 1)$, default 0.999; `betas[1]` in `param_groups`.
+        beta: $\beta \in [0, 1)$, default 0.999; `betas[1]` in `param_groups`. A stage before that provides `beta2` takes
+            its place in the average.
         bias_correction: divide by $\sqrt{1-\beta^t}$ (default).
         storage: how `exp_avg_sq` (the parameter's shape, zeros at first, never negative) is kept.
 
@@ -95,6 +103,8 @@ class second_moment(Stage):
     """
 
     scale = "sets"
+    optional = ("beta2",)
+    nonnegative = ("exp_avg_sq",)
     source = ADAM
 
     beta: float = hyper(default=0.999, ge=0, lt=1, key="betas[1]")
@@ -108,7 +118,7 @@ class second_moment(Stage):
         return {"correction": (1 - self.beta**step) ** 0.5 if self.bias_correction else 1.0}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
-        v = ema(ctx.read("exp_avg_sq"), update.gradient.square(), self.beta)
+        v = ema(ctx.read("exp_avg_sq"), update.gradient.square(), supplied_beta2(ctx, self.beta))
         scale = root(v) / ctx["correction"] if self.bias_correction else root(v)
         return update.replace(scale=scale), {"exp_avg_sq": v}
 

@@ -21,6 +21,7 @@ class promote(Stage):
         dtype: `"fp64"`, `"fp32"`, `"fp16"`, `"bf16"`, the torch dtypes, or `None` for the parameter's own. A dtype
             narrower than the parameter's demotes it each step.
         bf16: the dtype for bfloat16 parameters where `dtype` is `None`.
+        at_least: the dtype for all parameters that are narrower, where `dtype` is `None`.
 
     Slots keep their own storage; only arithmetic is promoted. Costs temporaries of the wider dtype, one tensor at a
     time when eager and none in memory when compiled.
@@ -33,19 +34,22 @@ class promote(Stage):
 
     dtype: str | None = static(default=None, convert=dtype_name)
     bf16: str | None = static(default=None, convert=dtype_name)
+    at_least: str | None = static(default=None, convert=dtype_name)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.dtype is not None and self.bf16 is not None:
-            raise OptionError(
-                f"{self.address}.bf16 = {self.bf16!r} has no effect beside dtype = {self.dtype!r}. Pass one of them."
-            )
+        given = [name for name in ("dtype", "bf16", "at_least") if getattr(self, name) is not None]
+        if len(given) > 1:
+            values = [f"{self.address}.{name} = {getattr(self, name)!r}" for name in given]
+            raise OptionError(f"{values[1]} has no effect beside {values[0]}. Pass one of them.")
 
     def widens(self) -> bool:
         """Whether bfloat16 parameters are computed in something wider."""
-        return (self.dtype or self.bf16) in ("fp32", "fp64")
+        return (self.dtype or self.bf16 or self.at_least) in ("fp32", "fp64")
 
     def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
+        if self.at_least is not None:
+            return param.to(torch.promote_types(param.dtype, DTYPES[self.at_least]))
         name = self.dtype or (self.bf16 if param.dtype == torch.bfloat16 else None)
         return param if name is None else param.to(DTYPES[name])
 

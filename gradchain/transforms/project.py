@@ -1,4 +1,4 @@
-"""Projections of the gradient: against its own momentum (GYRO), and against the weights (OrthoGrad)."""
+"""GYRO: gradients turned away from opposing their own momentum."""
 
 from __future__ import annotations
 
@@ -98,27 +98,3 @@ class momentum_project(Stage):
         ctx.record("mean_norm_m", norm_m)
         ctx.record("valid_cosines", valid.to(cosine.dtype), reduce="sum")
         return update.replace(value=value)
-
-
-class orthograd(Stage):
-    r"""Remove from the gradient its part along the weights, keep its length.
-
-    $$o = g - \frac{\langle w, g\rangle}{\lVert w\rVert^2 + \delta}\, w, \qquad
-    g \leftarrow o\,\frac{\lVert g\rVert}{\lVert o\rVert + \delta}, \qquad \delta = 10^{-30}$$
-
-    The tensor is taken as one flat vector, in float32 at least.
-
-    Source: Prieto et al. (2025), Grokking at the Edge of Numerical Stability, arXiv:2501.04697; adv_optm.
-
-    >>> gradchain.recipe("adamw").insert_before("first_moment", gradchain.orthograd()).names[0]
-    'orthograd'
-    """
-
-    source = "OrthoGrad, arXiv:2501.04697"
-
-    def update(self, update: Update, ctx: Context) -> Yields:
-        g, w = wide(update.value), wide(ctx.param)
-        t = yield whole_tensor(wg=w * g, ww=w * w, gg=g * g)
-        o = g - w * (t.wg / (t.ww + 1e-30))
-        norms = yield whole_tensor(oo=o * o)
-        return update.replace(value=o * (root(t.gg) / (root(norms.oo) + 1e-30)))

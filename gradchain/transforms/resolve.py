@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from gradchain.context import Context
-from gradchain.fields import hyper
+from gradchain.errors import OptionError
+from gradchain.fields import Spec, follow, hyper
 from gradchain.ops import arctangent, nonzero
-from gradchain.stage import Stage
+from gradchain.stage import Number, Stage
 from gradchain.update import Update
 
 
 class divide(Stage):
     r"""Divide the direction by the pending scale. Where the divisor is exactly 0 the direction passes undivided.
 
-    $$u \leftarrow \frac{u}{D + \epsilon}$$
+    $$u \leftarrow \frac{u}{D + \epsilon}, \qquad \epsilon = \frac{1}{L\sqrt N} \text{ if it is not given}$$
 
     Args:
-        eps: $\epsilon \ge 0$, default 0.
+        eps: $\epsilon \ge 0$, default 0. `None` takes $1/(L\sqrt N)$, with $N$ the number of elements of the parameter: what
+            an element of a gradient of norm $1/L$ is on average.
+        n_layers: $L > 0$, default 1; only with `eps=None`.
+
+    Where a stage finds a step size `d`, as `prodigy` does, $\epsilon$ is multiplied by it, since the gradients were.
 
     Raises:
-        OptionError: `eps` is negative.
+        OptionError: `eps` is negative, or `n_layers` is given besides `eps`.
         ChainError: no scale is pending.
+
+    Source: `eps=None` from adv_optm 2.5, `n_layers` from 2.4.
 
     >>> gradchain.chain(gradchain.second_moment(0.999), gradchain.divide(1e-8)).names
     ('second_moment', 'divide')
@@ -29,11 +38,30 @@ class divide(Stage):
 
     scale = "resolves"
 
-    eps: float = hyper(default=0.0, ge=0)
+    eps: float | None = hyper(default=0.0, ge=0, optional=True)
+    n_layers: float = hyper(default=1.0, gt=0)
+    d: float | None = follow("d", optional=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.eps is not None and self.n_layers != 1.0:
+            raise OptionError(
+                f"{self.address}.n_layers = {self.n_layers!r} has no effect with eps = {self.eps!r}. Pass eps=None, or "
+                "leave n_layers out."
+            )
+
+    def live_fields(self) -> dict[str, Spec]:
+        fields = super().live_fields()
+        return fields if self.eps is None else {name: spec for name, spec in fields.items() if name != "n_layers"}
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        eps = 1 / self.n_layers if self.eps is None else self.eps
+        return {"shift": eps if self.d is None else self.d * eps}
 
     def update(self, update: Update, ctx: Context) -> Update:
         assert update.scale is not None
-        return update.replace(value=update.value / nonzero(update.scale + self.eps), scale=None)
+        shift = ctx["shift"] / math.sqrt(max(ctx.numel, 1)) if self.eps is None else ctx["shift"]
+        return update.replace(value=update.value / nonzero(update.scale + shift), scale=None)
 
 
 class atan2_scale(Stage):

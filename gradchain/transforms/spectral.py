@@ -56,6 +56,7 @@ class spectral_decay(Stage):
     """
 
     scale = "any"
+    decays = "adds"
     source = "Adams, pypi.org/project/adams-torch; arXiv:1705.10941"
 
     weight_decay: float = hyper(default=0.1, ge=0)

@@ -5,7 +5,7 @@ A law is a test over `CASES`. A new transform or recipe needs a case here, and g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -46,15 +46,48 @@ def invariant(*stages: object, units: tuple[str, ...] = (), **facts: Any) -> Cas
 LR = gc.scale_by_learning_rate(0.05)
 PROJECT = gc.momentum_project(0.05, 0.9, 0)
 GIVEN = {"horizon": "it sets the default of warmup_steps, which is given"}
+NO_BLOCKS = {"oft_scale_factor": "there are no parameters with role oft"}
 DETECTOR = {"track_first_moment": "it only keeps state for other stages"}
+
+# Prodigy's d does not grow under gradients that turn at every step, as the laws' do; tests/transforms/test_prodigy.py has
+# others.
+STUCK = dict.fromkeys(("d_coef", "growth_rate", "beta3", "prodigy_steps"), "d never grows")
+SMALL = {"promote": "steps of d = 1e-6 round away in bfloat16", "stochastic_round": "the same"}
+NO_UNIT: tuple[tuple[int, ...], ...] = ()
+"""Shapes of the scaling law for chains that compare gradients with a fixed number."""
 
 # The name up to "/" is the transform that the case is for.
 TRANSFORMS: dict[str, Case] = {
     "add_decayed_weights": equivariant(gc.add_decayed_weights(0.1), LR, units=("weight_decay",)),
+    "adopt": invariant(
+        gc.adopt(0.9), gc.divide(0.1), gc.first_moment(0.8, bias_correction=False), LR, gc.decoupled_decay(0.1),
+        units=("eps",),
+    ),
+    "adopt/unskipped": invariant(
+        gc.add_decayed_weights(0.1), gc.adopt(0.9, skip_first=False, initial="raw"), gc.atan2_scale(), LR,
+        units=("weight_decay",),
+    ),
+    "adopt/factored": invariant(
+        gc.adopt(0.9, skip_first=False, storage="factored"), gc.divide(0.1), LR, units=("eps",)
+    ),
+    "ademamix": equivariant(gc.first_moment(0.8), gc.ademamix(0.95, 3.0), LR),
+    "ademamix/warmup": equivariant(gc.first_moment(0.8), gc.ademamix(0.95, 3.0, 4.0, "fp32"), LR),
+    "ademamix/alone": equivariant(gc.ademamix(0.95, 3.0), LR),
     "atan2_scale": invariant(gc.second_moment(0.9), gc.atan2_scale(1.2, 0.8), LR),
     "atan2_scale/range": invariant(
         gc.range_normalize(floor=0.1), gc.atan2_scale(), LR, units=("damping", "floor")
     ),
+    "cautious_decay": equivariant(gc.first_moment(0.8), LR, gc.cautious_decay(), gc.decoupled_decay(0.1)),
+    **{
+        f"centered_decay/{anchor}": equivariant(LR, gc.centered_decay(0.5, anchor=anchor))
+        for anchor in gc.storage.ANCHORS
+    },
+    "centered_decay/after": equivariant(gc.decoupled_decay(0.1), LR, gc.centered_decay(0.5, fan_in=True)),
+    "centered_decay/geometric": equivariant(LR, gc.centered_decay(0.5, geometric=True)),
+    "centered_decay/snr": invariant(
+        gc.sign(), gc.first_moment(0.8), LR, gc.centered_decay(0.5, anchor="int8", geometric=True, snr=True)
+    ),
+    "cautious": equivariant(gc.lion_interpolate(0.9, 0.5), gc.cautious(), LR),
     "centralize": equivariant(gc.centralize(), LR),
     "centralize/singletons": equivariant(gc.centralize(skip_singletons=False), LR),
     "clip_by_global_norm": equivariant(gc.clip_by_global_norm(2.0), LR, units=("max_norm",)),
@@ -68,17 +101,54 @@ TRANSFORMS: dict[str, Case] = {
     "decoupled_decay/schedule": equivariant(
         gc.decoupled_decay(0.5, schedule=True, reference_lr=0.1, clamp=True), LR
     ),
+    "decoupled_decay/fan_in": equivariant(gc.decoupled_decay(0.5, fan_in=True), LR),
     "decoupled_decay/gate": equivariant(
         gc.decoupled_decay(0.1).expose(gate="max_norm"), gc.clip_by_norm(0.5), LR, units=("max_norm",)
     ),
     "divide": invariant(gc.second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
+    "divide/by_size": invariant(
+        gc.sign(), gc.second_moment(0.9, bias_correction=False), gc.divide(None), LR  # signs have no units
+    ),
     "first_moment": equivariant(gc.first_moment(0.8), LR),
     "first_moment/raw": equivariant(gc.first_moment(0.8, bias_correction=False), LR),
     "first_moment/fp32": equivariant(gc.first_moment(0.8, storage="fp32"), LR),
     "first_moment/bf16": equivariant(gc.first_moment(0.8, storage="bf16"), LR),
+    "first_moment/int8": equivariant(gc.first_moment(0.8, storage="int8"), LR),
+    "first_moment/factored": equivariant(gc.first_moment(0.8, storage="factored"), LR),
+    "first_moment/factored_vectors": equivariant(gc.first_moment(0.8, storage="factored_vectors"), LR),
+    # The weights have the gradient's unit, so what fixes its length comes first.
+    "fisher_decay": invariant(
+        gc.clip_by_norm(0.01), gc.second_moment(0.9), gc.fisher_decay(), gc.divide(0.01), LR, gc.decoupled_decay(0.1)
+    ),
+    "fisher_decay/atan2": invariant(
+        gc.clip_by_norm(0.01), gc.second_moment(0.9), gc.fisher_decay("atan2"), gc.atan2_scale(), LR,
+        gc.decoupled_decay(0.1),
+    ),
+    "fisher_decay/free_of_units": invariant(
+        gc.clip_by_norm(0.01), gc.second_moment(0.9), gc.fisher_decay(), gc.atan2_scale(), LR, gc.decoupled_decay(0.1)
+    ),
+    "geometric_decay": equivariant(gc.geometric_decay(0.1), LR),
+    "geometric_decay/snr": invariant(
+        gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.geometric_decay(0.1, snr=True), LR
+    ),
+    "freeze_on_flip": equivariant(gc.freeze_on_flip(), LR),
+    "freeze_on_flip/momentum": equivariant(gc.first_moment(0.8), gc.freeze_on_flip("momentum"), LR),
+    "freeze_on_flip/buffer": equivariant(gc.heavy_ball(0.5), gc.freeze_on_flip("momentum"), LR),
+    "grams": equivariant(gc.lion_interpolate(0.9, 0.5), gc.grams(), LR),
     "heavy_ball": equivariant(gc.heavy_ball(0.8, 0.1), LR),
     "heavy_ball/nesterov": equivariant(gc.heavy_ball(0.8, 0.1, nesterov=True), LR),
+    "kourkoutas_beta": invariant(
+        gc.kourkoutas_beta(0.3, k_warmup_steps=4), gc.second_moment(0.9), gc.divide(0.1), LR, units=("eps", "tiny_spike")
+    ),
+    "kourkoutas_beta/switch": invariant(
+        gc.first_moment(0.8), gc.kourkoutas_beta(0.3, 0.8, 1e-3, 3, warm_in="switch", layers="tensor"), gc.adopt(0.9),
+        gc.divide(0.1), LR, units=("eps", "tiny_spike"),
+    ),
     "lion_interpolate": equivariant(gc.lion_interpolate(), LR),
+    "lion_k": invariant(gc.lion_k(), LR),
+    "lion_k/2": invariant(gc.lion_k(2.0), LR),
+    "lion_k/1.5": invariant(gc.lion_k(1.5), LR),
+    "lion_k/auto": invariant(gc.lion_k(auto=True), LR),
     "master_weights": equivariant(gc.master_weights(), LR),
     "momentum_project": equivariant(
         PROJECT, gc.track_first_moment(0.8), LR, units=("eps",), inert=GIVEN
@@ -87,8 +157,37 @@ TRANSFORMS: dict[str, Case] = {
     "momentum_project/horizon": equivariant(
         gc.momentum_project(horizon=0.6), gc.track_first_moment(0.8), LR, units=("eps",)
     ),
+    "nesterov": equivariant(gc.first_moment(0.8), gc.nesterov(), LR),
+    "nesterov/coef": equivariant(
+        gc.first_moment(0.8, bias_correction=False), gc.nesterov(0.6), gc.debias(0.8), LR
+    ),
+    "nesterov/momentum": equivariant(gc.heavy_ball(0.8), gc.nesterov(), LR),
+    "nesterov/scaled": invariant(gc.sign(), gc.first_moment(0.8), gc.nesterov(scaled=True), LR),
     "orthograd": equivariant(gc.orthograd(), LR),
+    "orthograd/per_rank": equivariant(gc.orthograd("per_rank"), LR),
+    "orthograd/iterative": equivariant(
+        gc.orthograd("iterative"), LR, scaling_shapes=((7,), (8, 16))  # where the norms are above the floors
+    ),
+    "orthograd/relative_floor": equivariant(gc.orthograd("iterative", 2, True), LR),
+    "projected_adaptivity": equivariant(gc.projected_adaptivity(), LR, gc.decoupled_decay(0.1)),
+    "projected_adaptivity/total": equivariant(gc.projected_adaptivity("total"), LR),
+    "projected_adaptivity/row": equivariant(gc.projected_adaptivity("row"), LR, gc.decoupled_decay(0.1)),
+    "projected_adaptivity/auto": equivariant(gc.projected_adaptivity("auto"), LR, gc.decoupled_decay(0.1)),
+    "projected_adaptivity/squared": equivariant(
+        gc.projected_adaptivity("auto_squared"), LR,
+        scaling_shapes=((), (1,), (7,)),  # matrices are stepped by the square of their gradient's size
+    ),
+    # The gradient is multiplied by d, and d's estimate does not depend on its unit: only sign-like steps stay the same.
+    "prodigy": invariant(
+        gc.prodigy(1e-2, slice_p=2), gc.second_moment(0.9, bias_correction=False), gc.divide(0.1), LR, units=("eps",),
+        inert=STUCK,
+    ),
+    "prodigy/options": invariant(
+        gc.prodigy(1e-2, 0.5, 1.5, 0.8, 3, safeguard_warmup=True, d_limiter=True, slice_p=1),
+        gc.second_moment(0.9, bias_correction=False), gc.divide(0.1), LR, units=("eps",), inert=STUCK,
+    ),
     "promote": equivariant(gc.promote("fp64"), LR),
+    "promote/at_least": equivariant(gc.promote(at_least="fp32"), LR),
     "promote/bf16": equivariant(gc.promote(bf16="fp32"), LR),
     "range_normalize": invariant(
         gc.range_normalize(floor=0.1), gc.divide(), LR, units=("damping", "floor", "eps")
@@ -97,16 +196,35 @@ TRANSFORMS: dict[str, Case] = {
         gc.range_normalize("abs_range", 0.5, 0.1), gc.divide(), LR, units=("damping", "floor", "eps"),
         scaling_shapes=((), (1,), (7,), *MATRICES),  # a positive slice of one element has range 0 and passes undivided
     ),
+    "multiply": equivariant(gc.multiply(-0.5), LR),
     "scale_by_learning_rate": equivariant(LR),
+    "scale_update": invariant(
+        gc.scale_update(), LR, inert=NO_BLOCKS,
+        scaling_shapes=((), (1,), (7,), (8, 16), (2, 6, 10)),  # those whose directions are above the floor
+    ),
+    "scale_update/momentum": invariant(
+        gc.first_moment(0.8), gc.sign(), gc.scale_update(vectors="rms", blocks="rms", seed=1), LR, inert=NO_BLOCKS
+    ),
+    "scale_update/one_sided": invariant(
+        gc.scale_update(vectors="l2", blocks="l2", power="one_sided"), LR, inert=NO_BLOCKS
+    ),
     "second_moment": invariant(gc.second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/raw": invariant(
         gc.second_moment(0.9, bias_correction=False, storage="fp32"), gc.divide(0.1), LR, units=("eps",)
     ),
+    "first_moment/fp16": equivariant(gc.first_moment(0.8, storage="fp16"), LR),
+    "second_moment/int8": invariant(gc.second_moment(0.9, storage="int8"), gc.divide(0.1), LR, units=("eps",)),
+    "second_moment/factored": invariant(gc.second_moment(0.9, storage="factored"), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/bf16": invariant(gc.second_moment(0.9, storage="bf16"), gc.divide(0.1), LR, units=("eps",)),
     "sign": invariant(gc.sign(), LR),
+    "snr_precondition": invariant(
+        gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.snr_precondition(), LR
+    ),
     "spectral_decay": equivariant(gc.spectral_decay(0.2), LR),
     "spectral_decay/restart": equivariant(gc.spectral_decay(0.2, restart=True, precision="compute", clamp=0.02), LR),
+    "step_clip": invariant(gc.adopt(0.9), gc.divide(0.1), gc.step_clip(), LR, units=("eps",)),
     "stochastic_round": equivariant(gc.promote("fp32"), LR, gc.stochastic_round()),
+    "stochastic_sign": invariant(gc.stochastic_sign(), LR),
     "track_first_moment": equivariant(
         gc.track_first_moment(), LR, inert={"betas": "a detector without a reader"}, silent=DETECTOR
     ),
@@ -117,11 +235,13 @@ def recipe(
     name: str,
     scaling: Literal["equivariant", "invariant"],
     units: tuple[str, ...] = (),
-    shapes: list[tuple[int, ...]] = SHAPES,
+    shapes: Sequence[tuple[int, ...]] = SHAPES,
     silent: Mapping[str, str] | None = None,
+    inert: Mapping[str, str] | None = None,
     **options: object,
 ) -> Case:
-    return Case(gc.recipe(name, lr=0.05, **options), scaling, units, tuple(shapes), silent=silent or {})
+    chain = gc.recipe(name, lr=0.05, **options)
+    return Case(chain, scaling, units, tuple(shapes), silent=silent or {}, inert=inert or {})
 
 
 # The name up to ":" is the recipe.
@@ -155,6 +275,47 @@ RECIPES: dict[str, Case] = {
     "sgd:dampening": recipe("sgd", "equivariant", ("weight_decay",), momentum=0.5, dampening=0.3),
     "lion": recipe("lion", "invariant", weight_decay=0.1),
     "adam-atan2": recipe("adam-atan2", "invariant"),
+    "adv-adamw": recipe("adv-adamw", "invariant", ("eps",)),
+    "adv-adamw:all": recipe(
+        "adv-adamw", "invariant", ("eps",), NO_UNIT, betas=(0.8, 0.9), nesterov=True, cautious=True, ademamix=True,
+        t_alpha=3.0, beta3_ema=0.9, orthogonal_gradient="iterative", kourkoutas_beta=True, beta2_min=0.3, fisher_wd=True,
+        cautious_wd=True, weight_decay=0.1, centered_wd=0.3, state_precision="factored",
+        inert={"floor": "half of the elements agree"},
+    ),
+    "adv-adamw:normed": recipe("adv-adamw", "invariant", normed_momentum=True, use_atan2=True, grams=True),
+    "adv-adamw:scaled": recipe(
+        "adv-adamw", "invariant", (), NO_UNIT, inert={"oft_scale_factor": "it is for the role oft"}, eps=None,
+        spectral_normalization=True,
+    ),
+    "adv-adopt": recipe("adv-adopt", "invariant", ("eps",), betas=(0.8, 0.9)),
+    "adv-adopt:all": recipe(
+        "adv-adopt", "invariant", ("eps",), NO_UNIT, clip_lambda=0.1, betas=(0.8, 0.9), nesterov=True,
+        nesterov_coef=0.3, grams=True,
+        orthogonal_gradient="per_rank", kourkoutas_beta=True, beta2_min=0.3, fisher_wd=True, weight_decay=0.1,
+        factored_2nd=True, inert={"tiny_spike": "1e-9 is lost in float32 factors"},
+    ),
+    "adv-prodigy": recipe("adv-prodigy", "invariant", ("eps",), inert=STUCK, d0=0.1),
+    "adv-prodigy:all": recipe(
+        "adv-prodigy", "invariant", ("eps",), NO_UNIT, inert=STUCK, d0=0.1, beta3=0.5, d_coef=2.0,
+        growth_rate=1.5, safeguard_warmup=True,
+        slice_p=2, prodigy_steps=3, d_limiter=True, nesterov=True, fisher_wd=True, weight_decay=0.1,
+    ),
+    "adv-lion": recipe("adv-lion", "invariant", weight_decay=0.1),
+    "adv-lion:round": recipe("adv-lion", "invariant", kappa_p=2.0, weight_decay=0.1, cautious_wd=True),
+    "adv-lion:frozen": recipe("adv-lion", "invariant", freeze_on_flip=True, nnmf_factor=True, auto_kappa_p=True),
+    "adv-lion-prodigy": recipe("adv-lion-prodigy", "invariant", inert=STUCK, d0=0.1, slice_p=1),
+    "adv-signsgd": recipe("adv-signsgd", "invariant", weight_decay=0.1),
+    "adv-signsgd:snr": recipe(
+        "adv-signsgd", "invariant", normed_momentum=True, snr_cond=True, geometric_wd=True, weight_decay=0.1,
+        centered_wd=0.5, centered_wd_mode="full", nesterov=True,
+    ),
+    "adv-adopt-factored": recipe("adv-adopt-factored", "invariant"),
+    "adv-adopt-factored-ademamix": recipe("adv-adopt-factored-ademamix", "invariant"),
+    "adv-prodigy-factored": recipe("adv-prodigy-factored", "invariant", inert=STUCK, silent=SMALL),
+    "adv-adamw-orthograd": recipe("adv-adamw-orthograd", "invariant", ("eps",)),
+    "adv-adamw-scaled": recipe(
+        "adv-adamw-scaled", "invariant", (), NO_UNIT, inert={"oft_scale_factor": "it is for the role oft"}
+    ),
 }  # fmt: skip
 
 CASES: dict[str, Case] = {**TRANSFORMS, **RECIPES}

@@ -36,6 +36,7 @@ edits = st.lists(
             gc.clip_by_global_norm(3.0),
             gc.add_decayed_weights(0.05),
             gc.orthograd(),
+            gc.orthograd("iterative", relative_floor=True),
         ]
     ),
     max_size=3,
@@ -74,9 +75,23 @@ gate = st.one_of(none, st.just((gc.cv_trust_gate(),)))
 resolve = one(
     st.builds(gc.divide, st.sampled_from([1e-8, 1e-3])), st.builds(gc.atan2_scale, st.sampled_from([1.0, 1.27]))
 )
+clipped = st.one_of(none, st.just((gc.step_clip(),)))
+shifting = st.builds(
+    lambda warm_in, correction, storage: (
+        gc.kourkoutas_beta(k_warmup_steps=1, warm_in=warm_in).expose(beta2_max="beta2"),  # betas[1] may be another's
+        gc.second_moment(0.99, correction, storage).expose(beta="beta2"),
+    ),
+    st.sampled_from(["linear", "switch"]),
+    st.booleans(),
+    storage,
+)
 denominator = st.one_of(
     none,
     row(one(st.builds(gc.second_moment, rate, st.booleans(), storage)), resolve),
+    row(
+        one(st.builds(gc.adopt, rate, st.booleans(), st.sampled_from(["effective", "raw"]), storage)), resolve, clipped
+    ),
+    row(shifting, resolve),
     row(ranges, gate, resolve),
     st.just((gc.sign(),)),
 )

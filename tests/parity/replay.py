@@ -16,6 +16,7 @@ import torch
 import gradchain
 from gradchain.chain import Chain
 from gradchain.noise import round_to_bf16
+from tests.parity import adv_optm
 
 Case = Mapping[str, Any]
 
@@ -28,6 +29,8 @@ class Replayed:
     params: list[torch.nn.Parameter]
     snapshots: dict[int, list[torch.Tensor]] = field(default_factory=dict)
     telemetry: list[dict[str, float]] = field(default_factory=list)
+    shared: list[dict[str, float]] = field(default_factory=list)
+    betas: list[list[torch.Tensor | None]] = field(default_factory=list)
 
 
 def replay(case: Case, *, compile: bool = False) -> dict[int, list[torch.Tensor]]:
@@ -39,10 +42,7 @@ def run(case: Case, *, compile: bool = False, edit: Callable[[Chain], Chain] = l
     """Replay a case, optionally with an edited chain, and keep telemetry and state."""
     dtype = getattr(torch, case["dtype"])
     params = [torch.nn.Parameter(p.to(dtype).clone()) for p in case["params0"]]
-    for param, attributes in zip(params, case.get("per_param") or [{}] * len(params)):
-        for name, value in attributes.items():
-            setattr(param, name, value)
-    name, options, optimizer_options = translate(case)
+    name, options, optimizer_options, edits = translate(case)
     group = {"params": params, **group_extras(case)}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*(removes the whole gradient|does not decay).*")
@@ -50,8 +50,10 @@ def run(case: Case, *, compile: bool = False, edit: Callable[[Chain], Chain] = l
         if case["hyperparameters"].get("bf16_sr") == "generator":
             generator = torch.Generator().manual_seed(case["generator_seed"])
             chain = chain.replace("stochastic_round", GeneratorRound(generator))
-        chain = edit(chain)
+        for change in (*edits, edit):
+            chain = change(chain)
         optimizer = gradchain.Optimizer([group], chain, compile=compile, **optimizer_options)
+    adv_optm.load_start(case, optimizer)
     result = Replayed(optimizer, params)
     for step, (grads, lr) in enumerate(zip(case["grads"], case["lrs"]), start=1):
         optimizer.param_groups[0]["lr"] = lr
@@ -59,9 +61,17 @@ def run(case: Case, *, compile: bool = False, edit: Callable[[Chain], Chain] = l
             param.grad = None if grad is None else grad.to(dtype).clone()
         optimizer.step()
         result.telemetry.append(optimizer.telemetry())
+        result.shared.append({key: float(optimizer.param_groups[0][key]) for _, _, key in chain.bindings.shared})
+        result.betas.append([kept_beta(optimizer.state[param]) for param in params])
         if step in case["snapshots"]:
             result.snapshots[step] = [param.detach().clone() for param in params]
     return result
+
+
+def kept_beta(state: Mapping[str, Any]) -> torch.Tensor | None:
+    """The beta2 that a parameter was stepped with, if it was not a constant."""
+    beta2 = state.get("kourkoutas_beta.beta2")
+    return None if beta2 is None else beta2.clone()
 
 
 class GeneratorRound(gradchain.Stage):
@@ -83,6 +93,8 @@ class GeneratorRound(gradchain.Stage):
 
 def group_extras(case: Case) -> dict[str, Any]:
     """Extra group entries: those of the case, and the one that the published Rose writes itself at its first step."""
+    if adv_optm.is_ours(case):
+        return {"role": adv_optm.roles(case)}
     extras = dict(case.get("group_extras") or case.get("group_extra") or {})
     extras = {key: value for key, value in extras.items() if key not in STATIC}
     if case["optimizer"].startswith("rose"):
@@ -90,9 +102,12 @@ def group_extras(case: Case) -> dict[str, Any]:
     return extras
 
 
-def translate(case: Case) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """The recipe, its options, and the options of the optimizer."""
+def translate(case: Case) -> tuple[str, dict[str, Any], dict[str, Any], list[Callable[[Chain], Chain]]]:
+    """The recipe, its options, the options of the optimizer, and what to change in the chain."""
     published = case["optimizer"]
+    if adv_optm.is_ours(case):
+        translation = adv_optm.translate(case)
+        return translation.recipe, translation.options, {}, translation.edits
     if published not in _TRANSLATIONS:
         raise ValueError(f"no recipe reproduces {published!r}; known: {', '.join(_TRANSLATIONS)}")
     recipe, renamed, of_optimizer = _TRANSLATIONS[published]
@@ -112,7 +127,7 @@ def translate(case: Case) -> tuple[str, dict[str, Any], dict[str, Any]]:
     if "warmup_steps" in parameters and options.get("warmup_steps") is None:  # published: by the constructor's betas
         slower = options.get("momentum", 0.9) if "momentum" in parameters else options.get("betas", (0.9, 0.999))[1]
         options["warmup_steps"] = round(1 / (1 - slower))
-    return recipe, options, optimizer_options
+    return recipe, options, optimizer_options, []
 
 
 STATIC = ("centralize", "stabilize", "wd_schedule", "compute_dtype", "bf16_sr")

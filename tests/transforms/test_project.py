@@ -222,31 +222,3 @@ def test_cosines_are_reported_during_warmup() -> None:
     assert report["mean_cos"] == pytest.approx(-0.6)
     assert report["projection_rate"] == 0
     assert report["valid_cosines"] == 1
-
-
-# OrthoGrad.
-
-
-def test_orthograd() -> None:
-    (u,) = directions(gc.orthograd(), grads=[[3.0, 4.0]], param=[2.0, 0.0])
-    close(u, [0.0, 5.0])
-
-
-def test_orthograd_takes_tensors_as_flat() -> None:
-    g, w = [[1.0, 2.0], [3.0, 4.0]], [[1.0, 1.0], [1.0, 1.0]]
-    (u,) = directions(gc.orthograd(), grads=[g], param=w)
-    factor = math.sqrt(30 / 5)  # the residual is (-1.5, -0.5, 0.5, 1.5)
-    close(u, [[-1.5 * factor, -0.5 * factor], [0.5 * factor, 1.5 * factor]])
-
-
-def test_orthograd_of_zero_weights_passes() -> None:
-    (u,) = directions(gc.orthograd(), grads=[[3.0, 4.0]], param=[0.0, 0.0])
-    close(u, [3.0, 4.0])
-
-
-def test_orthograd_is_orthogonal_and_keeps_the_length() -> None:
-    torch.manual_seed(0)
-    w, g = torch.randn(4, 5, dtype=torch.float64), torch.randn(4, 5, dtype=torch.float64)
-    (u,) = directions(gc.orthograd(), grads=[g.tolist()], param=w.tolist())
-    assert abs(float((u * w).sum())) < 1e-12
-    assert float(u.norm()) == pytest.approx(float(g.norm()))

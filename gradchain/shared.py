@@ -1,0 +1,71 @@
+"""Numbers that all parameters of a chain share, such as Prodigy's `d`: where they live and how they change.
+
+An optimizer keeps them in its parameter groups, each in every group, as 0-d tensors: so they are saved, sharded and shown
+like a learning rate, and the step never waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from gradchain.stage import Stage
+
+if TYPE_CHECKING:
+    from gradchain.chain import Chain
+    from gradchain.telemetry import Recorded
+
+
+def initial(chain: Chain, group: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
+    """The shared numbers before the first step, by key."""
+    values: dict[str, torch.Tensor] = {}
+    for address, stage in chain.addressed:
+        keys = dict(chain.bindings.shared_of(address))
+        if keys:
+            bound = stage.bind({b.field: b.pick(group) for b in chain.bindings.of_stage(address)})
+            values |= {keys[name]: as_number(value, device) for name, value in bound.init_shared().items()}
+    return values
+
+
+def as_number(value: Any, device: torch.device) -> torch.Tensor:
+    """A 0-d tensor in double precision, or single on devices that have no double."""
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.as_tensor(value, dtype=dtype, device=device)
+
+
+def adopt(chain: Chain, group: dict[str, Any], first: Mapping[str, Any]) -> None:
+    """Give a new group the shared numbers, those of the first group if there are any."""
+    if chain.bindings.shared and group["params"]:
+        for key, value in initial(chain, group, group["params"][0].device).items():
+            group[key] = first.get(key, value)
+
+
+def changes(chain: Chain, group: Mapping[str, Any], recorded: Sequence[Recorded]) -> dict[str, torch.Tensor]:
+    """The shared numbers after a step, by key, given what each parameter contributed."""
+    changed: dict[str, torch.Tensor] = {}
+    for address, stage in chain.addressed:
+        keys = dict(chain.bindings.shared_of(address))
+        if not keys or type(stage).share is Stage.share:
+            continue
+        totals: dict[str, torch.Tensor] = {}
+        for record in recorded:
+            for (name, reduce), value in record.items():
+                if reduce == "total" and name.startswith(f"{address}."):
+                    short = name[len(address) + 1 :]
+                    totals[short] = totals[short] + value.to(totals[short].device) if short in totals else value
+        if totals:
+            fields = {b.field: b.pick(group) for b in chain.bindings.of_stage(address)}
+            fields |= {name: group[key] for name, key in keys.items()}
+            bound = stage.bind(stage.resolve(fields, group))
+            changed |= {keys[name]: value for name, value in bound.share(totals).items()}
+    return changed
+
+
+def update(chain: Chain, groups: Sequence[dict[str, Any]], recorded: Sequence[Recorded]) -> None:
+    """Write the shared numbers after a step into all groups."""
+    if chain.bindings.shared and groups:
+        changed = changes(chain, groups[0], recorded)
+        for group in groups:
+            group.update({key: as_number(value, group[key].device) for key, value in changed.items()})

@@ -1,0 +1,80 @@
+"""Between a stage and the state: a slot is dense to its stage and kept as its storage wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from types import GeneratorType
+from typing import Any, cast
+
+import torch
+
+from gradchain.errors import ChainError
+from gradchain.reduce import Request, Totals
+from gradchain.stage import Stage
+from gradchain.storage import Kept, Parts, Storage, Storing
+from gradchain.storage.base import Bits
+
+
+def parts_of(key: str, state: Mapping[str, Any]) -> dict[str, str]:
+    """The parts of a slot in a state, and their names there."""
+    if key in state:
+        return {"": key}
+    return {name[len(key) + 1 :]: name for name in state if name.startswith(f"{key}.")}
+
+
+def _storage_for(stage: Stage, slot: str, dense: torch.Tensor, shape: torch.Size) -> Storage | None:
+    """The storage of a slot; `None` if it is kept as `init` made it."""
+    storage = stage.storage_of(slot)
+    return storage if storage is not None and dense.is_floating_point() and dense.shape == shape else None
+
+
+def stored(key: str, stage: Stage, slot: str, dense: torch.Tensor, param: torch.Tensor, bits: Bits) -> Any:
+    """The tensors to keep for a slot, by their names in the state; or a generator of them."""
+    storage = _storage_for(stage, slot, dense, param.shape)
+    if storage is None:
+        return {key: dense}
+    parts = storage.store(dense, _kept(stage, slot, param), bits)
+    return _named_later(key, parts) if isinstance(parts, GeneratorType) else _named(key, cast("Parts", parts))
+
+
+def _named(key: str, parts: Parts) -> dict[str, torch.Tensor]:
+    return {f"{key}.{part}" if part else key: tensor for part, tensor in parts.items()}
+
+
+def _named_later(key: str, storing: Storing) -> Generator[Request, Totals, dict[str, torch.Tensor]]:
+    return _named(key, (yield from storing))
+
+
+def loaded(stage: Stage, slot: str, parts: Parts, param: torch.Tensor) -> torch.Tensor:
+    """The dense tensor of a slot."""
+    storage = stage.storage_of(slot)
+    return parts[""] if storage is None or "" in parts else storage.load(parts, _kept(stage, slot, param))
+
+
+def _kept(stage: Stage, slot: str, param: torch.Tensor) -> Kept:
+    return Kept(param.shape, param.dtype, slot not in stage.nonnegative)
+
+
+def no_bits(param: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(param, dtype=torch.int32)
+
+
+def run_locally(result: Any) -> Any:
+    """The result of a generator whose requests are answered by what it asks about."""
+    if not isinstance(result, GeneratorType):
+        return result
+    try:
+        request = next(result)
+        while True:
+            request = result.send(request.local_totals())
+    except StopIteration as stop:
+        return stop.value
+
+
+def check_slot(address: str, slot: str, dense: object, wanted: torch.Size) -> None:
+    """Raise unless a stage returned a tensor of the shape that its slot has."""
+    if not isinstance(dense, torch.Tensor) or dense.shape != wanted:
+        what = f"shape {tuple(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
+        raise ChainError(
+            f"{address} returned {what} for slot {slot!r}, which has shape {tuple(wanted)}.", stage=address
+        )

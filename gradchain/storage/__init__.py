@@ -1,0 +1,46 @@
+"""How a slot is kept between steps, apart from what it means.
+
+| storage | kept as | bytes per element |
+|---|---|---|
+| `param` | the parameter's dtype | 2, 4 or 8 |
+| `fp32` | float32 | 4 |
+| `fp16` | float16, at most 65504 in size | 2 |
+| `bf16` | bfloat16, stochastically rounded | 2 |
+| `int8` | 8-bit integers with a scale for each 2048 elements, stochastically rounded | 1.002 |
+| `factored` | row and column sums, and one bit for the sign; vectors in float32 | 1/8 and a little (0 if never negative) |
+| `factored_vectors` | the same, vectors too | |
+
+A storage applies to the floating slots of a stage that have the parameter's shape; others are kept as `init` made them.
+Everything is computed on dense tensors: what a slot is kept as is read before a stage runs and written after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from gradchain.storage.anchors import Affine, Float8, ScaledFloat8
+from gradchain.storage.base import Kept, Parts, Storage, Storing
+from gradchain.storage.dense import Float16, Float32, RoundedBfloat16
+from gradchain.storage.factored import Factored, near_square
+from gradchain.storage.int8 import Int8
+
+__all__ = ["ANCHORS", "STORAGES", "Kept", "Parts", "Storage", "Storing", "near_square"]
+
+STORAGES: Mapping[str, Storage] = {
+    "param": Storage(),
+    "fp32": Float32(),
+    "fp16": Float16(),
+    "bf16": RoundedBfloat16(),
+    "int8": Int8(),
+    "factored": Factored(),
+    "factored_vectors": Factored(vectors=True),
+}
+
+ANCHORS: Mapping[str, Storage] = {
+    "full": Storage(),
+    "float8": Float8(),
+    "float8_scaled": ScaledFloat8(),
+    "int8": Affine(bits=8, block=128),
+    "int4": Affine(bits=4, block=32),
+}
+"""Storages of a frozen copy of the parameter, for decay towards it."""

@@ -1,0 +1,39 @@
+"""One dense tensor in some floating dtype."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from gradchain.noise import round_to_bf16
+from gradchain.storage.base import Bits, Kept, Parts, Storage
+
+
+@dataclass(frozen=True)
+class Float32(Storage):
+    """float32, whatever the parameter has."""
+
+    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
+        return {"": dense.to(torch.float32)}
+
+
+@dataclass(frozen=True)
+class Float16(Storage):
+    """float16, rounded to nearest; what is beyond its range is kept as its largest number, 65504."""
+
+    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
+        if dense.dtype == torch.float16:
+            return {"": dense}
+        return {"": dense.clamp(-65504.0, 65504.0).to(torch.float16)}
+
+
+@dataclass(frozen=True)
+class RoundedBfloat16(Storage):
+    """bfloat16, stochastically rounded."""
+
+    random: ClassVar[bool] = True
+
+    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
+        return {"": dense if dense.dtype == torch.bfloat16 else round_to_bf16(dense, bits())}

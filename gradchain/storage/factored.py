@@ -1,0 +1,78 @@
+"""Two vectors instead of a matrix, and one bit per element for the sign."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from gradchain.reduce import tensor_partials
+from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
+from gradchain.storage.signs import pack, unpack
+
+
+def near_square(numel: int) -> tuple[int, int]:
+    """The factors `(a, b)` of `numel`, `a >= b`, that are nearest to each other.
+
+    >>> from gradchain.storage import near_square
+    >>> near_square(108), near_square(7), near_square(0)
+    ((12, 9), (7, 1), (0, 0))
+    """
+    if numel == 0:
+        return 0, 0
+    b = next(i for i in range(math.isqrt(numel), 0, -1) if numel % i == 0)
+    return numel // b, b
+
+
+@dataclass(frozen=True)
+class Factored(Storage):
+    r"""The best rank-one description of the absolute values by their row and column sums, and packed signs.
+
+    The tensor is viewed as a matrix $X$ of $a \times b$ elements, as nearly square as its size allows:
+
+    $$r = |X| \mathbf 1, \qquad c = \frac{|X|^\top \mathbf 1}{\mathbf 1^\top |X| \mathbf 1}, \qquad
+    X \approx \operatorname{sign}(X) \odot r c^\top$$
+
+    Signed slots keep one bit per element besides (set where $X > 0$), packed along the rows of the parameter. A tensor
+    of prime size, whose one column *is* the tensor, is kept dense in float32, and so are scalars and, unless `vectors`,
+    vectors.
+
+    Source: Park & Lee (2024), SMMF, arXiv:2412.08894.
+    """
+
+    vectors: bool = False
+
+    def factors(self, kept: Kept) -> bool:
+        """Whether a slot is factored at all."""
+        enough_axes = len(kept.shape) >= (1 if self.vectors else 2)
+        return enough_axes and near_square(kept.shape.numel())[1] > 1
+
+    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
+        return self._factors(dense, kept) if self.factors(kept) else {"": dense.to(torch.float32)}
+
+    def _factors(self, dense: torch.Tensor, kept: Kept) -> Storing:
+        matrix = dense.to(torch.float32).reshape(near_square(kept.shape.numel()))
+        sizes = matrix.abs() if kept.signed else matrix
+        totals = yield tensor_partials(row=sizes.sum(1, dtype=torch.float64), column=sizes.sum(0, dtype=torch.float64))
+        column = totals.column / totals.column.sum().clamp_min(1e-12)
+        parts = {"row": totals.row.to(torch.float32), "column": column.to(torch.float32)}
+        return {**parts, "sign": pack(_rows(dense, kept) > 0)} if kept.signed else parts
+
+    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+        if "" in parts:
+            return parts[""]
+        sizes = torch.outer(parts["row"], parts["column"]).view(kept.shape)
+        if not kept.signed:
+            return sizes
+        positive = unpack(parts["sign"], _columns(kept)).reshape(kept.shape)
+        return torch.where(positive, sizes, -sizes)
+
+
+def _columns(kept: Kept) -> int:
+    """The length of the rows along which signs are packed: those of the parameter, of the matrix for vectors."""
+    return near_square(kept.shape.numel())[1] if len(kept.shape) < 2 else kept.shape[1:].numel()
+
+
+def _rows(dense: torch.Tensor, kept: Kept) -> torch.Tensor:
+    return dense.reshape(-1, _columns(kept))

@@ -1,0 +1,58 @@
+"""Eight bits per element, with a scale for each block."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from gradchain.reduce import tensor_partials_max
+from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing, blocks, unblocked
+
+BLOCK = 2048
+FINEST = 1e-38
+
+
+@dataclass(frozen=True)
+class Int8(Storage):
+    r"""Codes of eight bits and one float32 scale for each 2048 consecutive elements, stochastically rounded, so unbiased.
+
+    $$s = \max |x|, \qquad x \approx s\, \frac{q}{127}, \quad q = -127 \dots 127$$
+
+    Slots that are never negative are divided by, so that their small elements count as much as their large ones. Their
+    codes stand closer together towards 0, down to $2.4 \cdot 10^{-10} s$:
+
+    $$x \approx s \left(\frac{q}{255}\right)^4, \quad q = 0 \dots 255$$
+
+    A number between two that have codes becomes one of them, with such probabilities that it is right on average.
+    """
+
+    random: ClassVar[bool] = True
+
+    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
+        rows = blocks(dense.to(torch.float32).reshape(-1), BLOCK)
+        totals = yield tensor_partials_max(peak=rows.abs().amax(1) if rows.numel() else rows.new_zeros(0))
+        part = rows / totals.peak.clamp_min(FINEST)[:, None]
+        noise = ((blocks(bits().reshape(-1), BLOCK) & 0xFFFF).to(torch.float32) + 0.5) / 65536
+        codes = _signed_codes(part, noise) if kept.signed else _fourth_power_codes(part, noise)
+        return {"data": unblocked(codes, kept), "scale": totals.peak}
+
+    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+        rows = blocks(parts["data"].reshape(-1), BLOCK).to(torch.float32)
+        part = rows / 127 if kept.signed else _fourth_power(rows)
+        return unblocked(part * parts["scale"][:, None], kept)
+
+
+def _signed_codes(part: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    return torch.floor(part * 127 + noise).clamp(-127, 127).to(torch.int8)
+
+
+def _fourth_power(code: torch.Tensor) -> torch.Tensor:
+    return (code / 255).square().square()
+
+
+def _fourth_power_codes(part: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    below = torch.floor(part.sqrt().sqrt() * 255).clamp(0, 254)
+    low, high = _fourth_power(below), _fourth_power(below + 1)
+    return (below + (noise < (part - low) / (high - low)).to(torch.float32)).to(torch.uint8)

@@ -1,0 +1,30 @@
+"""One bit per element, packed by rows, so that a tensor that is split along its first axis splits here too."""
+
+from __future__ import annotations
+
+import torch
+
+
+def word_dtype(columns: int) -> torch.dtype:
+    """Words of 32 bits, which vectorise; of 8 where 32 would waste many."""
+    return torch.int32 if columns % 32 == 0 or columns >= 256 else torch.uint8
+
+
+def pack(bits: torch.Tensor) -> torch.Tensor:
+    """A bool matrix as a matrix of words. Bit `k` of word `j` in a row of `w` words is column `k * w + j`."""
+    rows, columns = bits.shape
+    dtype = word_dtype(columns)
+    size = 8 * dtype.itemsize
+    words = -(-columns // size)
+    planes = torch.nn.functional.pad(bits, (0, words * size - columns)).view(rows, size, words)
+    packed = torch.zeros(rows, words, dtype=dtype, device=bits.device)
+    for place in range(size):
+        packed = packed | (planes[:, place].to(dtype) << place)
+    return packed
+
+
+def unpack(words: torch.Tensor, columns: int) -> torch.Tensor:
+    """The bool matrix of `pack`."""
+    size = 8 * words.dtype.itemsize
+    planes = [(words >> place) & 1 for place in range(size)]
+    return torch.stack(planes, 1).flatten(1)[:, :columns] != 0

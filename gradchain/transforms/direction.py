@@ -1,0 +1,220 @@
+"""What becomes of a momentum before it is divided: masked, re-signed, looked ahead of, joined by a slower one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from gradchain.context import Context
+from gradchain.errors import ChainError
+from gradchain.fields import follow, hyper, static
+from gradchain.ops import ema, where
+from gradchain.reduce import whole_tensor
+from gradchain.stage import Number, Slots, Stage, Yields, storage_field
+from gradchain.transforms.moments import track_first_moment
+from gradchain.update import Update
+
+AVERAGES = ("exp_avg", "momentum_buffer", "exp_avg_slow")
+"""Slots by which a stage is known to average the direction."""
+
+
+def averages(stage: Stage) -> bool:
+    """Whether what leaves a stage is a momentum."""
+    return not isinstance(stage, track_first_moment) and any(slot in AVERAGES for slot in stage.slots)
+
+
+def check_averaged(before: Sequence[Stage], address: str) -> None:
+    """Raise unless a momentum reaches the stage: until then the direction is the gradient that it is compared with."""
+    if not any(averages(stage) for stage in before):
+        raise ChainError(
+            f"{address} compares a momentum with the gradient in it, and no stage before it averages. Put "
+            f"first_moment(...), or another stage with a slot 'exp_avg' or 'momentum_buffer', before {address}.",
+            stage=address,
+        )
+
+
+def check_units(before: Sequence[Stage], address: str) -> None:
+    """Raise if a momentum was divided since it was averaged: the gradient in it was not, and cannot be added."""
+    resolved = ""
+    for stage in before:
+        resolved = "" if averages(stage) else stage.address if stage.scale == "resolves" else resolved
+    if resolved and any(averages(stage) for stage in before):
+        raise ChainError(
+            f"{address} adds the gradient to its momentum, which {resolved} has divided and the gradient not. Put "
+            f"{address} before {resolved}.",
+            stage=address,
+        )
+
+
+class grams(Stage):
+    r"""Give the momentum the signs of the gradient.
+
+    $$u \leftarrow \operatorname{sign}(g) \odot \lvert u\rvert$$
+
+    $g$ is the effective gradient, of which the momentum is made. The stored momentum stays as it is.
+
+    Raises:
+        ChainError: no stage before it averages.
+
+    Source: Cao et al. (2024), Grams: Gradient Descent with Adaptive Momentum Scaling, arXiv:2412.17107; adv_optm.
+
+    >>> gradchain.recipe("adamw").insert_after("first_moment", gradchain.grams()).names[:2]
+    ('first_moment', 'grams')
+    """
+
+    scale = "any"
+    source = "Grams, arXiv:2412.17107"
+
+    def check_place(self, before: Sequence[Stage], address: str) -> None:
+        check_averaged(before, address)
+
+    def update(self, update: Update, ctx: Context) -> Update:
+        return update.replace(value=update.gradient.sign() * update.value.abs())
+
+
+class cautious(Stage):
+    r"""Drop the elements in which momentum and gradient disagree, and blow up the others to make up for it.
+
+    $$k = [u \odot g > 0], \qquad u \leftarrow \frac{u \odot k}{\max(\operatorname{mean} k,\, c)}$$
+
+    $g$ is the effective gradient, of which the momentum is made. The mean is over the whole tensor. The stored momentum
+    stays as it is.
+
+    Args:
+        floor: $c \in (0, 1]$, default 1e-3: at most $1/c$ times the direction.
+
+    Raises:
+        ChainError: no stage before it averages.
+
+    Source: Liang et al. (2024), Cautious Optimizers, arXiv:2411.16085; adv_optm.
+
+    >>> gradchain.recipe("lion").insert_after("sign", gradchain.cautious()).names[:3]
+    ('lion_interpolate', 'sign', 'cautious')
+    """
+
+    scale = "any"
+    source = "Cautious Optimizers, arXiv:2411.16085"
+
+    floor: float = hyper(default=1e-3, gt=0, le=1)
+
+    def check_place(self, before: Sequence[Stage], address: str) -> None:
+        check_averaged(before, address)
+
+    def update(self, update: Update, ctx: Context) -> Yields:
+        u = update.value
+        k = (u.sign() * update.gradient.sign() > 0).to(u.dtype)  # the product of small numbers could vanish
+        t = yield whole_tensor(k=k)
+        mean = t.k / max(ctx.numel, 1)
+        share = torch.maximum(mean, torch.as_tensor(self.floor, dtype=mean.dtype, device=mean.device))
+        return update.replace(value=u * k / share)
+
+
+class nesterov(Stage):
+    r"""Look ahead by one step: mix the gradient once more into the momentum.
+
+    $$u \leftarrow q\,u + (1-q)\,x, \qquad
+    x = \begin{cases} \lvert m_{t-1}\rvert \odot g & \text{scaled} \\ g & \text{otherwise} \end{cases}$$
+
+    $g$ is the effective gradient, of which the momentum is made: normalised where that is, so both have one unit. The stored
+    momentum stays as it is. To correct the bias of the mixture, use `first_moment(bias_correction=False)` and put
+    `debias()` after this stage.
+
+    Args:
+        coef: $q \in [0, 1]$; `nesterov_coef` in `param_groups`. `None` (default) takes the group's `betas[0]`, else its
+            `momentum`.
+        scaled: weigh the gradient by the size of the last momentum $m_{t-1}$, the `exp_avg` of the stage before. For
+            averages of signs, where the gradient is a sign too.
+
+    Raises:
+        OptionError: `coef` is outside its range.
+        ChainError: no stage before it averages, the average has been divided, or `coef` is `None` and there is neither
+            `betas[0]` nor `momentum`.
+
+    Source: Nesterov (1983); Dozat (2016), Nadam; adv_optm.
+
+    >>> gradchain.recipe("adamw").insert_after("first_moment", gradchain.nesterov()).names[:2]
+    ('first_moment', 'nesterov')
+    """
+
+    scale = "any"
+    source = "Nadam (Dozat, 2016); adv_optm"
+
+    coef: float | None = hyper(default=None, ge=0, le=1, optional=True, key="nesterov_coef")
+    scaled: bool = static(default=False)
+    beta: float | None = follow("betas[0]", optional=True)
+    momentum: float | None = follow("momentum", optional=True)
+
+    @property
+    def requires(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return ("exp_avg",) if self.scaled else ()
+
+    def check_place(self, before: Sequence[Stage], address: str) -> None:
+        check_averaged(before, address)
+        check_units(before, address)
+        followed = {self.key_of("beta"), self.key_of("momentum")}
+        keys = {
+            stage.key_of(name) for stage in before for name, spec in stage.live_fields().items() if not spec.follows
+        }
+        if self.coef is None and not followed & keys:
+            raise ChainError(
+                f"{address}.coef is None, and no stage before it has a number that goes by 'betas[0]' or 'momentum', "
+                f"which it would take instead. Pass coef, such as nesterov(0.9).",
+                stage=address,
+            )
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        candidates = (self.coef, self.beta, self.momentum)
+        return {"q": next(number for number in candidates if number is not None)}
+
+    def update(self, update: Update, ctx: Context) -> Update:
+        x = ctx.previous("exp_avg").abs() * update.gradient if self.scaled else update.gradient
+        return update.replace(value=ema(update.value, x, ctx["q"]))
+
+
+class ademamix(Stage):
+    r"""Add a second, much slower average of the gradient.
+
+    $$s \leftarrow \beta_3 s + (1-\beta_3)\, g, \qquad u \leftarrow u + \alpha_t s, \qquad
+    \alpha_t = \begin{cases} \alpha\, t / T & t < T \\ \alpha & \text{otherwise} \end{cases}$$
+
+    $g$ is the effective gradient, of which the momentum is made; without a momentum $u = g$.
+
+    Args:
+        beta3: $\beta_3 \in [0, 1)$, default 0.9999; `beta3_ema` in `param_groups`.
+        alpha: $\alpha \ge 0$, default 5.
+        t_alpha: $T > 0$, the steps in which $\alpha_t$ grows to $\alpha$; `None` (default): $\alpha_t = \alpha$.
+        storage: how `exp_avg_slow` (the parameter's shape, zeros at first) is kept.
+
+    Raises:
+        OptionError: a value outside its range.
+        ChainError: a momentum has been divided before this stage.
+
+    Source: Pagliardini et al. (2024), The AdEMAMix Optimizer, arXiv:2409.03137. As there, $s$ is not corrected for its bias.
+
+    >>> gradchain.recipe("adamw").insert_after("first_moment", gradchain.ademamix()).names[:2]
+    ('first_moment', 'ademamix')
+    """
+
+    scale = "any"
+    source = "AdEMAMix, arXiv:2409.03137"
+
+    beta3: float = hyper(default=0.9999, ge=0, lt=1, key="beta3_ema")
+    alpha: float = hyper(default=5.0, ge=0)
+    t_alpha: float | None = hyper(default=None, gt=0, optional=True)
+    storage: str = storage_field()
+
+    def check_place(self, before: Sequence[Stage], address: str) -> None:
+        check_units(before, address)
+
+    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"exp_avg_slow": torch.zeros_like(param)}
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        if self.t_alpha is None:
+            return {"alpha_t": self.alpha}
+        return {"alpha_t": where(step < self.t_alpha, self.alpha * step / self.t_alpha, self.alpha)}
+
+    def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
+        s = ema(ctx.read("exp_avg_slow"), update.gradient, self.beta3)
+        return update.average(update.value + ctx["alpha_t"] * s), {"exp_avg_slow": s}

@@ -1,0 +1,89 @@
+"""Largest singular values by power iteration: one step per update, from vectors that are kept between steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Sequence
+from typing import TypeAlias
+
+import torch
+
+from gradchain.noise import random_bits, salt_of
+from gradchain.ops import nonzero, root
+from gradchain.reduce import Request, Totals, accumulate, tensor_partials, whole_tensor
+
+Tensors: TypeAlias = "tuple[torch.Tensor, ...]"
+
+# Below this length an image is no direction: the old vector stays. Absolute, as published (quirk N11).
+_STILL = 1e-6
+
+
+def start_vector(shape: Sequence[int], name: str, seed: int, device: torch.device) -> torch.Tensor:
+    """Gaussian vectors along the last axis, of length 1, in float32: a function of shape, name and seed alone."""
+    like = torch.empty(tuple(shape), dtype=torch.float32, device=device)
+    key = torch.zeros((), dtype=torch.int32, device=device)
+    radius, angle = (_uniform(random_bits(like, key, salt_of(f"{name}/{part}", seed))) for part in ("radius", "angle"))
+    gaussian = (-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()  # Box & Muller
+    return gaussian / gaussian.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+def _uniform(bits: torch.Tensor) -> torch.Tensor:
+    """Numbers in (0, 1] from the upper 24 bits."""
+    return (((bits >> 8) & 0xFFFFFF) + 1).to(torch.float32) / (1 << 24)
+
+
+def length(x: torch.Tensor) -> torch.Tensor:
+    """The norm over the last axis, which is kept."""
+    return root(x.square().sum(-1, keepdim=True))
+
+
+def two_sided(M: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> Generator[Request, Totals, Tensors]:
+    """Estimate the largest singular value of a matrix whose rows may live apart; returns it and the new `u`, `v`."""
+    t = yield tensor_partials(v=_over_rows(M, u))
+    v = _turned(v, t.v, length(t.v))
+    image = (M * v).sum(-1)
+    t = yield whole_tensor(norm=image.square(), product=u * image)
+    norm = root(t.norm)
+    return torch.where(norm >= _STILL, norm, t.product), _turned(u, image, norm), v
+
+
+def two_sided_blocks(S: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> Tensors:
+    """The same for a stack of matrices, each with its own vectors."""
+    image = (S * u[..., None]).sum(-2)
+    v = _turned(v, image, length(image))
+    image = (S * v[..., None, :]).sum(-1)
+    norm = length(image)
+    sigma = torch.where(norm >= _STILL, norm, (u * image).sum(-1, keepdim=True))
+    return sigma, _turned(u, image, norm), v
+
+
+def one_sided(M: torch.Tensor, v: torch.Tensor, absolute: bool) -> Generator[Request, Totals, Tensors]:
+    """Estimate the largest singular value with one vector, by a step with the square; returns it and the new `v`."""
+    t = yield tensor_partials(w=_over_rows(M, (M * v).sum(-1)), square=accumulate(M.square()))
+    norm = length(t.w)
+    moves = norm >= 0.5 if absolute else (norm >= 1e-12 * t.square) & (norm > 0)
+    v = torch.where(moves, t.w / nonzero(norm), v).to(v.dtype)
+    t = yield whole_tensor(square=(M * v).sum(-1).square())
+    return root(t.square), v
+
+
+def skew(rows: torch.Tensor, size: int) -> torch.Tensor:
+    """The skew-symmetric blocks whose strict upper triangles, row by row, are `rows`."""
+    i, j = torch.triu_indices(size, size, 1, device=rows.device)
+    upper = rows.new_zeros(len(rows), size * size).index_copy(1, i * size + j, rows).view(-1, size, size)
+    return upper - upper.mT
+
+
+def skew_size(elements: int) -> int:
+    """The size of a skew-symmetric block with so many elements above the diagonal."""
+    return (1 + math.isqrt(1 + 8 * elements)) // 2
+
+
+def _over_rows(M: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+    """The local part of `M^T u`, accumulated in float64 where there is one."""
+    return (M * u[:, None]).sum(0, dtype=torch.float32 if M.device.type == "mps" else torch.float64)
+
+
+def _turned(old: torch.Tensor, image: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
+    """The direction of `image`; the old one where there is none."""
+    return torch.where(norm >= _STILL, image / norm.clamp(min=1e-8), old).to(old.dtype)

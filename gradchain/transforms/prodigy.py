@@ -1,0 +1,154 @@
+"""Prodigy: a step size found from the distance travelled."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+
+from gradchain.context import Context
+from gradchain.errors import OptionError
+from gradchain.fields import Spec, follow, hyper, static
+from gradchain.ops import minimum, wide
+from gradchain.reduce import accumulate
+from gradchain.stage import Number, Slots, Stage
+from gradchain.update import Update
+
+
+def positive(value: object) -> float:
+    """A positive number."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise ValueError("not a number in (0, inf). Pass one, such as the default 1e-6.")
+    return float(value)
+
+
+class prodigy(Stage):
+    r"""Find the step size: scale the gradient by $d$, and the learning rate of all other stages too.
+
+    With $\lambda = d\,\eta$, $\kappa = \frac{d}{d_0}\lambda$, $g$ the direction that comes in and $\theta_0$ the
+    parameter at the first step:
+
+    $$u \leftarrow d\, g, \qquad \eta \leftarrow \lambda, \qquad
+    s \leftarrow \beta_3 s + a\, g, \qquad a = \begin{cases} \frac{d}{d_0} d & \text{safeguard} \\ \kappa & \text{otherwise}
+    \end{cases}$$
+
+    and over all parameters, once a step:
+
+    $$S \leftarrow \beta_3 S + \sum \kappa \langle g, \theta_0 - \theta\rangle, \qquad
+    \hat d = c\,\frac{S}{\sum \lVert s\rVert_1}, \qquad
+    d \leftarrow \min(d_{\max}, d\,\gamma), \quad d_{\max} \leftarrow \max(d_{\max}, \hat d)$$
+
+    where $\hat d$ also replaces a smaller $d$ that is still $d_0$. Every stage that follows `lr` sees $\lambda$, and
+    `divide` multiplies its $\epsilon$ by $d$, since gradients have been. Nothing waits for the device: the sums are made
+    where the parameters are, and $d$ is used from the next step on.
+
+    Args:
+        d0: $> 0$, default 1e-6: the first $d$, below the one looked for.
+        d_coef: $c > 0$, default 1: makes the estimate more or less daring.
+        growth_rate: $\gamma \ge 1$, default infinity: how much $d$ may grow in a step.
+        beta3: $\beta_3 \in [0, 1)$. Default: $\sqrt{\beta_2}$, with $\beta_2$ the chain's `betas[1]`.
+        prodigy_steps: adapt in this many steps only; 0 (default) for always.
+        safeguard_warmup: keep $\eta$ out of $s$, for schedules that begin near 0.
+        d_limiter: let $\hat d$ be at most $2^{1/4} d$.
+        slice_p: measure with every `slice_p`-th element (default 11), to keep less state.
+
+    Slots: `s` (zeros) and `p0` (the parameter at the first step), float32 and the parameter's dtype, with one element for
+    each `slice_p` of the parameter. Shared: `d`, `d_max`, `d_numerator`, `k` (steps taken), in `param_groups`.
+
+    Raises:
+        OptionError: a value out of range.
+        ChainError: no stage has `betas[1]`, and `beta3` is not given.
+
+    Source: Mishchenko & Defazio (2023), Prodigy, arXiv:2306.06101; adv_optm 2.5.16.
+
+    >>> chain = gradchain.recipe("adamw", lr=1.0).insert_before("first_moment", gradchain.prodigy())
+    >>> optimizer = gradchain.Optimizer(model, chain)
+    >>> float(optimizer.param_groups[0]["d"])
+    1e-06
+    """
+
+    scale = "any"
+    source = "Prodigy, arXiv:2306.06101"
+
+    d0: float = static(default=1e-6, convert=positive)
+    d_coef: float = hyper(default=1.0, gt=0)
+    growth_rate: float = hyper(default=math.inf, ge=1, le=math.inf)
+    beta3: float | None = hyper(default=None, ge=0, lt=1, optional=True)
+    prodigy_steps: float = hyper(default=0, ge=0)
+    safeguard_warmup: bool = static(default=False)
+    d_limiter: bool = static(default=False)
+    slice_p: int = static(default=11)
+    beta2: float | None = follow("betas[1]")
+    lr: float | None = follow("lr")
+
+    d: ClassVar[torch.Tensor]
+    d_max: ClassVar[torch.Tensor]
+    d_numerator: ClassVar[torch.Tensor]
+    k: ClassVar[torch.Tensor]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.slice_p < 1:
+            raise OptionError(
+                f"{self.address}.slice_p = {self.slice_p!r} is outside [1, inf). Pass a positive integer."
+            )
+
+    def live_fields(self) -> dict[str, Spec]:
+        fields = super().live_fields()
+        return fields if self.beta3 is None else {name: spec for name, spec in fields.items() if name != "beta2"}
+
+    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
+        start = self._sliced(param.detach())
+        return {"s": torch.zeros_like(start, dtype=torch.float32), "p0": start.clone()}
+
+    def init_shared(self) -> dict[str, float]:
+        return {"d": self.d0, "d_max": self.d0, "d_numerator": 0.0, "k": 0.0}
+
+    def override(self) -> dict[str, Any]:
+        assert self.lr is not None
+        return {"lr": self.d * self.lr}
+
+    def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+        if values["beta3"] is not None:
+            return values
+        if values.get("beta2") is None:
+            raise OptionError(
+                f"{self.address}.beta3 = None in a group of a chain that was built with a number: pass beta3 in [0, 1)."
+            )
+        return {**values, "beta3": values["beta2"] ** 0.5}
+
+    def scalars(self, step: Number) -> dict[str, Any]:
+        assert self.lr is not None
+        growth = self.d / self.d0 * self.d
+        kappa = growth * self.lr
+        return {"kappa": kappa, "weight": growth if self.safeguard_warmup else kappa}
+
+    def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
+        assert self.beta3 is not None
+        g = self._sliced(wide(update.value))
+        s = self.beta3 * ctx.read("s", as_kept=True) + ctx["weight"] * g
+        travelled = wide(ctx.read("p0", as_kept=True)) - self._sliced(wide(ctx.param))
+        ctx.contribute(numerator=ctx["kappa"] * accumulate(g * travelled), denominator=accumulate(s.abs()))
+        return update.replace(value=self.d * update.value), {"s": s}
+
+    def share(self, totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        assert self.beta3 is not None
+        numerator = self.beta3 * self.d_numerator + totals["numerator"]
+        known = totals["denominator"] > 0
+        estimate = self.d_coef * numerator / torch.where(known, totals["denominator"], 1.0)
+        estimate = minimum(estimate, 2**0.25 * self.d) if self.d_limiter else estimate
+        d = torch.where(self.d == self.d0, torch.maximum(self.d, estimate), self.d)
+        d_max = torch.maximum(self.d_max, estimate)
+        d = minimum(d_max, d * self.growth_rate)
+        adapting = (self.k < self.prodigy_steps) | (self.prodigy_steps == 0)
+        return {
+            "d": torch.where(adapting & known, d, self.d),
+            "d_max": torch.where(adapting & known, d_max, self.d_max),
+            "d_numerator": torch.where(adapting, numerator, self.d_numerator),
+            "k": self.k + 1,
+        }
+
+    def _sliced(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.reshape(-1)[:: self.slice_p]
