@@ -43,6 +43,8 @@ def worth_compiling(params: Iterable[torch.Tensor]) -> bool:
     """The rule of `compile="auto"`: enough elements, and a compiler for their device."""
     sizes: dict[str, int] = {}
     for param in params:
+        if not param.requires_grad:  # frozen: it will never be stepped
+            continue
         sizes[param.device.type] = sizes.get(param.device.type, 0) + param.numel()
     if sum(sizes.values()) < AUTO_ELEMENTS:
         return False

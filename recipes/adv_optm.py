@@ -82,12 +82,12 @@ def adv_adamw(
 ) -> Chain:
     """AdamW_adv: AdamW whose every part can be exchanged."""
     first, second = _storages(state_precision, nnmf_factor, factored_2nd, vector_reshape)
-    momentum = [
+    averaging: Parts = [
         *_first_moment(betas[0], first),
         *_mixed(nesterov, nesterov_coef, grams, cautious),
         ademamix and t.ademamix(beta3_ema, alpha, t_alpha, storage=first),
     ]
-    normalisation = [
+    normalisation: Parts = [
         t.second_moment(betas[1], bias_correction=use_bias_correction, storage=second),
         fisher_wd and t.fisher_decay("atan2" if use_atan2 else "rms"),
         _resolved(eps, use_atan2),
@@ -98,7 +98,7 @@ def adv_adamw(
         _orthogonal(orthogonal_gradient),
         kourkoutas_beta
         and t.kourkoutas_beta(beta2_min, ema_alpha, tiny_spike, k_warmup_steps, layers=kourkoutas_layers),
-        *([normalisation, momentum] if normed_momentum else [momentum, normalisation]),
+        *([normalisation, averaging] if normed_momentum else [averaging, normalisation]),
         debias and t.debias(betas[0]),
         *_scaled(lr, spectral_normalization, seed, use_atan2),
         *_decay(weight_decay, cautious_wd, decoupled_wd, centered_wd, centered_wd_mode),
@@ -364,7 +364,7 @@ def adv_signsgd(
         average: Any = t.heavy_ball(momentum, storage=storage)
     else:
         average = t.first_moment(momentum, bias_correction=False, storage=storage).expose(beta="momentum")
-    averaging = [
+    averaging: Parts = [
         momentum != 0 and average,
         nesterov and t.nesterov(nesterov_coef, scaled=normed_momentum),
     ]
@@ -500,7 +500,9 @@ def _signed(
         sign: Any = t.projected_adaptivity(projected_adaptivity)
     else:
         sign = t.stochastic_sign(seed) if stochastic_sign else t.lion_k(kappa, auto)
-    signed = [sign, freeze_on_flip and freeze] if projected_adaptivity == "total" else [freeze_on_flip and freeze, sign]
+    signed: Parts = (
+        [sign, freeze_on_flip and freeze] if projected_adaptivity == "total" else [freeze_on_flip and freeze, sign]
+    )
     if auto and (adaptive or freeze_on_flip):  # these are for signs
         signed = [partition({"convolution": t.lion_k(2.0), "other": signed}, convolution_or_other)]
     return [*signed, cautious and t.cautious()]

@@ -110,7 +110,7 @@ def companions(item: Item, items: Sequence[Item]) -> Iterator[tuple[str, Edit]]:
         yield from _telling(other)
     numbered = itertools.product([other for other in switches if other.absent], dials)
     for one, other in itertools.chain(numbered, itertools.combinations(switches, 2)):
-        yield from _together(one.company()[:1], other.company()[:1])
+        yield from _together(_turn(one), _turn(other))
 
 
 def _telling(item: Item) -> Edits:
@@ -118,6 +118,11 @@ def _telling(item: Item) -> Edits:
     edits = item.company()
     extreme = [edit for end in ("=1000", "=None", "=0") for edit in edits if edit[0].endswith(end)]
     return tuple(dict.fromkeys([*edits[:1], *extreme[:1], *edits[1:2], *extreme[1:]]))
+
+
+def _turn(item: Item) -> Edits:
+    """One edit: to nothing at all if that can be, else the first."""
+    return tuple(edit for edit in item.company() if edit[0].endswith("=None"))[:1] or item.company()[:1]
 
 
 def _together(some: Edits, others: Edits) -> Iterator[tuple[str, Edit]]:
