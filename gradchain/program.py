@@ -129,7 +129,7 @@ class Program:
     def _override(address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
         if type(stage).override is Stage.override:
             return {}
-        return stage.bind(_fields(address, stage, bindings, group)).override()
+        return stage.bind(_fields(address, stage, bindings, group)).override(group)
 
     # The step.
 

@@ -137,7 +137,7 @@ class Stage(_FrozenFields):
         """The shared numbers after a step, given the totals over all parameters of what `ctx.contribute` took."""
         return {}
 
-    def override(self) -> dict[str, Number]:
+    def override(self, group: Mapping[str, Any]) -> dict[str, Number]:
         """Values of hyperparameters, by key, that the other stages see instead of those in the group."""
         return {}
 

@@ -17,6 +17,10 @@ from gradchain.stage import Number, Slots, Stage
 from gradchain.update import Update
 
 
+RATES = ("lr", "initial_lr", "max_lr", "constructor_lr", "reference_lr")
+"""The learning rate, and those that it is compared with: their ratio stays."""
+
+
 def positive(value: object) -> float:
     """A positive number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
@@ -106,9 +110,8 @@ class prodigy(Stage):
     def init_shared(self) -> dict[str, float]:
         return {"d": self.d0, "d_max": self.d0, "d_numerator": 0.0, "k": 0.0}
 
-    def override(self) -> dict[str, Any]:
-        assert self.lr is not None
-        return {"lr": self.d * self.lr}
+    def override(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        return {key: self.d * group[key] for key in RATES if group.get(key) is not None}
 
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
         if values["beta3"] is not None:
