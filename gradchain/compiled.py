@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 
 from gradchain.errors import CompileWarning
-from gradchain.kernel import Kernel, Known, Layout, Status, status_of, tensors_of
+from gradchain.kernel import Kernel, Known, Packs, Status, seated, status_of, tensors_of
 from gradchain.program import Outcome
 from gradchain.reduce import Totals
 from gradchain.run import Asked, complete, total_up
@@ -33,20 +33,25 @@ Where gradients come and go from step to step, small tensors would meet in ever 
 this number they go one by one: there is a kernel for each shape and no more.
 """
 
-Companies: TypeAlias = "set[tuple[Layout, ...]]"
-"""The buckets of several tensors that an optimizer has had."""
+PLANS = 64
+"""How many plans an optimizer keeps: one for each set of parameters that have gradients."""
 
-_kernels: dict[tuple[tuple[Layout, ...], Known], Kernel] = {}
+Numbers: TypeAlias = "tuple[int, ...]"
+"""The layouts of some works, by number."""
+
+_kernels: dict[tuple[Numbers, Known], Kernel] = {}
 """The kernels of this process, by bucket and phase. They are pure code: what they compute depends on nothing else."""
 
 
 class Call:
     """A bucket at one step, moving through its phases. Nothing is written before `finish`."""
 
-    def __init__(self, works: list[Work], packed: dict[int, torch.Tensor], answers: list[list[Totals]]) -> None:
-        self.works, self.packed, self.answers = works, packed, answers
-        self.layouts = tuple(Layout.of(work) for work in works)
-        self.inputs = [x for work, layout in zip(works, self.layouts) for x in tensors_of(work, layout, packed)]
+    def __init__(self, works: list[Work], packs: Packs, answers: list[list[Totals]]) -> None:
+        self.works, self.packs, self.answers = works, packs, answers
+        known = [seated(work, packs) for work in works]
+        self.layouts = tuple(seat.layout for seat in known)
+        self.numbers: Numbers = tuple(seat.number for seat in known)
+        self.inputs = [x for work, seat in zip(works, known) for x in tensors_of(work, seat, packs)]
         self.asked: list[Asked] = []
         self.outcomes: list[Outcome] = []
         self.recorded: list[Recorded] = []
@@ -57,9 +62,9 @@ class Call:
     def kernel(self, failures: list[str]) -> Kernel:
         """The kernel of the present phase, from the cache or made now."""
         known: Known = tuple(tuple(tuple(vars(total)) for total in totals) for totals in self.answers)
-        key = (self.layouts, known)
+        key = (self.numbers, known)
         if key not in _kernels:
-            told = any(layouts == self.layouts and kernel.failure for (layouts, _), kernel in _kernels.items())
+            told = any(numbers == self.numbers and kernel.failure for (numbers, _), kernel in _kernels.items())
             _kernels[key] = made = Kernel(self.layouts, self.works[0].program, known, self.flat())
             if made.failure is not None and not told:
                 failures.append(made.failure)
@@ -85,7 +90,7 @@ class Call:
 
     def split(self) -> list[Call]:
         """A call for each work, since they do not keep step with each other."""
-        return [Call([work], self.packed, [answers]) for work, answers in zip(self.works, self.answers)]
+        return [Call([work], self.packs, [answers]) for work, answers in zip(self.works, self.answers)]
 
     def finish(self) -> None:
         """Write the results."""
@@ -99,11 +104,63 @@ class Call:
             torch.autograd.graph.increment_version([work.owner for work in self.works])
 
 
-def run(works: Sequence[Work], companies: Companies) -> list[Recorded]:
+class Plan:
+    """The calls of a step that has nothing to ask: which kernel takes which works. Good for all steps with equal layouts."""
+
+    def __init__(self, works: Sequence[Work], calls: Sequence[Call]) -> None:
+        places = {id(work): place for place, work in enumerate(works)}
+        self.calls = [([places[id(work)] for work in call.works], call.kernel([])) for call in calls]
+
+    @staticmethod
+    def fits(calls: Sequence[Call]) -> bool:
+        """Whether all calls were compiled and took one phase."""
+        return all(not any(call.answers) and call.kernel([]).compiled is not None for call in calls)
+
+    def run(self, works: Sequence[Work], packs: Packs) -> list[Recorded]:
+        inputs: list[list[torch.Tensor]] = []
+        for places, _ in self.calls:
+            flat: list[torch.Tensor] = []
+            for place in places:
+                work = works[place]
+                flat += tensors_of(work, work.seat.layout, packs)
+            inputs.append(flat)
+        recorded: list[Recorded] = [{}] * len(works)
+        for (places, kernel), flat in zip(self.calls, inputs):
+            written = kernel.write(flat)
+            if not kernel.silent:
+                for place, record in zip(places, written):
+                    recorded[place] = record
+        torch.autograd.graph.increment_version([work.owner for work in works])
+        return recorded
+
+
+class Memory:
+    """What the compiled steps of an optimizer remember."""
+
+    def __init__(self) -> None:
+        self.companies: set[Numbers] = set()
+        self.plans: dict[Numbers, Plan] = {}
+
+
+def run(works: Sequence[Work], memory: dict[str, Any]) -> list[Recorded]:
     """Step all works. All that can fail, the compiler included, comes before the first write."""
-    packed: dict[int, torch.Tensor] = {}
+    kept: Memory = memory.setdefault("compiled", Memory())
+    packs = Packs()
+    numbers = tuple([seated(work, packs).number for work in works])
+    if (plan := kept.plans.get(numbers)) is not None:
+        return plan.run(works, packs)
+    calls, recorded = _run_once(works, packs, kept.companies)
+    if Plan.fits(calls):
+        if len(kept.plans) >= PLANS:
+            kept.plans.clear()
+        kept.plans[numbers] = Plan(works, calls)
+    return recorded
+
+
+def _run_once(works: Sequence[Work], packs: Packs, companies: set[Numbers]) -> tuple[list[Call], list[Recorded]]:
+    """A step without a plan."""
     failures: list[str] = []
-    ready = [call for bucket in buckets(works) for call in calls_for(bucket, packed, companies, len(works))]
+    ready = [call for bucket in buckets(works) for call in calls_for(bucket, packs, companies, len(works))]
     waiting: list[Call] = []
     done: list[Call] = []
     while ready:
@@ -124,17 +181,17 @@ def run(works: Sequence[Work], companies: Companies) -> list[Recorded]:
     for call in done:
         call.finish()
     recorded = {id(work): record for call in done for work, record in zip(call.works, call.recorded)}
-    return [recorded[id(work)] for work in works]
+    return done, [recorded[id(work)] for work in works]
 
 
-def calls_for(bucket: list[Work], packed: dict[int, torch.Tensor], companies: Companies, works: int) -> list[Call]:
+def calls_for(bucket: list[Work], packs: Packs, companies: set[Numbers], works: int) -> list[Call]:
     """One call for the bucket, or one for each of its tensors if their company has changed too often."""
-    call = Call(bucket, packed, [[] for _ in bucket])
-    if len(bucket) == 1 or call.layouts in companies:
+    call = Call(bucket, packs, [[] for _ in bucket])
+    if len(bucket) == 1 or call.numbers in companies:
         return [call]
     if len(companies) >= BUCKETS_PER_CALL * -(-works // TENSORS_PER_CALL):
         return call.split()
-    companies.add(call.layouts)
+    companies.add(call.numbers)
     return [call]
 
 

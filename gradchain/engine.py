@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from gradchain import blocks
 from gradchain.run import drive
 from gradchain.telemetry import Recorded
 from gradchain.work import Work, check_purity, versions_of
@@ -18,25 +19,37 @@ AUTO_ELEMENTS = 10_000_000
 """`compile="auto"` compiles from this many elements on: below, the compiler takes longer than it saves."""
 
 
-def run(works: Sequence[Work], *, compiled: bool, companies: set[Any]) -> list[Recorded]:
-    """Step all works. Returns what each recorded, in order. `companies` is the compiled path's memory of an optimizer."""
+def run(works: Sequence[Work], *, compiled: bool, memory: dict[str, Any]) -> list[Recorded]:
+    """Step all works. Returns what each recorded, in order. `memory` is the compiled path's, of this optimizer."""
     if not compiled:
         return run_eagerly(works)
     from gradchain import compiled as compiled_path  # the compiler takes a second to import
 
-    return compiled_path.run(works, companies)
+    return compiled_path.run(works, memory)
 
 
 def run_eagerly(works: Sequence[Work]) -> list[Recorded]:
-    """Compute everything, then write everything: an error on the way leaves all as it was."""
+    """Step all works. What can fail fails before anything is written.
+
+    Elementwise chains go in blocks: one block of each kind is computed before the first is written, and the others of
+    its kind are the same computation. All other works are computed first and written afterwards.
+    """
+    inside, outside = blocks.divided(works)
     inputs = [work.inputs() for work in works]
     versions = [versions_of(tensors) for tensors in inputs]
-    outcomes = drive([work.program for work in works], [work.task.start() for work in works])
+    outcomes = drive([work.program for work in outside], [work.task.start() for work in outside])
+    kinds = blocks.blocks(inside)
+    first = [kind[0].compute() for kind in kinds]
     for work, tensors, before in zip(works, inputs, versions):
         check_purity(work.program, before, versions_of(tensors))
-    for work, outcome in zip(works, outcomes):
+    for work, outcome in zip(outside, outcomes):
         work.task.commit(outcome)
-    return [outcome.recorded for outcome in outcomes]
+    for kind, computed in zip(kinds, first):
+        kind[0].commit(*computed)
+        for block in kind[1:]:
+            block.commit(*block.compute())
+    recorded = {id(work): outcome.recorded for work, outcome in zip(outside, outcomes)}
+    return [recorded.get(id(work), {}) for work in works]
 
 
 def worth_compiling(params: Iterable[torch.Tensor]) -> bool:

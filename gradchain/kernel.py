@@ -26,7 +26,17 @@ Status = Literal["done", "asks", "uneven"]
 Known: TypeAlias = "tuple[tuple[tuple[str, ...], ...], ...]"
 """For each work, for each answered request, the names of the totals."""
 
-compile_graph = cast("Callable[..., Callable[..., Any]]", torch._inductor.compile)  # pyright: ignore[reportPrivateUsage]
+SERIAL_ELEMENTS = 1 << 16
+"""A bucket of so few elements is done before a second thread has started."""
+
+
+def compile_graph(graph: Any, examples: Sequence[torch.Tensor]) -> Callable[..., Any]:
+    """A function that computes what a traced graph does."""
+    options: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}  # layouts are checked by `seated`
+    if sum(x.numel() for x in examples) < 4 * SERIAL_ELEMENTS:
+        options["cpp.threads"] = 1
+    make = cast("Callable[..., Callable[..., Any]]", torch._inductor.compile)  # pyright: ignore[reportPrivateUsage]
+    return make(graph, examples, options=options)
 
 
 @dataclass(frozen=True)
@@ -66,16 +76,83 @@ class Layout:
         return Task(param, gradient, state, program, values, noise_key)
 
 
-def tensors_of(work: Work, layout: Layout, packed: dict[int, torch.Tensor]) -> list[torch.Tensor]:
+class Packs:
+    """The numbers of a step as tensors: those of parameters that share them are packed once."""
+
+    def __init__(self) -> None:
+        self._packed: dict[tuple[int, torch.device], torch.Tensor] = {}
+        self._patterns: dict[int, tuple[Any, ...]] = {}
+
+    def of(self, work: Work) -> torch.Tensor:
+        key = (id(work.numbers), work.owner.device)
+        if key not in self._packed:
+            self._packed[key] = _pack([value for stage in work.numbers for value in stage.values()], key[1])
+        return self._packed[key]
+
+    def pattern(self, numbers: Any) -> tuple[Any, ...]:
+        """The names of the numbers, and which of them are there: what a kernel depends on."""
+        known = self._patterns.get(id(numbers))
+        if known is None:
+            known = tuple(tuple((name, value is None) for name, value in stage.items()) for stage in numbers)
+            known = self._patterns[id(numbers)] = _interned.setdefault(known, known)
+        return known
+
+
+_interned: dict[Any, Any] = {}
+"""One object for equal patterns, so that they are compared by identity."""
+
+
+class Seated:
+    """What the compiled path knows of a parameter: its layout, as long as nothing that it depends on has changed."""
+
+    __slots__ = ("held", "layout", "number", "signature", "spans", "tensors")
+
+    def __init__(self, work: Work, signature: tuple[Any, ...]) -> None:
+        self.signature = signature
+        self.layout = Layout.of(work)
+        self.number = _numbers.setdefault(self.layout, len(_numbers))
+        self.tensors: list[torch.Tensor] = [work.state[slot] for slot in self.layout.slots]
+        self.held = list(zip(self.layout.slots, self.tensors))
+        self.spans = [_span(x) for x in (work.owner, *self.tensors)]
+
+
+_numbers: dict[Layout, int] = {}
+"""The layouts of this process, numbered."""
+
+
+def seated(work: Work, packs: Packs) -> Seated:
+    """What is known of a parameter, found anew if it has changed since the last step."""
+    grad, state = work.grad, work.seat.state
+    signature = (
+        grad.stride(), grad.dtype, work.owner.data_ptr(), packs.pattern(work.numbers),
+        work.maximize, work.telemetry, work.noise is None,
+    )  # fmt: skip
+    known: Seated | None = work.seat.layout
+    if known is not None and known.signature == signature:
+        for slot, tensor in known.held:
+            if state[slot] is not tensor:
+                break
+        else:
+            return known
+    known = work.seat.layout = Seated(work, signature)
+    return known
+
+
+def _span(tensor: torch.Tensor) -> tuple[int, int]:
+    """The memory that a tensor lives in, from and to."""
+    storage = tensor.untyped_storage()
+    return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
+
+
+def tensors_of(work: Work, known: Seated, packs: Packs) -> list[torch.Tensor]:
     """The dynamic part of a work, in the order in which `Layout.read` takes it."""
-    key = id(work.numbers)
-    if key not in packed:
-        packed[key] = _pack([value for stage in work.numbers for value in stage.values()], work.owner.device)
-    noise = [] if work.noise_key is None else [work.noise_key]
-    grad = work.grad.detach()
-    if memory_of(grad) in {memory_of(x) for x in (work.owner, *work.state.values())}:
-        grad = grad.clone()  # a kernel may read it after it has begun to write
-    return [work.owner.detach(), grad, *(work.state[slot] for slot in layout.slots), packed[key], *noise]
+    grad, place = work.grad, work.grad.data_ptr()
+    for start, end in known.spans:
+        if start <= place < end:
+            grad = grad.clone()  # a kernel may read it after it has begun to write
+    if work.noise is None:
+        return [work.owner, grad, *known.tensors, packs.of(work)]
+    return [work.owner, grad, *known.tensors, packs.of(work), cast("torch.Tensor", work.noise_key)]
 
 
 def _pack(numbers: list[Any], device: torch.device) -> torch.Tensor:
@@ -133,7 +210,7 @@ class Kernel:
         try:
             with warnings.catch_warnings():  # the compiler's own deprecations are not the user's business
                 warnings.simplefilter("ignore")
-                examples = _apart(inputs)
+                examples = _apart([x.detach() for x in inputs])
                 graph = make_fx(self._traced, tracing_mode="fake")(*examples)
                 self.compiled = None if self.uneven else compile_graph(graph, examples)
         except GradchainError:  # a stage that does wrong would do so eagerly too
@@ -187,3 +264,8 @@ class Kernel:
         assert self.compiled is not None
         outputs = iter(self.compiled(*flat))
         return [{key: next(outputs) for key in keys} for keys in self.recorded]
+
+    @property
+    def silent(self) -> bool:
+        """Whether nothing is recorded."""
+        return not any(self.recorded)

@@ -60,4 +60,4 @@ def minimum(left: Any, right: Any) -> Any:
 
 def nonzero(divisor: torch.Tensor) -> torch.Tensor:
     """The divisor with exact zeros replaced by one: what is divided by them passes unchanged."""
-    return torch.where(divisor == 0, torch.ones_like(divisor), divisor)
+    return torch.where(divisor == 0, 1.0, divisor)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -36,7 +36,7 @@ from gradchain.state import (
     fit_states,
 )
 from gradchain.telemetry import Telemetry
-from gradchain.work import Work
+from gradchain.work import Seat, Work
 
 Compile = Literal["auto"] | bool
 
@@ -92,8 +92,9 @@ class Optimizer(torch.optim.Optimizer):
         self._routing = Routing(chain)
         self._checked: dict[int, tuple[Any, ...]] = {}
         self._fresh: set[torch.Tensor] = set()
-        self._complete: dict[torch.Tensor, Program] = {}
-        self._companies: set[Any] = set()
+        self._seats: dict[torch.Tensor, Seat] = {}
+        self._settings: dict[int, tuple[tuple[Any, ...], list[Settings]]] = {}
+        self._memory: dict[str, Any] = {}
         self._telemetry = Telemetry()
         self._role = role
         defaults = {
@@ -186,13 +187,20 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         with torch.no_grad():
             works = self._collect()
-            recorded = engine.run(works, compiled=self._compiled(), companies=self._companies)
+            recorded = engine.run(works, compiled=self._compiled(), memory=self._memory)
             shared.update(self.chain, self.param_groups, recorded)
-            for work in works:
-                work.state["step"].add_(1)
-                self._fresh.discard(work.owner)
+            self._count(works)
             self._telemetry.take(works, recorded)
         return loss
+
+    def _count(self, works: Sequence[Work]) -> None:
+        """Raise the step counters."""
+        if works:
+            torch._foreach_add_([work.state["step"] for work in works], 1)  # pyright: ignore[reportPrivateUsage]
+        for work in works:
+            work.seat.stepped()
+        if self._fresh:
+            self._fresh.difference_update(work.owner for work in works)
 
     def _compiled(self) -> bool:
         if self.compile == "auto":
@@ -203,26 +211,41 @@ class Optimizer(torch.optim.Optimizer):
         """Everything that the step needs, checked; nothing is written but state that was missing or stale."""
         works: list[Work] = []
         numbers: dict[tuple[int, int, int], Numbers] = {}
-        index = -1
+        first = 0
         for number, group in enumerate(self.param_groups):
             self._check_changed(number, group)
-            for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group)):
-                index += 1
-                if param.grad is None:
+            for position, (param, settings) in enumerate(zip(group["params"], self._settings_of(number, group))):
+                if (grad := param.grad) is None:
                     continue
-                self._check_gradient(number, group, param)
-                program = self._routing.program(param, settings, name)
-                state = self._current_state(param, program)
-                step = int(state["step"]) + 1
-                key = (number, id(program), step)
+                if grad.layout != torch.strided or grad.is_complex():
+                    self._refuse_gradient(number, group, param)
+                seat = self._seats.get(param)
+                if seat is None or seat.settings is not settings or not self._is_current(param, seat):
+                    seat = self._seat(param, settings, parameter_names(group)[position])
+                step = seat.steps + 1
+                key = (number, id(seat.program), step)
                 if key not in numbers:
-                    numbers[key] = program.numbers(self.chain.bindings, group, step)
-                noise = parameter_key(step, index) if program.random else None
-                works.append(Work(
-                    param, param.grad, state, program, numbers[key], step,
-                    group["maximize"], group["telemetry"], noise,
-                ))  # fmt: skip
+                    numbers[key] = seat.program.numbers(self.chain.bindings, group, step)
+                work = Work(param, grad, seat, numbers[key], group)
+                if seat.program.random:
+                    work.noise = parameter_key(step, first + position)
+                works.append(work)
+            first += len(group["params"])
         return works
+
+    def _settings_of(self, number: int, group: Mapping[str, Any]) -> list[Settings]:
+        """The settings of each parameter; the same objects as long as nothing changes."""
+        role = group["role"] if isinstance(group["role"], str) else tuple(group["role"] or ())
+        now = (tuple(group["disable"]), role, len(group["params"]))
+        known = self._settings.get(number)
+        if known is None or known[0] != now:
+            known = self._settings[number] = (now, Settings.each(group))
+        return known[1]
+
+    def _is_current(self, param: torch.Tensor, seat: Seat) -> bool:
+        """Whether a parameter's state is the one that its seat knows, and not to be made anew."""
+        state = self.state.get(param)
+        return state is seat.state and "step" in state and not (self._fresh and param in self._fresh)
 
     def _check_changed(self, number: int, group: dict[str, Any]) -> None:
         """Check the group's values again if anyone has written to them since the last step."""
@@ -232,10 +255,8 @@ class Optimizer(torch.optim.Optimizer):
             self._routing.check({**self.defaults, **group}, f"group {number}: ")
             self._checked[number] = values
 
-    def _check_gradient(self, number: int, group: Mapping[str, Any], param: torch.Tensor) -> None:
+    def _refuse_gradient(self, number: int, group: Mapping[str, Any], param: torch.Tensor) -> None:
         grad = cast("torch.Tensor", param.grad)
-        if grad.layout == torch.strided and not grad.is_complex():
-            return
         names = group.get("param_names")
         position = next(i for i, other in enumerate(group["params"]) if other is param)
         what = names[position] if names else f"{position} of group {number}"
@@ -245,17 +266,18 @@ class Optimizer(torch.optim.Optimizer):
             "Build embeddings with sparse=False, or give this parameter to torch.optim.SparseAdam."
         )
 
-    def _current_state(self, param: torch.Tensor, program: Program) -> dict[str, Any]:
-        """The state of a parameter, made or completed where it is missing, and made anew before its first step."""
+    def _seat(self, param: torch.Tensor, settings: Settings, name: str) -> Seat:
+        """A parameter's seat: its state is made or completed where it is missing, and made anew before its first step."""
+        program = self._routing.program(param, settings, name)
         state = self.state[param]
         if "step" not in state or param in self._fresh:
             state.clear()
             state.update(self._initial(param, program))
-        elif self._complete.get(param) is not program:  # a stage may have been switched on since
-            for slot, value in program.init(param.detach()).items():
+        else:
+            for slot, value in program.init(param.detach()).items():  # a stage may have been switched on since
                 state.setdefault(slot, value)
-        self._complete[param] = program
-        return state
+        seat = self._seats[param] = Seat(settings, program, state)
+        return seat
 
     def routing_table(self) -> str:
         """What the optimizer will do with each parameter: its role, the stages it goes through, its bytes of state.
@@ -325,7 +347,7 @@ class Optimizer(torch.optim.Optimizer):
         self._routing = Routing(self.chain)
         self._checked.clear()
         self._fresh.clear()
-        self._complete.clear()
+        self._seats.clear()
         self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -340,7 +362,8 @@ class Optimizer(torch.optim.Optimizer):
         fresh = state.pop("fresh", None)
         super().__setstate__(state)
         if fresh is not None:  # unpickled or copied
-            self._routing, self._checked, self._complete, self._companies = Routing(self.chain), {}, {}, set()
+            self._routing, self._checked, self._memory = Routing(self.chain), {}, {}
+            self._seats, self._settings = {}, {}
             self._telemetry = Telemetry()
             parameters = self._parameters()
             self._fresh = {parameters[index] for index in fresh}

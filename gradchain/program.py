@@ -77,6 +77,22 @@ class Program:
         return any(stage.random for _, stage in self.stages) or any(storage and storage.random for storage in storages)
 
     @functools.cached_property
+    def elementwise(self) -> bool:
+        """Whether the elements of a tensor have nothing to do with each other."""
+        storages = [stage.storage_of(slot) for _, stage in self.stages for slot in stage.slots]
+        kept = all(storage is None or storage.elementwise for storage in storages)
+        return kept and not self.random and all(stage.elementwise for _, stage in self.stages)
+
+    def as_built(self, numbers: Numbers) -> bool:
+        """Whether what was `None` when the chain was built still is, and nothing else: a stage may go by that."""
+        return all(
+            (values[name] is None) == (getattr(stage, name) is None)
+            for (_, stage), values in zip(self.stages, numbers)
+            for name, spec in stage.dynamic_fields().items()
+            if spec.optional and not spec.follows and name in values
+        )
+
+    @functools.cached_property
     def records(self) -> tuple[str, ...]:
         return tuple(name for _, stage in self.stages for name in stage.records)
 

@@ -71,6 +71,7 @@ class Stage(_FrozenFields):
     * `decays`: `"adds"` if it adds to the decay term, `"steers"` if it weighs or masks what later stages add;
     * `place`: `"first"` or `"last"` for stages that must stand at an end;
     * `records`: names passed to `ctx.record`;
+    * `elementwise`: whether each element of what it makes depends on that element alone, of what it is given;
     * `random`: whether it draws `ctx.random_bits`;
     * `source`: paper or repository.
     """
@@ -87,6 +88,7 @@ class Stage(_FrozenFields):
     decays: ClassVar[Literal["no", "adds", "steers"]] = "no"
     place: ClassVar[Literal["anywhere", "first", "last"]] = "anywhere"
     records: ClassVar[tuple[str, ...]] = ()
+    elementwise: ClassVar[bool] = False
     random: ClassVar[bool] = False
     source: ClassVar[str] = ""
 

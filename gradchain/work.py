@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -63,32 +62,69 @@ def memory_of(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
 
 
-@dataclass(frozen=True, eq=False)
+class Seat:
+    """What an optimizer knows of a parameter from step to step, so that it need not look again."""
+
+    __slots__ = ("_counter", "_steps", "_version", "layout", "program", "settings", "state")
+
+    def __init__(self, settings: object, program: Program, state: dict[str, Any]) -> None:
+        self.settings, self.program, self.state = settings, program, state
+        self.layout: Any = None  # the compiled path's
+        self._counter, self._version, self._steps = None, 0, 0
+
+    @property
+    def steps(self) -> int:
+        """The steps taken so far. The counter in the state is only read if someone else has written to it."""
+        counter = self.state["step"]
+        if counter is not self._counter or counter._version != self._version:
+            self._counter, self._version, self._steps = counter, counter._version, int(counter)
+        return self._steps
+
+    def stepped(self) -> None:
+        """The counter has been raised by one."""
+        self._version, self._steps = self._counter._version, self._steps + 1  # type: ignore[union-attr]
+
+
 class Work:
     """A parameter that is due for a step."""
 
-    owner: torch.Tensor
-    grad: torch.Tensor
-    state: dict[str, Any]
-    program: Program
-    numbers: Numbers
-    step: int
-    maximize: bool
-    telemetry: bool
-    noise: int | None
+    __slots__ = ("_noise_key", "_task", "grad", "maximize", "noise", "numbers", "owner", "seat", "step", "telemetry")
 
-    @functools.cached_property
+    def __init__(
+        self, owner: torch.Tensor, grad: torch.Tensor, seat: Seat, numbers: Numbers, group: Mapping[str, Any]
+    ) -> None:
+        self.owner, self.grad, self.seat, self.numbers = owner, grad, seat, numbers
+        self.step: int = seat.steps + 1
+        self.maximize: bool = group["maximize"]
+        self.telemetry: bool = group["telemetry"]
+        self.noise: int | None = None
+        self._task: Task | None = None
+        self._noise_key: torch.Tensor | None = None
+
+    @property
+    def program(self) -> Program:
+        return self.seat.program
+
+    @property
+    def state(self) -> dict[str, Any]:
+        return self.seat.state
+
+    @property
     def noise_key(self) -> torch.Tensor | None:
         """The noise key as a tensor, if the program draws noise."""
-        if self.noise is None:
-            return None
-        return torch.tensor(self.noise, dtype=torch.int32, device=self.owner.device)
+        if self._noise_key is None and self.noise is not None:
+            self._noise_key = torch.tensor(self.noise, dtype=torch.int32, device=self.owner.device)
+        return self._noise_key
 
     def inputs(self) -> list[torch.Tensor]:
         """The tensors that a step reads."""
         return [self.owner, self.grad, *self.state.values()]
 
-    @functools.cached_property
+    @property
     def task(self) -> Task:
-        gradient = -self.grad.detach() if self.maximize else self.grad.detach()
-        return Task(self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key)
+        if self._task is None:
+            gradient = -self.grad.detach() if self.maximize else self.grad.detach()
+            self._task = Task(
+                self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key
+            )
+        return self._task

@@ -20,14 +20,14 @@ from collections.abc import Mapping
 
 from gradchain.storage.anchors import Affine, Float8, ScaledFloat8
 from gradchain.storage.base import Kept, Parts, Storage, Storing
-from gradchain.storage.dense import Float16, Float32, RoundedBfloat16
+from gradchain.storage.dense import AsParameter, Float16, Float32, RoundedBfloat16
 from gradchain.storage.factored import Factored, near_square
 from gradchain.storage.int8 import Int8
 
 __all__ = ["ANCHORS", "STORAGES", "Kept", "Parts", "Storage", "Storing", "near_square"]
 
 STORAGES: Mapping[str, Storage] = {
-    "param": Storage(),
+    "param": AsParameter(),
     "fp32": Float32(),
     "fp16": Float16(),
     "bf16": RoundedBfloat16(),
@@ -37,7 +37,7 @@ STORAGES: Mapping[str, Storage] = {
 }
 
 ANCHORS: Mapping[str, Storage] = {
-    "full": Storage(),
+    "full": AsParameter(),
     "float8": Float8(),
     "float8_scaled": ScaledFloat8(),
     "int8": Affine(bits=8, block=128),

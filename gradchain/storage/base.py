@@ -30,8 +30,9 @@ class Kept:
 
 @dataclass(frozen=True)
 class Storage:
-    """Keeps a slot as one dense tensor in the parameter's own dtype; the base of the other storages."""
+    """How a slot is kept; this base class: as one dense tensor in the parameter's own dtype."""
 
+    elementwise: ClassVar[bool] = False
     random: ClassVar[bool] = False
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:

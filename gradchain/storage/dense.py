@@ -12,8 +12,17 @@ from gradchain.storage.base import Bits, Kept, Parts, Storage
 
 
 @dataclass(frozen=True)
+class AsParameter(Storage):
+    """The parameter's own dtype."""
+
+    elementwise: ClassVar[bool] = True
+
+
+@dataclass(frozen=True)
 class Float32(Storage):
     """float32, whatever the parameter has."""
+
+    elementwise: ClassVar[bool] = True
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
         return {"": dense.to(torch.float32)}
@@ -22,6 +31,8 @@ class Float32(Storage):
 @dataclass(frozen=True)
 class Float16(Storage):
     """float16, rounded to nearest; what is beyond its range is kept as its largest number, 65504."""
+
+    elementwise: ClassVar[bool] = True
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
         if dense.dtype == torch.float16:

@@ -44,6 +44,7 @@ class adopt(Stage):
     {'betas': (0.9, 0.9999), 'eps': 1e-06, 'exponent': 0.25}
     """
 
+    elementwise = True
     scale = "sets"
     optional = ("beta2",)
     nonnegative = ("exp_avg_sq",)
@@ -100,6 +101,7 @@ class step_clip(Stage):
     ('adopt', 'divide', 'step_clip')
     """
 
+    elementwise = True
     source = ADOPT
 
     exponent: float = hyper(default=0.25, ge=0)

@@ -73,6 +73,8 @@ class clip_by_value(Stage):
     {'max_value': 0.1}
     """
 
+    elementwise = True
+
     max_value: float = hyper(default=1.0, gt=0)
 
     def update(self, update: Update, ctx: Context) -> Update:

@@ -63,6 +63,7 @@ class grams(Stage):
     ('first_moment', 'grams')
     """
 
+    elementwise = True
     scale = "any"
     source = "Grams, arXiv:2412.17107"
 
@@ -137,6 +138,7 @@ class nesterov(Stage):
     ('first_moment', 'nesterov')
     """
 
+    elementwise = True
     scale = "any"
     source = "Nadam (Dozat, 2016); adv_optm"
 
@@ -196,6 +198,7 @@ class ademamix(Stage):
     ('first_moment', 'ademamix')
     """
 
+    elementwise = True
     scale = "any"
     source = "AdEMAMix, arXiv:2409.03137"
 

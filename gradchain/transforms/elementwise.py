@@ -19,6 +19,7 @@ class sign(Stage):
     chain(sign(), scale_by_learning_rate())
     """
 
+    elementwise = True
     source = "signSGD, arXiv:1802.04434"
 
     def update(self, update: Update, ctx: Context) -> Update:
@@ -38,6 +39,8 @@ class multiply(Stage):
     >>> gradchain.chain(gradchain.sign(), gradchain.multiply(0.5), gradchain.scale_by_learning_rate(0.1)).hyperparameters
     {'factor': 0.5, 'lr': 0.1}
     """
+
+    elementwise = True
 
     factor: float = hyper()
 
@@ -59,6 +62,8 @@ class scale_by_learning_rate(Stage):
     >>> gradchain.chain(gradchain.scale_by_learning_rate(0.1)).hyperparameters
     {'lr': 0.1}
     """
+
+    elementwise = True
 
     lr: float = hyper(default=1e-3, ge=0)
 

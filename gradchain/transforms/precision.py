@@ -30,6 +30,7 @@ class promote(Stage):
     'promote'
     """
 
+    elementwise = True
     place = "first"
 
     dtype: str | None = static(default=None, convert=dtype_name)
@@ -69,6 +70,7 @@ class master_weights(Stage):
     'master_weights'
     """
 
+    elementwise = True
     place = "first"
     source = "Mixed Precision Training, arXiv:1710.03740"
 

@@ -61,6 +61,11 @@ class lion_k(Stage):
                 "direction."
             )
 
+    @property
+    def elementwise(self) -> bool:  # type: ignore[override]
+        """Unless it looks at the shape."""
+        return self.kappa == 1 and not self.auto
+
     def update(self, update: Update, ctx: Context) -> Yields:
         kappa = (2.0 if len(ctx.shape) >= 4 else 1.0) if self.auto else self.kappa
         u = wide(update.value)
@@ -264,6 +269,7 @@ class snr_precondition(Stage):
     'snr_precondition'
     """
 
+    elementwise = True
     requires = ("exp_avg",)
     source = ADV_OPTM
 

@@ -1,0 +1,113 @@
+"""The eager path of elementwise chains: in blocks that stay in the cache, whatever tensors they are made of.
+
+A chain whose stages look at each element by itself does not care where a tensor begins. So large tensors are cut, and
+small ones joined: each operation of each stage then runs over data that is still in the cache, and a thousand small
+tensors cost no more calls than one large one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gradchain.program import Outcome
+from gradchain.run import drive
+from gradchain.work import Task, Work
+
+ELEMENTS = 1 << 17
+"""The size of a block."""
+
+Pieces = list[torch.Tensor]
+
+
+def fits(work: Work) -> bool:
+    """Whether a work can be done in blocks."""
+    if not work.program.elementwise or work.telemetry or not work.owner.is_contiguous():
+        return False
+    if not work.grad.is_contiguous() or work.grad.dtype != work.owner.dtype:
+        return False
+    shape = work.owner.shape
+    return all(work.state[key].shape == shape for key in work.program.keys(work.state))
+
+
+def divided(works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
+    """The works that can be done in blocks, and the others."""
+    as_built: dict[int, bool] = {}
+    for work in works:
+        if id(work.numbers) not in as_built:
+            as_built[id(work.numbers)] = work.program.as_built(work.numbers)
+    inside = [work for work in works if as_built[id(work.numbers)] and fits(work)]
+    chosen = {id(work) for work in inside}
+    return inside, [work for work in works if id(work) not in chosen]
+
+
+@dataclass
+class Block:
+    """Some elements of some works with equal numbers: all of small ones, or a part of a large one."""
+
+    works: list[Work]
+    start: int
+    stop: int
+
+    def pieces(self) -> list[Pieces]:
+        """Views of the parameters, of the gradients, and of each slot."""
+        first = self.works[0]
+        keys = first.program.keys(first.state)
+        columns = [[w.owner.detach() for w in self.works], [w.grad.detach() for w in self.works]]
+        columns += [[w.state[key] for w in self.works] for key in keys]
+        flat = [[tensor.view(-1) for tensor in column] for column in columns]
+        if len(self.works) == 1:
+            return [[tensor[self.start : self.stop] for tensor in column] for column in flat]
+        return flat
+
+    def compute(self) -> tuple[list[Pieces], Outcome]:
+        """The pieces, and the outcome for all of them in a row; writes nothing."""
+        first, pieces = self.works[0], self.pieces()
+        param, gradient, *slots = [column[0] if len(column) == 1 else torch.cat(column) for column in pieces]
+        state = dict(zip(first.program.keys(first.state), slots))
+        gradient = -gradient if first.maximize else gradient
+        task = Task(param, gradient, state, first.program, first.numbers, None)
+        (outcome,) = drive([first.program], [task.start()])
+        return pieces, outcome
+
+    def commit(self, pieces: list[Pieces], outcome: Outcome) -> None:
+        """Write an outcome into the pieces."""
+        first = self.works[0]
+        keys = first.program.keys(first.state)
+        targets = [pieces[0], *(pieces[2 + keys.index(key)] for key in outcome.state)]
+        for column, value in zip(targets, [outcome.param, *outcome.state.values()]):
+            if len(column) == 1:
+                column[0].copy_(value)
+            else:
+                torch._foreach_copy_(column, value.split([x.numel() for x in column]))  # pyright: ignore[reportPrivateUsage]
+
+
+def blocks(works: Sequence[Work]) -> list[list[Block]]:
+    """The blocks of all works, by the works that have the same numbers and dtypes."""
+    groups: dict[Any, list[Work]] = {}
+    for work in works:
+        dtypes = tuple(work.state[key].dtype for key in work.program.keys(work.state))
+        key = (id(work.program), id(work.numbers), work.maximize, work.owner.dtype, work.owner.device, dtypes)
+        groups.setdefault(key, []).append(work)
+    return [list(_cut(members)) for members in groups.values()]
+
+
+def _cut(works: Sequence[Work]) -> Iterator[Block]:
+    joined: list[Work] = []
+    held = 0
+    for work in works:
+        size = work.owner.numel()
+        if size > ELEMENTS // 2:
+            for start in range(0, size, ELEMENTS):
+                yield Block([work], start, min(start + ELEMENTS, size))
+            continue
+        if held + size > ELEMENTS:
+            yield Block(joined, 0, held)
+            joined, held = [], 0
+        joined.append(work)
+        held += size
+    if joined:
+        yield Block(joined, 0, held)
