@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -169,10 +169,15 @@ def _check_needs(
         wanted = (wanted,) if isinstance(wanted, str) else wanted
         known = [need for need in wanted if need.removeprefix("not ").partition("=")[0] in values]
         if known and value != signature.parameters[option].default and not any(_holds(need, values) for need in known):
-            raise OptionError(
-                f"recipe {name!r}, option {option} = {value!r} has no effect without {' or '.join(known)}. Pass that too, "
-                f"or leave {option} out."
-            )
+            raise OptionError(f"recipe {name!r}, option {option} = {value!r} has no effect {_because(known, values)}.")
+
+
+def _because(needs: Sequence[str], values: Mapping[str, Any]) -> str:
+    """The end of a sentence about an option whose needs are not met."""
+    if needs[0].startswith("not "):
+        other = needs[0].removeprefix("not ")
+        return f"with {other} = {values[other]!r}. Leave one of them out"
+    return f"without {' or '.join(needs)}. Pass that too, or leave it out"
 
 
 def _holds(need: str, values: Mapping[str, Any]) -> bool:

@@ -359,7 +359,8 @@ def adv_signsgd(
         option = "snr_cond" if snr_cond else "nesterov"
         raise OptionError(f"{option} = True looks at the momentum, and momentum = {momentum!r} . Pass momentum > 0.")
     storage, _ = _storages(state_precision, nnmf_factor, False, vector_reshape)
-    sign = _signed(stochastic_sign, freeze_on_flip, projected_adaptivity, 1.0, auto_kappa_p, storage, False, seed)
+    watched = storage if momentum != 0 else "param"
+    sign = _signed(stochastic_sign, freeze_on_flip, projected_adaptivity, 1.0, auto_kappa_p, watched, False, seed)
     if heavy_ball:
         average: Any = t.heavy_ball(momentum, storage=storage)
     else:
@@ -451,6 +452,8 @@ def _storages(state_precision: str, nnmf_factor: bool, factored_2nd: bool, vecto
     if state_precision.lower() not in PRECISIONS:
         known = ", ".join(repr(name) for name in PRECISIONS)
         raise OptionError(f"state_precision = {state_precision!r} is not one of {known}. Pass one of these.")
+    if nnmf_factor and state_precision.lower() not in ("auto", "factored"):
+        raise OptionError(f"state_precision = {state_precision!r} has no effect with nnmf_factor=True. Leave out one.")
     factors = "factored_vectors" if vector_reshape else "factored"
     first = PRECISIONS["factored" if nnmf_factor else state_precision.lower()]
     first = factors if first == "factored" else first

@@ -74,11 +74,12 @@ def test_slots_are_kept_as_declared(stage: str, storage: str, dtype: torch.dtype
     optimizer = gc.Optimizer([param], chain, compile=False)
     for _ in range(2):
         param.grad = torch.full_like(param, 0.5)
-        kept = optimizer.state[param][f"{stage}.{slot}"]
+        name = f"{stage}.{slot}.root" if storage == "fp16" and slot in chain[stage].nonnegative else f"{stage}.{slot}"
+        kept = optimizer.state[param][name]
         assert kept.dtype == kept_as(storage, dtype)
         assert kept.shape == param.shape
         optimizer.step()
-    assert optimizer.state[param][f"{stage}.{slot}"] is kept
+    assert optimizer.state[param][name] is kept
     assert kept.any()
     assert param.dtype == dtype
 
@@ -218,6 +219,11 @@ def test_int8_keeps_small_elements_of_what_is_divided_by() -> None:
     # With evenly spaced codes, all below 1/255 of the largest would mostly become 0, and a division by their root 1/eps.
     dense = torch.logspace(0, -8, 500)
     assert (kept_and_read("int8", dense, signed=False) > 0).all()
+
+
+def test_fp16_keeps_small_elements_of_what_is_never_negative() -> None:
+    dense = torch.logspace(0, -12, 100)
+    torch.testing.assert_close(kept_and_read("fp16", dense, signed=False), dense, rtol=0.07, atol=0)
 
 
 def test_fp16_saturates() -> None:

@@ -16,7 +16,6 @@ from gradchain.reduce import accumulate
 from gradchain.stage import Number, Slots, Stage
 from gradchain.update import Update
 
-
 RATES = ("lr", "initial_lr", "max_lr", "constructor_lr", "reference_lr")
 """The learning rate, and those that it is compared with: their ratio stays."""
 

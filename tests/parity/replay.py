@@ -42,6 +42,9 @@ def run(case: Case, *, compile: bool = False, edit: Callable[[Chain], Chain] = l
     """Replay a case, optionally with an edited chain, and keep telemetry and state."""
     dtype = getattr(torch, case["dtype"])
     params = [torch.nn.Parameter(p.to(dtype).clone()) for p in case["params0"]]
+    for param, attributes in zip(params, case.get("per_param") or [{}] * len(params)):
+        for name, value in attributes.items():
+            setattr(param, name, value)
     name, options, optimizer_options, edits = translate(case)
     group = {"params": params, **group_extras(case)}
     with warnings.catch_warnings():

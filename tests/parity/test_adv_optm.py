@@ -37,16 +37,17 @@ def load(name: str) -> dict[str, Any]:
     return torch.load(GOLDEN / f"advoptm_{name}.pt", weights_only=True)
 
 
-def assert_matches(case: Mapping[str, Any], snapshots: Mapping[int, list[torch.Tensor]]) -> None:
-    # In units of the largest move of a parameter. In bfloat16, a few units in the last place of the parameter or of its
-    # move: the published arithmetic rounds intermediate results where ours does not.
+def assert_matches(case: Mapping[str, Any], snapshots: Mapping[int, list[torch.Tensor]], ulps: int) -> None:
+    # In units of the largest move of a parameter. In bfloat16, some units in the last place of the parameter and of its
+    # move: the published arithmetic rounds each intermediate result, ours does so in other places, and a compiled kernel
+    # only at the end.
     loose = case["dtype"] == "bfloat16"
     for step, expected in case["snapshots"].items():
         for index, (ours, theirs) in enumerate(zip(snapshots[step], expected, strict=True)):
             error = (ours.double() - theirs.double()).abs()
             allowed = torch.full_like(error, 5e-5 * case["max_move"])
             if loose:
-                allowed = 4 * 2**-8 * (theirs.double().abs() + case["max_move"])
+                allowed = ulps * 2**-8 * (theirs.double().abs() + case["max_move"])
             assert (error <= allowed).all(), f"step {step}, tensor {index}: off by {float(error.max()):.2e}"
 
 
@@ -59,7 +60,7 @@ def test_the_golden_set_is_complete() -> None:
 def test_trajectory_and_state(name: str, compile: bool) -> None:
     case = load(name)
     replayed = run(case, compile=compile)
-    assert_matches(case, replayed.snapshots)
+    assert_matches(case, replayed.snapshots, ulps=12 if compile else 4)
     check_shared(case, replayed)
     check_betas(case, replayed)
     check_state(case, replayed)

@@ -67,9 +67,10 @@ def test_a_step_writes_no_initial_lr_into_the_group() -> None:
 
 
 def test_schedule_without_any_reference_is_an_error() -> None:
-    chain = gc.chain(gc.decoupled_decay(0.5, schedule=True), LR)
+    # The chain's own learning rate is one, unless it is 0.
+    chain = gc.chain(gc.decoupled_decay(0.5, schedule=True), gc.scale_by_learning_rate(0.0))
     with pytest.raises(gc.OptionError, match="reference_lr is needed"):
-        chain.update(ZERO, chain.init(ZERO), ZERO)
+        chain.update(ZERO, chain.init(ZERO), ZERO, lr=0.1)
 
 
 @pytest.mark.parametrize("reference", [0.0, -1.0])
