@@ -20,12 +20,18 @@ from gradchain.work import Task, Work
 ELEMENTS = 1 << 17
 """The size of a block."""
 
+EXACT = (torch.float32, torch.float64)
+"""Where an element's result does not depend on its place: in half precision the ends of a tensor, which do not fill a
+vector register, are rounded otherwise than the rest."""
+
 Pieces = list[torch.Tensor]
 
 
 def fits(work: Work) -> bool:
     """Whether a work can be done in blocks."""
     if not work.program.elementwise or work.telemetry or not work.owner.is_contiguous():
+        return False
+    if work.owner.dtype not in EXACT:
         return False
     if not work.grad.is_contiguous() or work.grad.dtype != work.owner.dtype:
         return False

@@ -71,7 +71,8 @@ class Stage(_FrozenFields):
     * `decays`: `"adds"` if it adds to the decay term, `"steers"` if it weighs or masks what later stages add;
     * `place`: `"first"` or `"last"` for stages that must stand at an end;
     * `records`: names passed to `ctx.record`;
-    * `elementwise`: whether each element of what it makes depends on that element alone, of what it is given;
+    * `elementwise`: whether each element of what it makes depends, to the last bit, on that element alone of what it is
+      given, wherever it stands (`atan2` on a CPU does not: the ends of a tensor are computed otherwise);
     * `random`: whether it draws `ctx.random_bits`;
     * `source`: paper or repository.
     """

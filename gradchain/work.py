@@ -124,7 +124,5 @@ class Work:
     def task(self) -> Task:
         if self._task is None:
             gradient = -self.grad.detach() if self.maximize else self.grad.detach()
-            self._task = Task(
-                self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key
-            )
+            self._task = Task(self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key)
         return self._task

@@ -30,7 +30,6 @@ class promote(Stage):
     'promote'
     """
 
-    elementwise = True
     place = "first"
 
     dtype: str | None = static(default=None, convert=dtype_name)
@@ -43,6 +42,11 @@ class promote(Stage):
         if len(given) > 1:
             values = [f"{self.address}.{name} = {getattr(self, name)!r}" for name in given]
             raise OptionError(f"{values[1]} has no effect beside {values[0]}. Pass one of them.")
+
+    @property
+    def elementwise(self) -> bool:  # type: ignore[override]
+        """Unless it computes in half precision, where the ends of a tensor are rounded otherwise than the rest."""
+        return self.dtype not in ("bf16", "fp16")
 
     def widens(self) -> bool:
         """Whether bfloat16 parameters are computed in something wider."""

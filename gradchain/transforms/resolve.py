@@ -66,7 +66,10 @@ class divide(Stage):
     def update(self, update: Update, ctx: Context) -> Update:
         assert update.scale is not None
         shift = ctx["shift"] / math.sqrt(max(ctx.numel, 1)) if self.eps is None else ctx["shift"]
-        return update.replace(value=update.value / nonzero(update.scale + shift), scale=None)
+        divisor = update.scale + shift
+        if not (isinstance(shift, float) and shift > 0):  # else only a scale of -eps is left to be 0
+            divisor = nonzero(divisor)
+        return update.replace(value=update.value / divisor, scale=None)
 
 
 class atan2_scale(Stage):
@@ -86,7 +89,6 @@ class atan2_scale(Stage):
     'atan2_scale'
     """
 
-    elementwise = True
     scale = "resolves"
     source = "Everett et al., arXiv:2407.05872"
 

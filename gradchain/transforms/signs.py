@@ -269,7 +269,6 @@ class snr_precondition(Stage):
     'snr_precondition'
     """
 
-    elementwise = True
     requires = ("exp_avg",)
     source = ADV_OPTM
 

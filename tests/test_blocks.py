@@ -1,0 +1,81 @@
+"""Elementwise chains in blocks: cut or joined anywhere, they give the same bits as tensor by tensor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import gradchain as gc
+from gradchain import blocks
+from tests.laws.cases import CASES
+from tests.laws.running import gradients, optimize, tensors
+
+SHAPES = [(40, 5), (7,), (), (3, 4), (0, 3), (2, 3, 4, 5), (1,), (6, 6)]
+
+
+def elementwise(name: str) -> bool:
+    return CASES[name].chain.route("", torch.zeros(2, 2)).elementwise
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", [name for name in CASES if elementwise(name)])
+def test_blocks_are_the_whole(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, grads = tensors(1, SHAPES, dtype), gradients(4, SHAPES, dtype)
+    monkeypatch.setattr(blocks, "divided", lambda works: ([], list(works)))
+    whole, plain = optimize(CASES[name].chain, params, grads)
+    monkeypatch.undo()
+    for size in (16, 64, 1 << 17):
+        monkeypatch.setattr(blocks, "ELEMENTS", size)
+        ours, optimizer = optimize(CASES[name].chain, params, grads)
+        for a, b, p, q in zip(ours, whole, optimizer.state.values(), plain.state.values(), strict=True):
+            assert torch.equal(a, b)
+            assert p.keys() == q.keys()
+            assert all(torch.equal(value, q[key]) for key, value in p.items())
+
+
+def test_there_are_elementwise_recipes_and_others() -> None:
+    assert {name for name in gc.recipes() if elementwise(name)} >= {"adamw", "lion", "sgd"}
+    assert not elementwise("rose")
+    assert not elementwise("adv-adamw")  # its noise counts elements
+
+
+def test_what_is_no_row_of_elements_goes_tensor_by_tensor() -> None:
+    params = [torch.nn.Parameter(torch.ones(4, 6).t()), torch.nn.Parameter(torch.ones(4, 6))]
+    optimizer = gc.optimizer("adamw", params, compile=False)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    inside, outside = blocks.divided(optimizer._collect())
+    assert [work.owner is params[1] for work in inside] == [True]
+    assert [work.owner is params[0] for work in outside] == [True]
+
+
+def test_a_number_that_becomes_none_is_seen() -> None:
+    # eps=None is 1/sqrt(N): no longer a matter of single elements.
+    params = [torch.nn.Parameter(torch.ones(4, 6)), torch.nn.Parameter(torch.ones(600))]
+    optimizer = gc.optimizer("adamw", params, compile=False, lr=0.1)
+    optimizer.param_groups[0]["eps"] = None
+    for param in params:
+        param.grad = torch.full_like(param, 1e-3)
+    inside, _ = blocks.divided(optimizer._collect())
+    assert inside == []
+
+
+def test_an_error_in_a_block_leaves_everything_as_it_was() -> None:
+    class picky(gc.Stage):
+        elementwise = True
+
+        def update(self, update: gc.Update, ctx: gc.Context) -> gc.Update:
+            if update.value.dtype == torch.float64:
+                raise RuntimeError("no doubles")
+            return update
+
+    params = [torch.nn.Parameter(torch.ones(3)), torch.nn.Parameter(torch.ones(3, dtype=torch.float64))]
+    optimizer = gc.Optimizer(
+        params, gc.chain(picky(), gc.first_moment(), gc.scale_by_learning_rate(0.1)), compile=False
+    )
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with pytest.raises(RuntimeError, match="no doubles"):
+        optimizer.step()
+    assert all((p == 1).all() for p in params)
+    assert not optimizer.state[params[0]]["first_moment.exp_avg"].any()
