@@ -88,7 +88,7 @@ class Block:
             if len(column) == 1:
                 column[0].copy_(value)
             else:
-                torch._foreach_copy_(column, value.split([x.numel() for x in column]))  # pyright: ignore[reportPrivateUsage]
+                torch._foreach_copy_(column, value.split([x.numel() for x in column]))  # pyright: ignore
 
 
 def blocks(works: Sequence[Work]) -> list[list[Block]]:

@@ -196,7 +196,7 @@ class Optimizer(torch.optim.Optimizer):
     def _count(self, works: Sequence[Work]) -> None:
         """Raise the step counters."""
         if works:
-            torch._foreach_add_([work.state["step"] for work in works], 1)  # pyright: ignore[reportPrivateUsage]
+            torch._foreach_add_([work.state["step"] for work in works], 1)  # pyright: ignore
         for work in works:
             work.seat.stepped()
         if self._fresh:
@@ -245,7 +245,7 @@ class Optimizer(torch.optim.Optimizer):
     def _is_current(self, param: torch.Tensor, seat: Seat) -> bool:
         """Whether a parameter's state is the one that its seat knows, and not to be made anew."""
         state = self.state.get(param)
-        return state is seat.state and "step" in state and not (self._fresh and param in self._fresh)
+        return state is seat.state and "step" in seat.state and not (self._fresh and param in self._fresh)
 
     def _check_changed(self, number: int, group: dict[str, Any]) -> None:
         """Check the group's values again if anyone has written to them since the last step."""

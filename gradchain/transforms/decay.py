@@ -143,9 +143,13 @@ class geometric_decay(decoupled_decay):
     """
 
     source = "adv_optm 2.5"
-    elementwise = False
 
     snr: bool = static(default=False)
+
+    @property
+    def elementwise(self) -> bool:  # type: ignore[override]
+        """It looks at the length of the tensor."""
+        return False
 
     @property
     def requires(self) -> tuple[str, ...]:  # type: ignore[override]
