@@ -67,7 +67,8 @@ class divide(Stage):
         assert update.scale is not None
         shift = ctx["shift"] / math.sqrt(max(ctx.numel, 1)) if self.eps is None else ctx["shift"]
         divisor = update.scale + shift
-        if not (isinstance(shift, float) and shift > 0):  # else only a scale of -eps is left to be 0
+        least = torch.finfo(divisor.dtype).smallest_normal
+        if not (isinstance(shift, float) and shift > least):  # else only a scale of -eps is left to be 0
             divisor = nonzero(divisor)
         return update.replace(value=update.value / divisor, scale=None)
 
