@@ -5,21 +5,24 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all parity lint types docs bench clean
+.PHONY: demo test test-all parity check lint types docs bench clean
 
 demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
 	$(BIN)/gradchain show rose
 	$(BIN)/gradchain ablate rose --task digits --seeds 3 --fresh --out runs/demo
 
 test: $(STAMP)  ## all tests but the slow ones
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2
 
 test-all: $(STAMP)  ## the slow ones too
 	$(BIN)/pytest -m ""
 
-parity: $(STAMP)  ## against reference trajectories and the real peft library, which it installs
+parity: $(STAMP)  ## against reference trajectories and the published packages, which it installs
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[parity]"
 	$(BIN)/pytest tests/parity -m ""
+
+check: $(STAMP)  ## that every stage and option of every recipe matters, and every storage under every recipe
+	$(BIN)/pytest -m "slow or not slow" tests/test_liveness.py tests/test_product.py -n 2
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -20,7 +20,12 @@ from gradchain.roles import ROLES
 LR = gradchain.scale_by_learning_rate(0.05)
 
 
-@pytest.mark.parametrize("name", gradchain.recipes())
+# Those with some thirty options take up to half a minute each; `make check` has them all.
+QUICK = {"adv-lion", "adv-signsgd"} | {name for name in gradchain.recipes() if not name.startswith("adv-")}
+RECIPES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in gradchain.recipes()]
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_everything_in_a_recipe_matters(name: str) -> None:
     report = check(name)
     assert report.ok, str(report)

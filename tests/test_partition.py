@@ -136,7 +136,7 @@ def test_a_label_that_is_no_name_is_explained(label: Any) -> None:
         ({"a/b": t.sign()}, by_rank, ["a/b"]),
         ([t.sign()], by_rank, ["branches"]),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_wrong_partition_is_explained(branches: Any, label: Any, words: list[str]) -> None:
     with pytest.raises(gradchain.GradchainError) as info:
