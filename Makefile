@@ -19,7 +19,7 @@ test-all: $(STAMP)  ## the slow ones too
 
 parity: $(STAMP)  ## against reference trajectories and the published packages, which it installs
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[parity]"
-	$(BIN)/pytest tests/parity -m ""
+	$(BIN)/pytest tests/parity -m "" -n 2
 
 check: $(STAMP)  ## that every stage and option of every recipe matters, and every storage under every recipe
 	$(BIN)/pytest -m "slow or not slow" tests/test_liveness.py tests/test_product.py -n 2

@@ -99,6 +99,11 @@ class Context:
     def contribute(self, **values: torch.Tensor) -> None:
         """Add 0-d tensors to the totals that `share` gets once all parameters have been stepped. Never syncs."""
         for name, value in values.items():
+            if value.ndim != 0:
+                raise ChainError(
+                    f"{self._stage} contributes {name!r} of shape {tuple(value.shape)}; sum it up to one number.",
+                    stage=self._stage,
+                )
             self.recorded[f"{self._stage}.{name}", "total"] = value
 
     @property
@@ -111,11 +116,15 @@ class Context:
         """The number of elements of the whole parameter."""
         return self.shape.numel()
 
-    def random_bits(self, purpose: str = "", seed: int = 0) -> torch.Tensor:
-        """32 random bits (int32) for each element of the parameter; the same on every device and after a resume."""
+    def random_bits(self, purpose: str = "", seed: int = 0, like: torch.Tensor | None = None) -> torch.Tensor:
+        """32 random bits (int32) for each element of the parameter; the same on every device and after a resume.
+
+        Or for each element of `like`, a tensor that the whole parameter has one of.
+        """
         if self.noise_key is None:
             raise ChainError(
                 f"{self._stage} draws random bits without saying so; put `random = True` in its class body.",
                 stage=self._stage,
             )
-        return random_bits(self.stored_param, self.noise_key, salt_of(f"{self._stage}/{purpose}", seed))
+        like = self.stored_param if like is None else like
+        return random_bits(like, self.noise_key, salt_of(f"{self._stage}/{purpose}", seed))

@@ -107,6 +107,13 @@ def _shared(stages: Sequence[tuple[str, Stage]], defaults: Mapping[str, Any]) ->
     """Address, name and key of each shared number: its own name, unless that is taken."""
     declared = [(address, name) for address, stage in stages for name in stage.init_shared()]
     names = [name for _, name in declared]
+    followed = {stage.key_of(f) for _, stage in stages for f, spec in stage.live_fields().items() if spec.follows}
+    if clash := set(names) & defaults.keys() & followed:
+        key = min(clash)
+        raise ChainError(
+            f"{key!r} is a hyperparameter of this chain and a number that its stages share, which others follow. Give the "
+            f"hyperparameter another name with expose(...)."
+        )
     taken = {name for name in names if names.count(name) > 1} | defaults.keys() | RESERVED
     return tuple((at, name, f"{at}.{name}" if name in taken else name) for at, name in declared)
 

@@ -12,7 +12,7 @@ import torch
 
 from gradchain.context import Context, Lazy, Reduction
 from gradchain.errors import ChainError
-from gradchain.hyperparameters import Bindings
+from gradchain.hyperparameters import Binding, Bindings
 from gradchain.reduce import Request, Totals
 from gradchain.slots import check_slot, loaded, no_bits, parts_of, run_locally, stored
 from gradchain.stage import Result, Slots, Stage
@@ -117,7 +117,9 @@ class Program:
         state: State = {}
         for address, stage in self.stages:
             for slot, dense in stage.init_for(param, self.role).items():
-                state |= run_locally(stored(f"{address}.{slot}", stage, slot, dense, param, lambda: no_bits(param)))
+                state |= run_locally(
+                    stored(f"{address}.{slot}", stage, slot, dense, param, functools.partial(no_bits, param))
+                )
         return state
 
     def loaders(self, param: torch.Tensor, state: Mapping[str, torch.Tensor]) -> dict[str, Lazy]:
@@ -137,15 +139,32 @@ class Program:
         result: list[dict[str, Any]] = []
         for address, stage in self.stages:
             others = {key: value for at, values in overrides.items() if at != address for key, value in values.items()}
-            fields = _fields(address, stage, bindings, {**group, **others} if others else group)
+            fields = self._fields(address, stage, bindings, {**group, **others} if others else group)
             result.append({**fields, **stage.bind(fields).scalars(step)})
         return tuple(result)
 
-    @staticmethod
-    def _override(address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
+    def _override(self, address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
         if type(stage).override is Stage.override:
             return {}
-        return stage.bind(_fields(address, stage, bindings, group)).override(group)
+        return stage.bind(self._fields(address, stage, bindings, group)).override(group)
+
+    def _fields(self, address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a stage's dynamic fields and shared numbers."""
+        fields = {b.field: b.pick(group) for b in bindings.of_stage(address) if not self._elsewhere(b, bindings)}
+        fields |= {name: group[key] for name, key in bindings.shared_of(address)}
+        for at in self.addresses - {address}:
+            named = {name: group[key] for name, key in bindings.shared_of(at)}
+            fields |= {b.field: named[b.key] for b in bindings.of_stage(address) if b.spec.follows and b.key in named}
+        return stage.resolve(fields, group)
+
+    @functools.cached_property
+    def addresses(self) -> frozenset[str]:
+        return frozenset(address for address, _ in self.stages)
+
+    @staticmethod
+    def _elsewhere(binding: Binding, bindings: Bindings) -> bool:
+        """Whether a field follows a shared number: one that this route may have, or only another."""
+        return binding.spec.follows and any(name == binding.key for _, name, _ in bindings.shared)
 
     # The step.
 
@@ -202,12 +221,17 @@ class Program:
             wanted = state[key].shape if key in state else ctx.stored_param.shape
             check_slot(address, slot, dense, wanted)
             ctx.store(slot, dense)
-            bits = functools.partial(ctx.random_bits, slot)
+            bits = functools.partial(_bits, ctx, slot)
             parts = stored(key, stage, slot, dense, ctx.stored_param, bits)
             if isinstance(parts, GeneratorType):
                 parts = cast("State", (yield from _ask(f"{address}.{slot}", parts)))
             packed |= {name: part.to(state[name].dtype) for name, part in parts.items()}
         return packed
+
+
+def _bits(ctx: Context, slot: str, like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
+    """Noise for a slot, or for a part of what it is kept as."""
+    return ctx.random_bits(f"{slot}.{part}" if part else slot, like=like)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -242,13 +266,6 @@ def _ask(address: str, stage: Generator[Request, Totals, Result]) -> Generator[t
             request = stage.send(totals)
     except StopIteration as stop:
         return stop.value
-
-
-def _fields(address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a stage's dynamic fields and shared numbers."""
-    fields = {binding.field: binding.pick(group) for binding in bindings.of_stage(address)}
-    fields |= {name: group[key] for name, key in bindings.shared_of(address)}
-    return stage.resolve(fields, group)
 
 
 def _cast(update: Update, dtype: torch.dtype) -> Update:

@@ -182,7 +182,7 @@ def _because(needs: Sequence[str], values: Mapping[str, Any]) -> str:
 
 def _holds(need: str, values: Mapping[str, Any]) -> bool:
     option, _, value = need.removeprefix("not ").partition("=")
-    holds = str(values[option]).lower() == value if value else bool(values[option])
+    holds = str(values[option]).lower() == value if value else values[option] not in (False, 0, None, "disabled")
     return holds != need.startswith("not ")
 
 

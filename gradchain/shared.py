@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gradchain.errors import ChainError
 from gradchain.stage import Stage
 
 if TYPE_CHECKING:
@@ -22,45 +23,65 @@ def initial(chain: Chain, group: Mapping[str, Any], device: torch.device) -> dic
     """The shared numbers before the first step, by key."""
     values: dict[str, torch.Tensor] = {}
     for address, stage in chain.addressed:
-        keys = dict(chain.bindings.shared_of(address))
-        if keys:
+        names = dict(chain.bindings.shared_of(address))
+        if names:
             bound = stage.bind({b.field: b.pick(group) for b in chain.bindings.of_stage(address)})
-            values |= {keys[name]: as_number(value, device) for name, value in bound.init_shared().items()}
+            values |= {names[name]: as_number(value, device) for name, value in bound.init_shared().items()}
     return values
 
 
-def as_number(value: Any, device: torch.device) -> torch.Tensor:
+def as_number(value: Any, device: torch.device, what: str = "a shared number") -> torch.Tensor:
     """A 0-d tensor in double precision, or single on devices that have no double."""
     dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.as_tensor(value, dtype=dtype, device=device)
+    number = torch.as_tensor(value, dtype=dtype, device=device)
+    if number.ndim != 0:
+        raise ChainError(f"{what} is a tensor of shape {tuple(number.shape)}; make it one number.")
+    return number
+
+
+def keys(chain: Chain) -> set[str]:
+    """The names of the shared numbers in `param_groups`."""
+    return {key for _, _, key in chain.bindings.shared}
 
 
 def adopt(chain: Chain, group: dict[str, Any], first: Mapping[str, Any]) -> None:
     """Give a new group the shared numbers, those of the first group if there are any."""
-    if chain.bindings.shared and group["params"]:
-        for key, value in initial(chain, group, group["params"][0].device).items():
-            group[key] = first.get(key, value)
+    if chain.bindings.shared:
+        device = next((param.device for param in group["params"]), torch.device("cpu"))
+        for key, value in initial(chain, group, device).items():
+            group[key] = as_number(first.get(key, value), device, key)
 
 
 def changes(chain: Chain, group: Mapping[str, Any], recorded: Sequence[Recorded]) -> dict[str, torch.Tensor]:
     """The shared numbers after a step, by key, given what each parameter contributed."""
     changed: dict[str, torch.Tensor] = {}
     for address, stage in chain.addressed:
-        keys = dict(chain.bindings.shared_of(address))
-        if not keys or type(stage).share is Stage.share:
+        names = dict(chain.bindings.shared_of(address))
+        if not names or type(stage).share is Stage.share:
             continue
-        totals: dict[str, torch.Tensor] = {}
-        for record in recorded:
-            for (name, reduce), value in record.items():
-                if reduce == "total" and name.startswith(f"{address}."):
-                    short = name[len(address) + 1 :]
-                    totals[short] = totals[short] + value.to(totals[short].device) if short in totals else value
-        if totals:
+        if totals := _totals(address, recorded):
             fields = {b.field: b.pick(group) for b in chain.bindings.of_stage(address)}
-            fields |= {name: group[key] for name, key in keys.items()}
-            bound = stage.bind(stage.resolve(fields, group))
-            changed |= {keys[name]: value for name, value in bound.share(totals).items()}
+            fields |= {name: group[key] for name, key in names.items()}
+            shared = stage.bind(stage.resolve(fields, group)).share(totals)
+            if unknown := shared.keys() - names.keys():
+                raise ChainError(
+                    f"{address}.share returned {', '.join(sorted(unknown))}, which its init_shared does not make (it makes: "
+                    f"{', '.join(names)}).",
+                    stage=address,
+                )
+            changed |= {names[name]: as_number(x, x.device, f"{address}.{name}") for name, x in shared.items()}
     return changed
+
+
+def _totals(address: str, recorded: Sequence[Recorded]) -> dict[str, torch.Tensor]:
+    """The sums of what a stage contributed."""
+    totals: dict[str, torch.Tensor] = {}
+    for record in recorded:
+        for (name, reduce), value in record.items():
+            if reduce == "total" and name.startswith(f"{address}."):
+                short = name[len(address) + 1 :]
+                totals[short] = totals[short] + value.to(totals[short].device) if short in totals else value
+    return totals
 
 
 def update(chain: Chain, groups: Sequence[dict[str, Any]], recorded: Sequence[Recorded]) -> None:

@@ -55,8 +55,9 @@ def _kept(stage: Stage, slot: str, param: torch.Tensor) -> Kept:
     return Kept(param.shape, param.dtype, slot not in stage.nonnegative)
 
 
-def no_bits(param: torch.Tensor) -> torch.Tensor:
-    return torch.zeros_like(param, dtype=torch.int32)
+def no_bits(param: torch.Tensor, like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
+    """Noise that rounds nothing up, for states before the first step."""
+    return torch.zeros_like(param if like is None else like, dtype=torch.int32)
 
 
 def run_locally(result: Any) -> Any:

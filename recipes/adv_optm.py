@@ -36,7 +36,9 @@ NEEDS: dict[str, str | tuple[str, ...]] = {
     "clip_lambda": "not use_atan2",
     "kappa_p": "not auto_kappa_p",
     "snr_cond": "normed_momentum",
-    "heavy_ball": "projected_adaptivity",
+    "cautious": "not grams",
+    "factored_2nd": "not nnmf_factor",
+    "heavy_ball": ("projected_adaptivity",),
     "seed": ("stochastic_rounding", "stochastic_sign", "spectral_normalization"),
 }
 """Options that mean nothing without another."""
@@ -395,9 +397,13 @@ def adv_adopt_factored(
 def adv_adopt_factored_ademamix(
     lr: float = 4e-5, betas: tuple[float, float] = (0.9, 0.9999), weight_decay: float = 0.0, beta3_ema: float = 0.9999
 ) -> Chain:
-    """Long runs of full fine-tuning: the same with a second, slow momentum; take beta3_ema 0.999 below 4,000 steps."""
-    preset = adv_adopt_factored(lr, betas, weight_decay)
-    return preset.insert_after("first_moment", t.ademamix(beta3_ema, storage="factored_vectors"))
+    """Long runs of full fine-tuning: the same with a second, slow momentum; take beta3_ema 0.999 below 4,000 steps.
+
+    Two planes of signs take nearly all of the memory that was promised, so the factors are kept in few bits.
+    """
+    small = {"adopt.storage": "factored_compact", "first_moment.storage": "factored_compact"}
+    preset = adv_adopt_factored(lr, betas, weight_decay).with_options(**small)
+    return preset.insert_after("first_moment", t.ademamix(beta3_ema, storage="factored_compact"))
 
 
 @register_recipe("adv-prodigy-factored", source=SOURCE)

@@ -4,11 +4,12 @@
 |---|---|---|
 | `param` | the parameter's dtype | 2, 4 or 8 |
 | `fp32` | float32 | 4 |
-| `fp16` | float16, at most 65504 in size | 2 |
+| `fp16` | float16 in units of the largest element | 2 |
 | `bf16` | bfloat16, stochastically rounded | 2 |
 | `int8` | 8-bit integers with a scale for each 2048 elements, stochastically rounded | 1.002 |
 | `factored` | row and column sums, and one bit for the sign; vectors in float32 | 1/8 and a little (0 if never negative) |
 | `factored_vectors` | the same, vectors too | |
+| `factored_compact` | the same with factors of 16 bits (8 if never negative), stochastically rounded | |
 
 A storage applies to the floating slots of a stage that have the parameter's shape; others are kept as `init` made them.
 Everything is computed on dense tensors: what a slot is kept as is read before a stage runs and written after it.
@@ -21,7 +22,7 @@ from collections.abc import Mapping
 from gradchain.storage.anchors import Affine, Float8, ScaledFloat8
 from gradchain.storage.base import Kept, Parts, Storage, Storing
 from gradchain.storage.dense import AsParameter, Float16, Float32, RoundedBfloat16
-from gradchain.storage.factored import Factored, near_square
+from gradchain.storage.factored import CompactFactored, Factored, near_square
 from gradchain.storage.int8 import Int8
 
 __all__ = ["ANCHORS", "STORAGES", "Kept", "Parts", "Storage", "Storing", "near_square"]
@@ -34,6 +35,7 @@ STORAGES: Mapping[str, Storage] = {
     "int8": Int8(),
     "factored": Factored(),
     "factored_vectors": Factored(vectors=True),
+    "factored_compact": CompactFactored(),
 }
 
 ANCHORS: Mapping[str, Storage] = {

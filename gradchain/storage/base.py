@@ -10,8 +10,8 @@ import torch
 
 from gradchain.reduce import Request, Totals
 
-Bits: TypeAlias = "Callable[[], torch.Tensor]"
-"""Gives int32 noise of the slot's shape."""
+Bits: TypeAlias = "Callable[..., torch.Tensor]"
+"""Gives int32 noise of the slot's shape; or, as `bits(like, part)`, noise for a smaller tensor that stands for a part."""
 
 Parts: TypeAlias = "Mapping[str, torch.Tensor]"
 """The tensors that a slot is kept as, by name. A slot that is kept as one tensor has the one part `""`."""

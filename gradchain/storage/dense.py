@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 
 from gradchain.noise import round_to_bf16
-from gradchain.storage.base import Bits, Kept, Parts, Storage
+from gradchain.reduce import tensor_partials_max
+from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
 
 
 @dataclass(frozen=True)
@@ -30,24 +31,21 @@ class Float32(Storage):
 
 @dataclass(frozen=True)
 class Float16(Storage):
-    """float16, rounded to nearest; what is beyond its range is kept as its largest number, 65504.
+    """float16, rounded to nearest, in units of the largest element, which is kept beside in float32.
 
-    Slots that are never negative are kept as their roots: a squared gradient of 1e-4 would be 0 in float16.
+    Slots that are never negative are kept as their roots: of squares, float16 would lose all but the largest.
     """
 
-    elementwise: ClassVar[bool] = True
-
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
-        if kept.signed:
-            return {"": _half(dense)}
-        return {"root": _half(dense.to(torch.promote_types(dense.dtype, torch.float32)).sqrt())}
+    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
+        wide = dense.to(torch.promote_types(dense.dtype, torch.float32))
+        wide = wide if kept.signed else wide.sqrt()
+        totals = yield tensor_partials_max(peak=wide.abs().amax() if wide.numel() else wide.new_zeros(()))
+        scale = torch.where(totals.peak > 0, totals.peak, torch.ones_like(totals.peak))
+        return {"data": (wide / scale).to(torch.float16), "scale": scale.to(torch.float32)}
 
     def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
-        return parts[""] if kept.signed else parts["root"].to(torch.float32).square()
-
-
-def _half(dense: torch.Tensor) -> torch.Tensor:
-    return dense.clamp(-65504.0, 65504.0).to(torch.float16)
+        wide = parts["data"].to(torch.float32) * parts["scale"]
+        return wide if kept.signed else wide.square()
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
+from gradchain.noise import round_to_bf16
 from gradchain.reduce import tensor_partials
 from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
+from gradchain.storage.int8 import Int8
 from gradchain.storage.signs import pack, unpack
 
 
@@ -55,7 +59,8 @@ class Factored(Storage):
         matrix = dense.to(torch.float32).reshape(near_square(kept.shape.numel()))
         sizes = matrix.abs() if kept.signed else matrix
         totals = yield tensor_partials(row=sizes.sum(1, dtype=torch.float64), column=sizes.sum(0, dtype=torch.float64))
-        column = totals.column / totals.column.sum().clamp_min(1e-12)
+        whole = totals.column.sum()
+        column = totals.column / torch.where(whole > 0, whole, 1.0)
         parts = {"row": totals.row.to(torch.float32), "column": column.to(torch.float32)}
         return {**parts, "sign": pack(_rows(dense, kept) > 0)} if kept.signed else parts
 
@@ -67,6 +72,49 @@ class Factored(Storage):
             return sizes
         positive = unpack(parts["sign"], _columns(kept)).reshape(kept.shape)
         return torch.where(positive, sizes, -sizes)
+
+
+@dataclass(frozen=True)
+class CompactFactored(Factored):
+    """The same with small factors, stochastically rounded: bfloat16, or the codes of `int8` for what is never negative.
+
+    What is kept dense is kept in float32 as well. For models whose signs alone take all the memory there is.
+    """
+
+    vectors: bool = True
+    random: ClassVar[bool] = True
+
+    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
+        return self._compact(dense, kept, bits) if self.factors(kept) else {"": dense.to(torch.float32)}
+
+    def _compact(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
+        parts = dict((yield from self._factors(dense, kept)))
+        for name in ("row", "column"):
+            factor = parts.pop(name)
+            noise = functools.partial(bits, factor, name)
+            if kept.signed:
+                parts[name] = round_to_bf16(factor, noise())
+                continue
+            codes = yield from Int8().store(factor, _unsigned(factor.shape), noise)
+            parts |= {f"{name}_{part}": tensor for part, tensor in codes.items()}
+        return parts
+
+    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+        if "" in parts:
+            return parts[""]
+        if kept.signed:
+            wide = {name: part.to(torch.float32) if name != "sign" else part for name, part in parts.items()}
+            return super().load(wide, kept)
+        rows, columns = near_square(kept.shape.numel())
+        factors = {
+            name: Int8().load({"data": parts[f"{name}_data"], "scale": parts[f"{name}_scale"]}, _unsigned(size))
+            for name, size in (("row", torch.Size([rows])), ("column", torch.Size([columns])))
+        }
+        return super().load(factors, kept)
+
+
+def _unsigned(shape: torch.Size) -> Kept:
+    return Kept(shape, torch.float32, signed=False)
 
 
 def _columns(kept: Kept) -> int:

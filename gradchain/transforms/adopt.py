@@ -79,8 +79,12 @@ class adopt(Stage):
         storage = STORAGES[self.storage]
         if self.skip_first or not isinstance(storage, Factored):
             return start
+
+        def bits(like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
+            return ctx.random_bits(f"start.{part}", like=like)
+
         kept = Kept(ctx.shape, ctx.stored_param.dtype, signed=False)
-        parts = storage.store(start, kept, ctx.random_bits)
+        parts = storage.store(start, kept, bits)
         loaded = storage.load(parts if isinstance(parts, Mapping) else (yield from parts), kept)
         return loaded.to(ctx.dtype)
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 
 from gradchain.context import Context
-from gradchain.errors import OptionError
+from gradchain.errors import ChainError, OptionError
 from gradchain.fields import Spec, follow, hyper, static
 from gradchain.ops import minimum, wide
 from gradchain.reduce import accumulate
 from gradchain.stage import Number, Slots, Stage
 from gradchain.update import Update
 
-RATES = ("lr", "initial_lr", "max_lr", "constructor_lr", "reference_lr")
-"""The learning rate, and those that it is compared with: their ratio stays."""
+REFERENCES = ("initial_lr", "max_lr", "constructor_lr", "reference_lr")
+"""What a learning rate is compared with: their ratio stays."""
 
 
 def positive(value: object) -> float:
@@ -98,6 +98,20 @@ class prodigy(Stage):
                 f"{self.address}.slice_p = {self.slice_p!r} is outside [1, inf). Pass a positive integer."
             )
 
+    def check_place(self, before: Sequence[Stage], address: str) -> None:
+        for stage in before:
+            early = any(slot in stage.slots for slot in ("exp_avg", "momentum_buffer", "exp_avg_slow", "exp_avg_sq"))
+            if (
+                early
+                or stage.scale in ("sets", "resolves")
+                or ("lr" in stage.dynamic_fields() and stage.decays == "no")
+            ):
+                raise ChainError(
+                    f"{address} multiplies the gradient by d, but {stage.address} before it has seen it without. Move "
+                    f"{address} before {stage.address}.",
+                    stage=address,
+                )
+
     def live_fields(self) -> dict[str, Spec]:
         fields = super().live_fields()
         return fields if self.beta3 is None else {name: spec for name, spec in fields.items() if name != "beta2"}
@@ -110,7 +124,8 @@ class prodigy(Stage):
         return {"d": self.d0, "d_max": self.d0, "d_numerator": 0.0, "k": 0.0}
 
     def override(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {key: self.d * group[key] for key in RATES if group.get(key) is not None}
+        rates = (self.key_of("lr"), *REFERENCES)
+        return {key: self.d * group[key] for key in rates if group.get(key) is not None}
 
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
         if values["beta3"] is not None:
@@ -138,7 +153,8 @@ class prodigy(Stage):
     def share(self, totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         assert self.beta3 is not None
         numerator = self.beta3 * self.d_numerator + totals["numerator"]
-        known = totals["denominator"] > 0
+        sound = numerator.isfinite() & totals["denominator"].isfinite()
+        known = (totals["denominator"] > 0) & sound
         estimate = self.d_coef * numerator / torch.where(known, totals["denominator"], 1.0)
         estimate = minimum(estimate, 2**0.25 * self.d) if self.d_limiter else estimate
         d = torch.where(self.d == self.d0, torch.maximum(self.d, estimate), self.d)
@@ -148,7 +164,7 @@ class prodigy(Stage):
         return {
             "d": torch.where(adapting & known, d, self.d),
             "d_max": torch.where(adapting & known, d_max, self.d_max),
-            "d_numerator": torch.where(adapting, numerator, self.d_numerator),
+            "d_numerator": torch.where(adapting & sound, numerator, self.d_numerator),
             "k": self.k + 1,
         }
 

@@ -115,6 +115,7 @@ TRANSFORMS: dict[str, Case] = {
     "first_moment/bf16": equivariant(gc.first_moment(0.8, storage="bf16"), LR),
     "first_moment/int8": equivariant(gc.first_moment(0.8, storage="int8"), LR),
     "first_moment/factored": equivariant(gc.first_moment(0.8, storage="factored"), LR),
+    "first_moment/factored_compact": equivariant(gc.first_moment(0.8, storage="factored_compact"), LR),
     "first_moment/factored_vectors": equivariant(gc.first_moment(0.8, storage="factored_vectors"), LR),
     # The weights have the gradient's unit, so what fixes its length comes first.
     "fisher_decay": invariant(

@@ -84,7 +84,14 @@ def tolerance(chain: Chain, dtype: torch.dtype = torch.float64) -> float:
     return max({torch.float64: 1e-12, torch.float32: 2e-6}[precision(chain, dtype)], *kept)
 
 
-COARSE = {"fp16": 2**-13, "int8": 2**-7, "bf16": 2**-10, "factored": 1e-6, "factored_vectors": 1e-6}
+COARSE = {
+    "fp16": 2**-13,
+    "int8": 2**-7,
+    "bf16": 2**-10,
+    "factored": 1e-6,
+    "factored_vectors": 1e-6,
+    "factored_compact": 2**-6,
+}
 """What rounding to the other neighbour does to a step, for storages that round."""
 
 
