@@ -147,7 +147,7 @@ class Chain:
         if found:
             qualified = ", ".join(f"{at}.{field}" for at, _, _ in found)
             raise UnknownOptionError(f"option {name!r} is ambiguous; say which: {qualified}.")
-        fields = [f.name for stage in self for f in stage.fields() if f.name not in ("name", "keys")]
+        fields = [f.name for stage in self for f in stage.fields() if f.init and f.name not in ("name", "keys")]
         known = nearest(name, {*self.hyperparameters, *fields})
         raise UnknownOptionError(f"the chain has no option {name!r}. {known}")
 

@@ -65,8 +65,9 @@ def update(
     chain.bindings.check(group)
     for stage in chain:
         group = {**stage.pin(chain.hyperparameters), **group}
-    group |= state["shared"]
     (leaves, spec), gradients = _leaves(params, "parameter"), _leaves(grads, "gradient")[0]
+    known = state.get("shared") or shared.initial(chain, chain.hyperparameters, _device(leaves))
+    group |= known
     if _structure(grads) != _structure(params):
         raise OptionError(
             "the gradients and the parameters differ in structure; pass one gradient per tensor, nested alike."
@@ -85,7 +86,7 @@ def update(
     updates = [_difference(outcomes[name].param, param) for name, param in leaves.items()]
     slots = {name: {**state["slots"][name], **outcomes[name].state} for name in order}
     counts = {name: steps[name] for name in order}
-    return pytree.tree_unflatten(updates, spec), {"step": counts, "slots": slots, "shared": state["shared"] | changed}
+    return pytree.tree_unflatten(updates, spec), {"step": counts, "slots": slots, "shared": known | changed}
 
 
 def _structure(tree: Tree) -> Any:

@@ -122,7 +122,7 @@ class Optimizer(torch.optim.Optimizer):
             where = f"group {len(self.param_groups)}: "
             group["disable"] = stage_names(group["disable"], where)
             for key in param_group:
-                if key not in self.defaults and key not in _FOREIGN and key != "params":
+                if key not in {*self.defaults, *_FOREIGN, "params", *shared.keys(self.chain)}:
                     raise UnknownOptionError(f"{where}unknown entry {key!r}. {nearest(key, self.defaults)}")
             if isinstance(group["role"], Mapping) or callable(group["role"]):
                 raise OptionError(f"{where}role: pass rules to the optimizer; a group holds strings.")
@@ -275,7 +275,12 @@ class Optimizer(torch.optim.Optimizer):
             state.update(self._initial(param, program))
         else:
             for slot, value in program.init(param.detach()).items():  # a stage may have been switched on since
-                state.setdefault(slot, value)
+                if state.setdefault(slot, value).shape != value.shape:
+                    raise OptionError(
+                        f"parameter {name or '(unnamed)'}: slot {slot} has shape {tuple(state[slot].shape)}, and under role "
+                        f"{settings.role!r} it would be {tuple(value.shape)}. A role cannot change in mid-run: make a new "
+                        "optimizer."
+                    )
         seat = self._seats[param] = Seat(settings, program, state)
         return seat
 

@@ -135,7 +135,12 @@ def register_recipe(
 
         @functools.wraps(build)
         def checked(*args: Any, **kwargs: Any) -> Chain:
-            options = signature.bind(*args, **kwargs).arguments
+            try:
+                options = signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise UnknownOptionError(
+                    f"recipe {name!r}: {error}. It has: {', '.join(signature.parameters)}"
+                ) from None
             for option, value in options.items():
                 _check_option(f"recipe {name!r}: {option}", str(signature.parameters[option].annotation), value)
             _check_needs(name, signature, options, needs or {})
@@ -156,7 +161,7 @@ def register_recipe(
 def _mentions(message: str, value: Any) -> bool:
     """Whether an error is about this value, or about an entry of this tuple."""
     entries = cast("tuple[Any, ...]", value) if isinstance(value, (tuple, list)) else (value,)
-    return any(f"= {entry!r} " in message for entry in entries)
+    return any(f"= {entry!r}{end}" in message for entry in entries for end in " :")
 
 
 def _check_needs(
@@ -190,6 +195,8 @@ def _check_option(where: str, annotation: str, value: Any) -> None:
     """The shape of an option, which a recipe takes apart before any stage can check it."""
     if annotation == "bool" and not isinstance(value, bool):
         raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass True or False.")
+    if annotation == "str" and not isinstance(value, str):
+        raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass a string.")
     if annotation.startswith("tuple["):
         wanted = annotation.count(",") + 1
         if not isinstance(value, (tuple, list)) or len(cast("tuple[Any, ...]", value)) != wanted:

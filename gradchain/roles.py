@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import torch
@@ -55,6 +55,10 @@ def assign(rule: Rule, names: Sequence[str], params: Sequence[torch.Tensor]) -> 
         return tuple(known.get(param, known.get(name)) for name, param in zip(names, params))
     if callable(rule):
         return tuple(rule(name, param) for name, param in zip(names, params))
+    if not isinstance(rule, Iterable):
+        raise OptionError(
+            f"role = {rule!r} is a {type(rule).__name__}; pass a string, a list, a mapping or a function."
+        )
     return tuple(rule)
 
 
@@ -66,7 +70,7 @@ def check_matched(
         present = {*names, *params}
         for key in cast("Mapping[Any, str]", rule):
             if key not in present:
-                what = f"parameter {key!r}" if isinstance(key, str) else f"a parameter of shape {tuple(key.shape)}"
+                what = f"a parameter of shape {tuple(key.shape)}" if isinstance(key, torch.Tensor) else repr(key)
                 hint = nearest(key, [name for name in names if name]) if isinstance(key, str) else ""
                 raise OptionError(f"role: {what} is not among those of the optimizer. {hint}".strip())
     if callable(rule) and not any(role is not None for role in roles):

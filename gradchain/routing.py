@@ -64,7 +64,12 @@ class Routing:
             if not isinstance(group[flag], bool):
                 raise OptionError(f"{where}{flag} = {group[flag]!r}: pass True or False.")
         roles_of({**group, "params": ()}, where)
-        self.variant(stage_names(group["disable"], where), where)
+        for address, stage in self.variant(stage_names(group["disable"], where), where).addressed:
+            bound = (b for b in self.chain.bindings.of_stage(address) if b.key in group)
+            try:
+                stage.resolve({b.field: b.pick(group) for b in bound}, {**stage.pin(group), **group})
+            except OptionError as error:
+                raise OptionError(f"{where}{error}") from None
 
 
 def stage_names(disable: Any, where: str = "") -> tuple[str, ...]:

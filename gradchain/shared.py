@@ -49,7 +49,7 @@ def adopt(chain: Chain, group: dict[str, Any], first: Mapping[str, Any]) -> None
     if chain.bindings.shared:
         device = next((param.device for param in group["params"]), torch.device("cpu"))
         for key, value in initial(chain, group, device).items():
-            group[key] = as_number(first.get(key, value), device, key)
+            group[key] = as_number(first.get(key, group.get(key, value)), device, key)
 
 
 def changes(chain: Chain, group: Mapping[str, Any], recorded: Sequence[Recorded]) -> dict[str, torch.Tensor]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-from gradchain import registry
+from gradchain import registry, shared
 from gradchain.errors import StateError
+from gradchain.fields import DTYPES
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
 
 
@@ -80,29 +81,50 @@ def fit_slots(
 ) -> dict[str, Any]:
     """The state of one parameter: saved slots where they fit, fresh ones where they are missing.
 
-    Shapes must agree; every slot keeps the dtype that it was saved in if its storage still uses that dtype.
+    A slot that is kept as several tensors is taken over as a whole or not at all. Shapes must agree, unless the state dict
+    is known to be of another chain: then what does not fit starts afresh. Every slot keeps the dtype that it was saved in
+    if its storage still uses that dtype.
     """
     result: dict[str, Any] = {}
-    for slot, fresh in wanted.items():
-        value = saved.get(slot)
-        if value is None:
-            result[slot] = fresh
-            report.reset.append(f"{parameter}: {slot}")
-            continue
-        if not isinstance(value, torch.Tensor) or value.shape != fresh.shape:
-            shape = tuple(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+    another_chain = bool(report.differences)
+    for names in _whole_slots(wanted):
+        wrong = [name for name in names if name in saved and not _fits(saved[name], wanted[name])]
+        if wrong and not another_chain:
+            value, fresh = saved[wrong[0]], wanted[wrong[0]]
+            held = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise StateError(
-                f"{parameter}: slot {slot} has shape {shape} in the state dict, but {tuple(fresh.shape)} here. The state "
-                "belongs to a model of other shapes; nothing was loaded."
+                f"{parameter}: slot {wrong[0]} has {held} in the state dict, but shape {tuple(fresh.shape)} here. The "
+                "state belongs to a model of other shapes; nothing was loaded."
             )
-        if value.dtype != fresh.dtype:
-            report.differences.append(f"{parameter}: slot {slot} was {value.dtype}, is kept as {fresh.dtype}")
-        result[slot] = torch.empty_like(fresh).copy_(value)
-        report.kept.append(f"{parameter}: {slot}")
+        for name in names:
+            fresh = wanted[name]
+            if wrong or any(saved.get(other) is None for other in names):
+                result[name] = fresh
+                report.reset.append(f"{parameter}: {name}")
+                continue
+            if saved[name].dtype != fresh.dtype:
+                report.differences.append(f"{parameter}: slot {name} was {saved[name].dtype}, is kept as {fresh.dtype}")
+            result[name] = torch.empty_like(fresh).copy_(saved[name])
+            report.kept.append(f"{parameter}: {name}")
     report.dropped += [f"{parameter}: {slot}" for slot in saved if slot not in wanted and slot != "step"]
     step = saved.get("step", 0.0)
     result["step"] = torch.tensor(float(step), dtype=torch.float32)
     return result
+
+
+def _whole_slots(names: Iterable[str]) -> list[list[str]]:
+    """The names of the parts of each slot: `stage.slot`, or `stage.slot.part`."""
+    slots: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        slots.setdefault(tuple(name.split(".")[:2]), []).append(name)
+    return list(slots.values())
+
+
+def _fits(value: Any, fresh: torch.Tensor) -> bool:
+    """Whether a saved tensor can be taken for a fresh one: numbers for numbers, codes for the same codes."""
+    if not isinstance(value, torch.Tensor) or value.shape != fresh.shape:
+        return False
+    return value.dtype == fresh.dtype or {value.dtype, fresh.dtype} <= set(DTYPES.values())
 
 
 def fit_groups(
@@ -127,6 +149,7 @@ def fit_groups(
             if isinstance(value, tuple) and key in routing.chain.hyperparameters and len(group[key]) < len(value):
                 report.differences.append(f"group {number}: {key} has {len(group[key])} entries in the state dict")
                 group[key] = (*group[key], *value[len(group[key]) :])
+        _fit_shared(routing, group, taken, f"group {number}", report)
         disable = stage_names(group["disable"])
         gone = [name for name in disable if name not in routing.chain]
         if gone and not strict:
@@ -135,6 +158,17 @@ def fit_groups(
         routing.check(group, f"group {number} of the state dict: ")
         groups.append(group)
     return groups
+
+
+def _fit_shared(
+    routing: Routing, group: dict[str, Any], saved: Mapping[str, Any], where: str, report: LoadReport
+) -> None:
+    """The shared numbers of a group: the saved ones, or those before the first step."""
+    device = next((param.device for param in group["params"]), torch.device("cpu"))
+    for key, fresh in shared.initial(routing.chain, group, device).items():
+        if key not in saved:
+            report.reset.append(f"{where}: {key}")
+        group[key] = shared.as_number(saved.get(key, fresh), device, f"{where} of the state dict: {key}")
 
 
 def fit_states(

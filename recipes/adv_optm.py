@@ -94,6 +94,8 @@ def adv_adamw(
         fisher_wd and t.fisher_decay("atan2" if use_atan2 else "rms"),
         _resolved(eps, use_atan2),
     ]
+    if normed_momentum and betas[0] == 0:
+        raise OptionError("normed_momentum = True has no effect with betas[0] = 0: there is no momentum. Leave it out.")
     debias = use_bias_correction and betas[0] != 0 and not spectral_normalization
     return chain(
         _working_precision(state_precision, nnmf_factor or factored_2nd, stochastic_rounding),
@@ -266,7 +268,7 @@ def adv_lion(
     storage, _ = _storages(state_precision, nnmf_factor, False, vector_reshape)
     return chain(
         _working_precision(state_precision, nnmf_factor, stochastic_rounding),
-        clip_threshold > 0 and t.clip_by_norm(clip_threshold).expose(max_norm="clip_threshold"),
+        clip_threshold != 0 and t.clip_by_norm(clip_threshold).expose(max_norm="clip_threshold"),
         _orthogonal(orthogonal_gradient),
         t.lion_interpolate(*betas, storage=storage),
         *_signed(stochastic_sign, freeze_on_flip, projected_adaptivity, kappa_p, auto_kappa_p, storage, cautious, seed),
@@ -313,7 +315,7 @@ def adv_lion_prodigy(
     storage, _ = _storages(state_precision, nnmf_factor, False, vector_reshape)
     return chain(
         _working_precision(state_precision, nnmf_factor, stochastic_rounding),
-        clip_threshold > 0 and t.clip_by_norm(clip_threshold).expose(max_norm="clip_threshold"),
+        clip_threshold != 0 and t.clip_by_norm(clip_threshold).expose(max_norm="clip_threshold"),
         _orthogonal(orthogonal_gradient),
         t.prodigy(d0, d_coef, growth_rate, beta3, prodigy_steps, safeguard_warmup, d_limiter, slice_p),
         t.lion_interpolate(*betas, storage=storage),
@@ -357,11 +359,15 @@ def adv_signsgd(
     Args:
         heavy_ball: let projected adaptivity measure the sum of past gradients, as in 2.4, instead of their average.
     """
-    if momentum == 0 and (snr_cond or nesterov):
-        option = "snr_cond" if snr_cond else "nesterov"
-        raise OptionError(f"{option} = True looks at the momentum, and momentum = {momentum!r} . Pass momentum > 0.")
+    averages = {
+        "normed_momentum": normed_momentum, "snr_cond": snr_cond, "nesterov": nesterov, "heavy_ball": heavy_ball,
+        "nnmf_factor": nnmf_factor,
+    }  # fmt: skip
+    if momentum == 0 and any(averages.values()):
+        option = next(name for name, given in averages.items() if given)
+        raise OptionError(f"{option} = True has no effect with momentum = 0. Pass momentum > 0, or leave {option} out.")
     storage, _ = _storages(state_precision, nnmf_factor, False, vector_reshape)
-    watched = storage if momentum != 0 else "param"
+    watched = storage if momentum != 0 and not normed_momentum else "param"
     sign = _signed(stochastic_sign, freeze_on_flip, projected_adaptivity, 1.0, auto_kappa_p, watched, False, seed)
     if heavy_ball:
         average: Any = t.heavy_ball(momentum, storage=storage)
@@ -534,8 +540,9 @@ def _decay(
 ) -> Parts:
     """Decay to the origin, then to where the parameter started."""
     snr = geometric and snr
-    origin: Any = t.geometric_decay(weight_decay, schedule=decoupled_wd, snr=snr)
-    if not geometric:
+    if geometric:
+        origin: Any = t.geometric_decay(weight_decay, schedule=decoupled_wd, snr=snr)
+    else:
         origin = t.decoupled_decay(weight_decay, schedule=decoupled_wd)
     start = t.centered_decay(centered_wd, schedule=decoupled_wd, anchor=centered_wd_mode, geometric=geometric, snr=snr)
     return [cautious_wd and t.cautious_decay(), origin, centered_wd != 0 and start]

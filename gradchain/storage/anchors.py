@@ -18,7 +18,10 @@ class Float8(Storage):
     r"""float8 (e4m3), unscaled: sizes above 448 are kept as 448, and below about $10^{-3}$ there are few steps left."""
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
-        return {"": dense.to(torch.float32).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn)}
+        return {"data": _bytes(dense.to(torch.float32))}
+
+    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+        return _numbers(parts["data"])
 
 
 @dataclass(frozen=True)
@@ -30,10 +33,19 @@ class ScaledFloat8(Storage):
         totals = yield whole_tensor_max(peak=x.abs())
         scale = totals.peak / LARGEST
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # also of an empty tensor
-        return {"data": (x / scale).clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn), "scale": scale}
+        return {"data": _bytes(x / scale), "scale": scale}
 
     def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
-        return parts["data"].to(torch.float32) * parts["scale"]
+        return _numbers(parts["data"]) * parts["scale"]
+
+
+def _bytes(x: torch.Tensor) -> torch.Tensor:
+    """float8 as bytes, since torch (2.13) can neither compare nor pickle float8."""
+    return x.clamp(-LARGEST, LARGEST).to(torch.float8_e4m3fn).view(torch.uint8)
+
+
+def _numbers(data: torch.Tensor) -> torch.Tensor:
+    return data.view(torch.float8_e4m3fn).to(torch.float32)
 
 
 @dataclass(frozen=True)

@@ -355,12 +355,13 @@ def test_n15_linear_codes_lose_small_second_moments() -> None:
     options = {"shape": (64, 64), "steps": 20}
     exact, _ = step_both("AdamW_adv", **options)
     mine, theirs = step_both("AdamW_adv", state_precision="int8_sr", **options)
-    assert (theirs - exact).square().mean() > 10 * (mine - exact).square().mean()
+    assert (theirs - exact).square().mean() > 5 * (mine - exact).square().mean()
 
 
+@pytest.mark.parametrize("shape", [(12, 1), (13, 1)])
 @pytest.mark.parametrize("options", [{"nnmf_factor": True}, {"factored_2nd": True}])
-def test_second_moments_of_prime_sizes_below_1e_12_are_lost(options: Options) -> None:
-    # Factors are divided by their sum, or by 1e-12 if that is more. Prodigy's second moments start near d0**2 / 1000: what
-    # is one column, such as a scalar or 13 by 1, is read back too small. Ours keeps columns as they are.
-    assert distance("Prodigy_adv", shape=(12, 1), steps=2, d0=1e-6, **options) < 1e-4
-    assert distance("Prodigy_adv", shape=(13, 1), steps=2, d0=1e-6, **options) > 1e-2
+def test_second_moments_below_1e_12_are_lost(options: Options, shape: tuple[int, ...]) -> None:
+    # Factors are divided by their sum, or by 1e-12 if that is more: smaller second moments are read back too small, up to
+    # 10,000 times where Prodigy starts. Ours are divided by their sum.
+    assert distance("Prodigy_adv", shape=shape, steps=2, d0=1e-3, **options) < 1e-4
+    assert distance("Prodigy_adv", shape=shape, steps=2, d0=1e-6, **options) > 1e-2
