@@ -26,6 +26,7 @@ from gradchain.program import Numbers, Program
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
+from gradchain.slots import owned
 from gradchain.state import (
     LoadReport,
     chain_differences,
@@ -175,7 +176,8 @@ class Optimizer(torch.optim.Optimizer):
 
     def _initial(self, param: torch.Tensor, program: Program) -> dict[str, Any]:
         with torch.no_grad():
-            return {"step": torch.zeros((), dtype=torch.float32), **program.init(param.detach())}
+            slots = {name: owned(slot) for name, slot in program.init(param.detach()).items()}
+            return {"step": torch.zeros((), dtype=torch.float32), **slots}
 
     # The step.
 

@@ -55,6 +55,12 @@ def _kept(stage: Stage, slot: str, param: torch.Tensor) -> Kept:
     return Kept(param.shape, param.dtype, slot not in stage.nonnegative)
 
 
+def owned(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that keeps no more memory than it fills: a part of a larger one would keep that alive."""
+    filled = tensor.numel() * tensor.element_size()
+    return tensor.clone() if tensor.untyped_storage().nbytes() > filled else tensor
+
+
 def no_bits(param: torch.Tensor, like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
     """Noise that rounds nothing up, for states before the first step."""
     return torch.zeros_like(param if like is None else like, dtype=torch.int32)

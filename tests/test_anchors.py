@@ -48,7 +48,9 @@ def test_codes_are_the_published_ones(anchor: str) -> None:
         assert {PUBLISHED[part] for part in parts} == {name for name in published if name.startswith("anchor_")}
         for part, ours in parts.items():
             theirs = published[PUBLISHED[part]]
-            ours = ours.view(theirs.dtype) if ours.dtype.itemsize == theirs.dtype.itemsize == 1 else ours  # float8 as bytes
+            ours = (
+                ours.view(theirs.dtype) if ours.dtype.itemsize == theirs.dtype.itemsize == 1 else ours
+            )  # float8 as bytes
             assert ours.dtype == theirs.dtype
             # The published int4 data is flat, ours has a row for each block.
             ours, theirs = (x.reshape(-1).to(torch.float32) for x in (ours, theirs))

@@ -1,8 +1,8 @@
 """What the factored recipes keep for the UNet of SDXL, against the figures that adv_optm publishes and really needs.
 
-The figures published with adv_optm 0.1 are 328 MB, and 625 MB with AdEMAMix. The first holds in MB of 2^20 bytes. The
-second does not, in either unit: two planes of sign bits alone are 642e6 bytes. `PEER` is what the state tensors of
-`Adopt_adv(factored=True)` of adv_optm 0.1.4 held after one step on a tensor of each shape.
+The figures published with adv_optm 0.1 are 328 MB, and 625 MB with AdEMAMix, in MB of 2^20 bytes. Two planes of signs
+alone take 612 of the latter; what is left is enough for factors of few bits. `PEER` is what the state tensors of
+`Adopt_adv(factored=True)` of adv_optm 0.1.4 held after one step on a tensor of each shape: 642 MiB with AdEMAMix.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ def test_the_unet_is_that_of_sdxl() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", [PLAIN, ADEMAMIX])
-def test_bytes_for_sdxl_are_those_of_the_peer(name: str, dtype: torch.dtype) -> None:
+def test_bytes_for_sdxl_are_those_that_were_published(name: str, dtype: torch.dtype) -> None:
     ours = gc.recipe(name).state_bytes(on_meta(dtype))
-    assert ours == pytest.approx(PEER[name], rel=1e-6)
-    assert name != PLAIN or ours <= 328 * MIB
+    assert ours <= {PLAIN: 328, ADEMAMIX: 625}[name] * MIB
+    assert ours <= PEER[name] * (1 + 1e-6)
 
 
 def test_where_the_bytes_go() -> None:
@@ -55,10 +55,10 @@ def test_where_the_bytes_go() -> None:
     assert parts["row"] + parts["column"] < 0.07 * parts["sign"]
 
 
-def stepped(every: int, steps: int) -> gc.Optimizer:
+def stepped(name: str, every: int, steps: int) -> gc.Optimizer:
     """An optimizer that has stepped each so many-th tensor of the UNet."""
     params = [torch.nn.Parameter(torch.zeros(shape, dtype=torch.bfloat16)) for shape in unet_shapes()[::every]]
-    optimizer = gc.optimizer(PLAIN, params, compile=False)
+    optimizer = gc.optimizer(name, params, compile=False)
     for _ in range(steps):
         for param in params:
             param.grad = torch.full_like(param, 1e-3)
@@ -76,15 +76,17 @@ def said(optimizer: gc.Optimizer) -> int:
     return optimizer.chain.state_bytes(optimizer.param_groups[0]["params"])
 
 
-def test_what_is_said_is_held() -> None:
-    optimizer = stepped(every=128, steps=1)
+@pytest.mark.parametrize("name", [PLAIN, ADEMAMIX])
+def test_what_is_said_is_held(name: str) -> None:
+    optimizer = stepped(name, every=128, steps=1)
     assert held(optimizer) == said(optimizer)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory from /proc")
-def test_a_sixteenth_of_sdxl_really_takes_what_was_said() -> None:
-    optimizer = stepped(every=16, steps=2)
+@pytest.mark.parametrize("name", [PLAIN, ADEMAMIX])
+def test_a_sixteenth_of_sdxl_really_takes_what_was_said(name: str) -> None:
+    optimizer = stepped(name, every=16, steps=2)
     expected = said(optimizer)
     assert held(optimizer) == expected
     full = resident()
