@@ -87,18 +87,20 @@ def fit_slots(
     """
     result: dict[str, Any] = {}
     another_chain = bool(report.differences)
-    for names in _whole_slots(wanted):
+    held = _whole_slots(saved)
+    for slot, names in _whole_slots(wanted).items():
+        foreign = set(held.get(slot, ())) - set(names)  # the parts of another storage
         wrong = [name for name in names if name in saved and not _fits(saved[name], wanted[name])]
         if wrong and not another_chain:
             value, fresh = saved[wrong[0]], wanted[wrong[0]]
-            held = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+            kind = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise StateError(
-                f"{parameter}: slot {wrong[0]} has {held} in the state dict, but shape {tuple(fresh.shape)} here. The "
+                f"{parameter}: slot {wrong[0]} has {kind} in the state dict, but shape {tuple(fresh.shape)} here. The "
                 "state belongs to a model of other shapes; nothing was loaded."
             )
         for name in names:
             fresh = wanted[name]
-            if wrong or any(saved.get(other) is None for other in names):
+            if wrong or foreign or any(saved.get(other) is None for other in names):
                 result[name] = fresh
                 report.reset.append(f"{parameter}: {name}")
                 continue
@@ -112,12 +114,12 @@ def fit_slots(
     return result
 
 
-def _whole_slots(names: Iterable[str]) -> list[list[str]]:
+def _whole_slots(names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
     """The names of the parts of each slot: `stage.slot`, or `stage.slot.part`."""
     slots: dict[tuple[str, ...], list[str]] = {}
     for name in names:
         slots.setdefault(tuple(name.split(".")[:2]), []).append(name)
-    return list(slots.values())
+    return slots
 
 
 def _fits(value: Any, fresh: torch.Tensor) -> bool:

@@ -79,7 +79,7 @@ def test_a_reference_must_be_positive(reference: float) -> None:
         gc.decoupled_decay(0.5, schedule=True, reference_lr=reference)  # quirk R4
     chain = gc.chain(gc.decoupled_decay(0.5, schedule=True), LR)
     param = torch.nn.Parameter(tensor(THETA))
-    with pytest.raises(gc.OptionError, match="group 0: .*reference_lr"):
+    with pytest.raises(gc.OptionError, match=r"group 0: .*reference_lr"):
         gc.Optimizer([{"params": [param], "max_lr": reference}], chain, compile=False)
 
 
