@@ -12,6 +12,7 @@ from gradchain.transforms.decay import (
 )
 from gradchain.transforms.direction import ademamix, cautious, grams, nesterov
 from gradchain.transforms.elementwise import multiply, scale_by_learning_rate, sign
+from gradchain.transforms.factored import factored_moment
 from gradchain.transforms.kourkoutas import kourkoutas_beta
 from gradchain.transforms.moments import debias, first_moment, second_moment, track_first_moment
 from gradchain.transforms.momentum import heavy_ball, lion_interpolate
@@ -47,6 +48,7 @@ __all__ = [
     "debias",
     "decoupled_decay",
     "divide",
+    "factored_moment",
     "first_moment",
     "fisher_decay",
     "freeze_on_flip",

@@ -109,6 +109,10 @@ TRANSFORMS: dict[str, Case] = {
     "divide/by_size": invariant(
         gc.sign(), gc.second_moment(0.9, bias_correction=False), gc.divide(None), LR  # signs have no units
     ),
+    "factored_moment": invariant(gc.factored_moment(0.8, 0.9), gc.divide(0.1), LR, units=("eps",)),
+    "factored_moment/raw": invariant(
+        gc.factored_moment(0.8, 0.9, bias_correction=False, vectors=True), gc.divide(0.1), LR, units=("eps",)
+    ),
     "first_moment": equivariant(gc.first_moment(0.8), LR),
     "first_moment/raw": equivariant(gc.first_moment(0.8, bias_correction=False), LR),
     "first_moment/fp32": equivariant(gc.first_moment(0.8, storage="fp32"), LR),

@@ -81,6 +81,7 @@ def precision(chain: Chain, dtype: torch.dtype) -> torch.dtype:
 def tolerance(chain: Chain, dtype: torch.dtype = torch.float64) -> float:
     """A few units in the last place of what the chain computes in, or keeps: what is rounded may fall either way."""
     kept = [COARSE.get(getattr(stage, "storage", ""), 0.0) for stage in chain]
+    kept += [COARSE["factored"] for stage in chain if stage.address == "factored_moment"]
     return max({torch.float64: 1e-12, torch.float32: 2e-6}[precision(chain, dtype)], *kept)
 
 

@@ -101,3 +101,21 @@ def compare_with_torch(cls: type, recipe: str, dtype: torch.dtype, options: dict
             optimizer.param_groups[0]["lr"] = 0.05 / (1 + number)
         for a, b in zip(step(ours, *grads), step(theirs, *grads)):
             torch.testing.assert_close(a, b, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("vectors", [False, True])
+@pytest.mark.parametrize("bias_correction", [False, True])
+def test_the_factored_pair_is_both_moments_factored(vectors: bool, bias_correction: bool) -> None:
+    storage, rest = "factored_vectors" if vectors else "factored", [gc.divide(1e-6), gc.scale_by_learning_rate(0.1)]
+    pair = gc.chain(gc.factored_moment(0.8, 0.9, bias_correction, vectors), *rest)
+    options = {"bias_correction": bias_correction, "storage": storage}
+    apart = gc.chain(gc.first_moment(0.8, **options), gc.second_moment(0.9, **options), *rest)
+    generator = torch.Generator().manual_seed(0)
+    params = {name: torch.randn(shape, generator=generator) for name, shape in {"a": (6, 8), "b": (12,)}.items()}
+    ours, theirs = pair.init(params), apart.init(params)
+    for _ in range(4):
+        grads = {name: torch.randn(p.shape, generator=generator) for name, p in params.items()}
+        (left, ours), (right, theirs) = pair.update(grads, ours, params), apart.update(grads, theirs, params)
+        for name in params:
+            torch.testing.assert_close(left[name], right[name], rtol=1e-6, atol=1e-7)
+    assert pair.state_bytes(params) == apart.state_bytes(params)
