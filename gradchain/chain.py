@@ -15,6 +15,7 @@ from gradchain.functional import ChainState, Tree
 from gradchain.hyperparameters import Bindings, bind_keys
 from gradchain.partition import Partition
 from gradchain.program import Program
+from gradchain.roles import Rule
 from gradchain.stage import Stage
 from gradchain.table import chain_table
 
@@ -185,13 +186,13 @@ class Chain:
         """
         return functional.update(self, grads, state, params, hyperparameters)
 
-    def state_bytes(self, params: Any) -> int:
+    def state_bytes(self, params: Any, role: Rule = None) -> int:
         """The bytes of state that this chain keeps for some parameters (a module, an iterable or a nest of tensors).
 
         Nothing is allocated, so meta tensors and huge models will do. Step counters are not counted, nor are frozen
-        parameters of a module. The parameters have no roles here; `Optimizer.routing_table` knows those.
+        parameters of a module. `role` is as for `Optimizer`.
         """
-        return functional.state_bytes(self, params)
+        return functional.state_bytes(self, params, role)
 
     # Keeping it.
 

@@ -13,6 +13,7 @@ from gradchain import shared
 from gradchain.errors import GradientError, OptionError, UnknownOptionError, nearest
 from gradchain.noise import parameter_key_tensor
 from gradchain.program import Running
+from gradchain.roles import Rule, assign, roles_of
 from gradchain.routes_table import program_bytes
 from gradchain.run import drive
 
@@ -131,13 +132,14 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
     return pytree.tree_map(add, params, updates)
 
 
-def state_bytes(chain: Chain, params: Any) -> int:
+def state_bytes(chain: Chain, params: Any, role: Rule) -> int:
     if isinstance(params, nn.Module):
-        named: Iterable[tuple[str, torch.Tensor]] = [
-            item for item in params.named_parameters() if item[1].requires_grad
-        ]
+        named: list[tuple[str, torch.Tensor]] = [item for item in params.named_parameters() if item[1].requires_grad]
     elif isinstance(params, Iterable) and not isinstance(params, (Mapping, torch.Tensor, list, tuple)):
         named = [item if isinstance(item, tuple) else ("", item) for item in params]
     else:
-        named = _leaves(params, "parameter")[0].items()
-    return sum(program_bytes(chain.route(name, param), param.shape, param.dtype) for name, param in named)
+        named = list(_leaves(params, "parameter")[0].items())
+    names, tensors = [name for name, _ in named], [param for _, param in named]
+    roles = roles_of({"role": assign(role, names, tensors), "params": tensors})
+    rows = zip(names, tensors, roles)
+    return sum(program_bytes(chain.route(name, param, its), param.shape, param.dtype) for name, param, its in rows)

@@ -43,6 +43,16 @@ def test_bytes_for_sdxl_are_those_that_were_published(name: str, dtype: torch.dt
     assert ours <= PEER[name] * (1 + 1e-6)
 
 
+def test_roles_count() -> None:
+    # A rate for each of eight ranks, and no anchor for what is a difference to a frozen model.
+    chain = gc.recipe("adv-adamw", kourkoutas_beta=True, centered_wd=0.1, centered_wd_mode="full")
+    param = torch.empty(8, 32, device="meta")
+    plain, factor = chain.state_bytes([param]), chain.state_bytes([param], role="lora_A")
+    assert plain == 4 * (3 * 256 + 3)
+    assert factor == 4 * (2 * 256 + 3 * 8)
+    assert chain.state_bytes({"a": param, "b": param}, role={"a": "lora_A"}) == plain + factor
+
+
 def test_where_the_bytes_go() -> None:
     chain = gc.recipe(PLAIN)
     parts: Counter[str] = Counter()
