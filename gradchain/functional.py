@@ -48,12 +48,8 @@ def init(chain: Chain, params: Tree) -> ChainState:
     return {
         "step": {name: torch.zeros((), dtype=torch.int64, device=param.device) for name, param in leaves.items()},
         "slots": {name: chain.route(name, param).init(param) for name, param in leaves.items()},
-        "shared": shared.initial(chain, chain.hyperparameters, _device(leaves)),
+        "shared": shared.initial(chain, chain.hyperparameters, shared.device_of(leaves.values())),
     }
-
-
-def _device(leaves: Mapping[str, torch.Tensor]) -> torch.device:
-    return next((param.device for param in leaves.values()), torch.device("cpu"))
 
 
 def update(
@@ -67,7 +63,7 @@ def update(
     for stage in chain:
         group = {**stage.pin(chain.hyperparameters), **group}
     (leaves, spec), gradients = _leaves(params, "parameter"), _leaves(grads, "gradient")[0]
-    known = state.get("shared") or shared.initial(chain, chain.hyperparameters, _device(leaves))
+    known = state.get("shared") or shared.initial(chain, chain.hyperparameters, shared.device_of(leaves.values()))
     group |= known
     if _structure(grads) != _structure(params):
         raise OptionError(

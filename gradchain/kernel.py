@@ -12,7 +12,7 @@ import torch._inductor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gradchain.errors import GradchainError
-from gradchain.program import Outcome, Program
+from gradchain.program import Numbers, Outcome, Program
 from gradchain.reduce import Request, Totals
 from gradchain.run import Asked, advance
 from gradchain.telemetry import Recorded
@@ -59,7 +59,7 @@ class Layout:
             work.program.structure,
             tuple((tuple(x.shape), x.stride(), x.dtype, x.device) for x in tensors),
             slots,
-            tuple(tuple((name, value is None) for name, value in stage.items()) for stage in work.numbers),
+            pattern_of(work.numbers),
             work.maximize,
             work.telemetry,
             work.noise is not None,
@@ -89,13 +89,18 @@ class Packs:
             self._packed[key] = _pack([value for stage in work.numbers for value in stage.values()], key[1])
         return self._packed[key]
 
-    def pattern(self, numbers: Any) -> tuple[Any, ...]:
-        """The names of the numbers, and which of them are there: what a kernel depends on."""
+    def pattern(self, numbers: Numbers) -> tuple[Any, ...]:
+        """The pattern of some numbers, found once a step."""
         known = self._patterns.get(id(numbers))
         if known is None:
-            known = tuple(tuple((name, value is None) for name, value in stage.items()) for stage in numbers)
-            known = self._patterns[id(numbers)] = _interned.setdefault(known, known)
+            found = pattern_of(numbers)
+            known = self._patterns[id(numbers)] = _interned.setdefault(found, found)
         return known
+
+
+def pattern_of(numbers: Numbers) -> tuple[tuple[tuple[str, bool], ...], ...]:
+    """The names of the numbers, and which of them are there: what a kernel depends on."""
+    return tuple(tuple((name, value is None) for name, value in stage.items()) for stage in numbers)
 
 
 _interned: dict[Any, Any] = {}

@@ -6,7 +6,7 @@ like a learning rate, and the step never waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +30,11 @@ def initial(chain: Chain, group: Mapping[str, Any], device: torch.device) -> dic
     return values
 
 
+def device_of(params: Iterable[torch.Tensor]) -> torch.device:
+    """Where shared numbers live: with the first parameter."""
+    return next((param.device for param in params), torch.device("cpu"))
+
+
 def as_number(value: Any, device: torch.device, what: str = "a shared number") -> torch.Tensor:
     """A 0-d tensor in double precision, or single on devices that have no double."""
     dtype = torch.float32 if device.type == "mps" else torch.float64
@@ -47,7 +52,7 @@ def keys(chain: Chain) -> set[str]:
 def adopt(chain: Chain, group: dict[str, Any], first: Mapping[str, Any]) -> None:
     """Give a new group the shared numbers, those of the first group if there are any."""
     if chain.bindings.shared:
-        device = next((param.device for param in group["params"]), torch.device("cpu"))
+        device = device_of(group["params"])
         for key, value in initial(chain, group, device).items():
             group[key] = as_number(first.get(key, group.get(key, value)), device, key)
 

@@ -166,7 +166,7 @@ def _fit_shared(
     routing: Routing, group: dict[str, Any], saved: Mapping[str, Any], where: str, report: LoadReport
 ) -> None:
     """The shared numbers of a group: the saved ones, or those before the first step."""
-    device = next((param.device for param in group["params"]), torch.device("cpu"))
+    device = shared.device_of(group["params"])
     for key, fresh in shared.initial(routing.chain, group, device).items():
         if key not in saved:
             report.reset.append(f"{where}: {key}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 import gradchain as gc
 from gradchain.chain import ChainState
@@ -58,3 +61,20 @@ def step(optimizer: torch.optim.Optimizer, *grads: torch.Tensor) -> list[torch.T
         param.grad = grad.clone()
     optimizer.step()
     return [param.detach().clone() for param in params]
+
+
+Array = NDArray[np.float64]
+SHAPES = [(), (1,), (7,), (5, 1), (1, 6), (8, 16), (3, 4, 2), (2, 3, 4, 5), (3, 300)]
+
+
+def sequence(shape: tuple[int, ...], steps: int = 6) -> list[Array]:
+    rng = np.random.default_rng(7)
+    return [np.asarray(rng.normal(size=shape)) for _ in range(steps)]
+
+
+def compare(stages: list[gc.Stage], expected: Callable[[list[Array]], list[Array]]) -> None:
+    """The directions of a chain and those of a function of all gradients, for tensors of every rank."""
+    for shape in SHAPES:
+        grads = sequence(shape)
+        for u, wanted in zip(directions(*stages, grads=[g.tolist() for g in grads]), expected(grads), strict=True):
+            np.testing.assert_allclose(u.numpy(), wanted, rtol=1e-12, atol=1e-14, err_msg=str(shape))

@@ -3,33 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
 
 import gradchain as gc
-from tests.transforms.steps import close, directions, slot, tensor
+from tests.transforms.steps import Array, close, compare, directions, sequence, slot, tensor
 
-Array = NDArray[np.float64]
-SHAPES = [(), (1,), (7,), (5, 1), (1, 6), (8, 16), (3, 4, 2), (2, 3, 4, 5), (3, 300)]
 LR = gc.scale_by_learning_rate(1.0)
-
-
-def sequence(shape: tuple[int, ...], steps: int = 6) -> list[Array]:
-    rng = np.random.default_rng(7)
-    return [np.asarray(rng.normal(size=shape)) for _ in range(steps)]
-
-
-def compare(stages: list[gc.Stage], expected: Callable[[list[Array]], list[Array]]) -> None:
-    """The directions of a chain and those of a function of all gradients, for tensors of every rank."""
-    for shape in SHAPES:
-        grads = sequence(shape)
-        for u, wanted in zip(directions(*stages, grads=[g.tolist() for g in grads]), expected(grads), strict=True):
-            np.testing.assert_allclose(u.numpy(), wanted, rtol=1e-12, atol=1e-14, err_msg=str(shape))
 
 
 def with_role(chain: gc.Chain, role: str | None, grads: list[Array], param: Array | None = None) -> list[Array]:
