@@ -17,7 +17,7 @@ from typing import Any, TypeAlias
 import torch
 
 from gradchain.errors import CompileWarning
-from gradchain.kernel import Kernel, Known, Packs, Status, seated, status_of, tensors_of
+from gradchain.kernel import Kernel, Known, Packs, Status, inputs_of, seated, status_of
 from gradchain.program import Outcome
 from gradchain.reduce import Totals
 from gradchain.run import Asked, complete, total_up
@@ -51,7 +51,7 @@ class Call:
         known = [seated(work, packs) for work in works]
         self.layouts = tuple(seat.layout for seat in known)
         self.numbers: Numbers = tuple(seat.number for seat in known)
-        self.inputs = [x for work, seat in zip(works, known) for x in tensors_of(work, seat, packs)]
+        self.inputs = inputs_of(works, packs)
         self.asked: list[Asked] = []
         self.outcomes: list[Outcome] = []
         self.recorded: list[Recorded] = []
@@ -117,13 +117,7 @@ class Plan:
         return all(not any(call.answers) and call.kernel([]).compiled is not None for call in calls)
 
     def run(self, works: Sequence[Work], packs: Packs) -> list[Recorded]:
-        inputs: list[list[torch.Tensor]] = []
-        for places, _ in self.calls:
-            flat: list[torch.Tensor] = []
-            for place in places:
-                work = works[place]
-                flat += tensors_of(work, work.seat.layout, packs)
-            inputs.append(flat)
+        inputs = [inputs_of([works[place] for place in places], packs) for places, _ in self.calls]
         recorded: list[Recorded] = [{}] * len(works)
         for (places, kernel), flat in zip(self.calls, inputs):
             written = kernel.write(flat)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
@@ -65,15 +65,14 @@ class Layout:
             work.noise is not None,
         )
 
-    def read(self, program: Program, flat: Iterator[torch.Tensor]) -> Task:
-        """A task like the original, over the next tensors of `flat`."""
-        param, grad = next(flat), next(flat)
-        state = {slot: next(flat) for slot in self.slots}
-        numbers = iter(next(flat).unbind())
+    def task(
+        self, program: Program, kept: Sequence[torch.Tensor], grad: torch.Tensor, pack: torch.Tensor, key: Any
+    ) -> Task:
+        """A task like the original, over these tensors; `kept` are the parameter and its slots."""
+        param, *slots = kept
+        numbers = iter(pack.unbind())
         values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
-        noise_key = next(flat) if self.noisy else None
-        gradient = -grad if self.maximize else grad
-        return Task(param, gradient, state, program, values, noise_key)
+        return Task(param, -grad if self.maximize else grad, dict(zip(self.slots, slots)), program, values, key)
 
 
 class Packs:
@@ -149,15 +148,24 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
     return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
-def tensors_of(work: Work, known: Seated, packs: Packs) -> list[torch.Tensor]:
-    """The dynamic part of a work, in the order in which `Layout.read` takes it."""
-    grad, place = work.grad, work.grad.data_ptr()
-    for start, end in known.spans:
-        if start <= place < end:
-            grad = grad.clone()  # a kernel may read it after it has begun to write
-    if work.noise is None:
-        return [work.owner, grad, *known.tensors, packs.of(work)]
-    return [work.owner, grad, *known.tensors, packs.of(work), cast("torch.Tensor", work.noise_key)]
+def inputs_of(works: Sequence[Work], packs: Packs) -> list[torch.Tensor]:
+    """The dynamic part of a bucket, in the order in which a kernel takes it."""
+    kept = [tensor for work in works for tensor in (work.owner, *work.seat.layout.tensors)]
+    return [*kept, *map(_gradient, works), *map(packs.of, works), *_noise_keys(works)]
+
+
+def _gradient(work: Work) -> torch.Tensor:
+    """The gradient, in memory of its own: a kernel may read it after it has begun to write."""
+    place = work.grad.data_ptr()
+    shared = any(start <= place < end for start, end in work.seat.layout.spans)
+    return work.grad.clone() if shared else work.grad
+
+
+def _noise_keys(works: Sequence[Work]) -> list[torch.Tensor]:
+    """The noise keys of a bucket as one vector, if its program draws noise."""
+    if works[0].noise is None:
+        return []
+    return [torch.tensor([work.noise for work in works], dtype=torch.int32).to(works[0].owner.device)]
 
 
 def _pack(numbers: list[Any], device: torch.device) -> torch.Tensor:
@@ -232,7 +240,10 @@ class Kernel:
     def compute(self, flat: Sequence[torch.Tensor]) -> tuple[list[Task], list[Result]]:
         """The tasks and their results; writes nothing."""
         tensors = iter(flat)
-        tasks = [layout.read(self.program, tensors) for layout in self.layouts]
+        kept = [[next(tensors) for _ in range(1 + len(layout.slots))] for layout in self.layouts]
+        grads, packs = ([next(tensors) for _ in self.layouts] for _ in range(2))
+        keys = next(tensors).unbind() if self.layouts[0].noisy else [None] * len(kept)
+        tasks = [layout.task(self.program, *parts) for layout, *parts in zip(self.layouts, kept, grads, packs, keys)]
         answers = [[Totals(**{name: next(tensors) for name in names}) for names in phases] for phases in self.known]
         return tasks, [replay(task, answer) for task, answer in zip(tasks, answers)]
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from gradchain import engine, registry, shared
 from gradchain.chain import Chain
+from gradchain.counters import Counters, place_together
 from gradchain.errors import (
     ConfigError,
     GradientError,
@@ -170,6 +171,7 @@ class Optimizer(torch.optim.Optimizer):
                 made[param] = self._initial(param, program)
         for text in advice:
             warnings.warn(text, UserWarning, stacklevel=5)
+        place_together(made.values())
         for param, state in made.items():
             self.state[param] = state
             self._fresh.add(param)
@@ -197,8 +199,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _count(self, works: Sequence[Work]) -> None:
         """Raise the step counters."""
-        if works:
-            torch._foreach_add_([work.state["step"] for work in works], 1)  # pyright: ignore
+        Counters([work.state["step"] for work in works]).raise_all()
         for work in works:
             work.seat.stepped()
         if self._fresh:
@@ -273,8 +274,10 @@ class Optimizer(torch.optim.Optimizer):
         program = self._routing.program(param, settings, name)
         state = self.state[param]
         if "step" not in state or param in self._fresh:
+            counter = state.get("step")
             state.clear()
             state.update(self._initial(param, program))
+            state["step"] = state["step"] if counter is None else counter.zero_()
         else:
             for slot, value in program.init(param.detach()).items():  # a stage may have been switched on since
                 if state.setdefault(slot, value).shape != value.shape:
@@ -355,6 +358,7 @@ class Optimizer(torch.optim.Optimizer):
         self._checked.clear()
         self._fresh.clear()
         self._seats.clear()
+        place_together(states.values())
         self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -374,6 +378,7 @@ class Optimizer(torch.optim.Optimizer):
             self._telemetry = Telemetry()
             parameters = self._parameters()
             self._fresh = {parameters[index] for index in fresh}
+            place_together(state for state in self.state.values() if "step" in state)
 
     def _parameters(self) -> list[torch.Tensor]:
         return [param for group in self.param_groups for param in group["params"]]
