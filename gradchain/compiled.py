@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 import torch
 
 from gradchain.errors import CompileWarning
-from gradchain.kernel import Kernel, Known, Packs, Status, inputs_of, seated, status_of
+from gradchain.kernel import Kernel, Known, Status, inputs_of, seated, status_of
+from gradchain.packs import Packs
 from gradchain.program import Outcome
 from gradchain.reduce import Totals
 from gradchain.run import Asked, complete, total_up
@@ -134,6 +135,7 @@ class Memory:
     def __init__(self) -> None:
         self.companies: set[Numbers] = set()
         self.plans: dict[Numbers, Plan] = {}
+        self.last: Plan | None = None
 
 
 def run(works: Sequence[Work], memory: dict[str, Any]) -> list[Recorded]:
@@ -142,12 +144,16 @@ def run(works: Sequence[Work], memory: dict[str, Any]) -> list[Recorded]:
     packs = Packs()
     numbers = tuple([seated(work, packs).number for work in works])
     if (plan := kept.plans.get(numbers)) is not None:
+        if plan is kept.last:
+            memory["plan"] = plan
+        kept.last = plan
         return plan.run(works, packs)
     calls, recorded = _run_once(works, packs, kept.companies)
-    if Plan.fits(calls):
+    kept.last = Plan(works, calls) if Plan.fits(calls) else None
+    if kept.last is not None:
         if len(kept.plans) >= PLANS:
             kept.plans.clear()
-        kept.plans[numbers] = Plan(works, calls)
+        kept.plans[numbers] = kept.last
     return recorded
 
 

@@ -28,7 +28,7 @@ class Counters:
             if home is None:
                 self.alone.append(counter)
             else:
-                homes.setdefault(id(home), (home, []))[1].append(counter.storage_offset())
+                homes.setdefault(id(home), (home, []))[1].append(int(counter.storage_offset()))
         self.homes = [(home, _raise_by(home, places)) for home, places in homes.values()]
 
     def raise_all(self) -> None:

@@ -12,7 +12,8 @@ import torch._inductor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from gradchain.errors import GradchainError
-from gradchain.program import Numbers, Outcome, Program
+from gradchain.packs import Packs, pattern_of
+from gradchain.program import Outcome, Program
 from gradchain.reduce import Request, Totals
 from gradchain.run import Asked, advance
 from gradchain.telemetry import Recorded
@@ -62,7 +63,7 @@ class Layout:
             pattern_of(work.numbers),
             work.maximize,
             work.telemetry,
-            work.noise is not None,
+            work.index is not None,
         )
 
     def task(
@@ -73,37 +74,6 @@ class Layout:
         numbers = iter(pack.unbind())
         values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
         return Task(param, -grad if self.maximize else grad, dict(zip(self.slots, slots)), program, values, key)
-
-
-class Packs:
-    """The numbers of a step as tensors: those of parameters that share them are packed once."""
-
-    def __init__(self) -> None:
-        self._packed: dict[tuple[int, torch.device], torch.Tensor] = {}
-        self._patterns: dict[int, tuple[Any, ...]] = {}
-
-    def of(self, work: Work) -> torch.Tensor:
-        key = (id(work.numbers), work.owner.device)
-        if key not in self._packed:
-            self._packed[key] = _pack([value for stage in work.numbers for value in stage.values()], key[1])
-        return self._packed[key]
-
-    def pattern(self, numbers: Numbers) -> tuple[Any, ...]:
-        """The pattern of some numbers, found once a step."""
-        known = self._patterns.get(id(numbers))
-        if known is None:
-            found = pattern_of(numbers)
-            known = self._patterns[id(numbers)] = _interned.setdefault(found, found)
-        return known
-
-
-def pattern_of(numbers: Numbers) -> tuple[tuple[tuple[str, bool], ...], ...]:
-    """The names of the numbers, and which of them are there: what a kernel depends on."""
-    return tuple(tuple((name, value is None) for name, value in stage.items()) for stage in numbers)
-
-
-_interned: dict[Any, Any] = {}
-"""One object for equal patterns, so that they are compared by identity."""
 
 
 class Seated:
@@ -129,7 +99,7 @@ def seated(work: Work, packs: Packs) -> Seated:
     grad, state = work.grad, work.seat.state
     signature = (
         grad.stride(), grad.dtype, work.owner.data_ptr(), packs.pattern(work.numbers),
-        work.maximize, work.telemetry, work.noise is None,
+        work.maximize, work.telemetry, work.index is None,
     )  # fmt: skip
     known: Seated | None = work.seat.layout
     if known is not None and known.signature == signature:
@@ -163,19 +133,9 @@ def _gradient(work: Work) -> torch.Tensor:
 
 def _noise_keys(works: Sequence[Work]) -> list[torch.Tensor]:
     """The noise keys of a bucket as one vector, if its program draws noise."""
-    if works[0].noise is None:
+    if works[0].index is None:
         return []
     return [torch.tensor([work.noise for work in works], dtype=torch.int32).to(works[0].owner.device)]
-
-
-def _pack(numbers: list[Any], device: torch.device) -> torch.Tensor:
-    """The numbers in double precision, as one vector on the device."""
-    present = [number for number in numbers if number is not None]
-    if any(isinstance(number, torch.Tensor) for number in present):
-        return torch.stack(
-            [torch.as_tensor(number, dtype=torch.float64, device=device).reshape(()) for number in present]
-        )
-    return torch.tensor(present, dtype=torch.float64).to(device)
 
 
 def _apart(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -241,9 +201,11 @@ class Kernel:
         """The tasks and their results; writes nothing."""
         tensors = iter(flat)
         kept = [[next(tensors) for _ in range(1 + len(layout.slots))] for layout in self.layouts]
-        grads, packs = ([next(tensors) for _ in self.layouts] for _ in range(2))
-        keys = next(tensors).unbind() if self.layouts[0].noisy else [None] * len(kept)
-        tasks = [layout.task(self.program, *parts) for layout, *parts in zip(self.layouts, kept, grads, packs, keys)]
+        grads = [next(tensors) for _ in self.layouts]
+        packs = [next(tensors) for _ in self.layouts]
+        keys = next(tensors).unbind() if self.noisy else [None] * len(kept)
+        rows = zip(self.layouts, kept, grads, packs, keys)
+        tasks = [layout.task(self.program, held, grad, pack, key) for layout, held, grad, pack, key in rows]
         answers = [[Totals(**{name: next(tensors) for name in names}) for names in phases] for phases in self.known]
         return tasks, [replay(task, answer) for task, answer in zip(tasks, answers)]
 
@@ -280,6 +242,11 @@ class Kernel:
         assert self.compiled is not None
         outputs = iter(self.compiled(*flat))
         return [{key: next(outputs) for key in keys} for keys in self.recorded]
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it takes noise keys."""
+        return self.layouts[0].noisy
 
     @property
     def silent(self) -> bool:

@@ -22,12 +22,12 @@ from gradchain.errors import (
     UnknownOptionError,
     nearest,
 )
-from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Program
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
 from gradchain.slots import owned
+from gradchain.standing import Standing
 from gradchain.state import (
     LoadReport,
     chain_differences,
@@ -37,7 +37,7 @@ from gradchain.state import (
     fit_groups,
     fit_states,
 )
-from gradchain.telemetry import Telemetry
+from gradchain.telemetry import Recorded, Telemetry
 from gradchain.work import Seat, Work
 
 Compile = Literal["auto"] | bool
@@ -97,6 +97,7 @@ class Optimizer(torch.optim.Optimizer):
         self._seats: dict[torch.Tensor, Seat] = {}
         self._settings: dict[int, tuple[tuple[Any, ...], list[Settings]]] = {}
         self._memory: dict[str, Any] = {}
+        self._standing: Standing | None = None
         self._telemetry = Telemetry()
         self._role = role
         defaults = {
@@ -190,12 +191,44 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            works = self._collect()
-            recorded = engine.run(works, compiled=self._compiled(), memory=self._memory)
+            recorded = self._repeat()
+            if recorded is None:
+                works = self._collect()
+                recorded = engine.run(works, compiled=self._compiled(), memory=self._memory)
+                self._count(works)
+                self._telemetry.take(works[-1].step if works else None, recorded, [work.telemetry for work in works])
+                self._stand(works)
             shared.update(self.chain, self.param_groups, recorded)
-            self._count(works)
-            self._telemetry.take(works, recorded)
         return loss
+
+    def _repeat(self) -> list[Recorded] | None:
+        """The step, if it is compiled and like the last one; what each parameter recorded."""
+        standing, self._standing = self._standing, None
+        if standing is None or self.compile is False:
+            return None
+        grads = standing.gradients(self.state, self.param_groups, self._settings_of_all())
+        packs = None if grads is None else standing.packs(self._numbers)
+        if grads is None or packs is None:
+            return None
+        recorded = standing.run(grads, packs)
+        self._telemetry.take(standing.last, recorded, standing.telling)
+        self._standing = standing
+        return recorded
+
+    def _stand(self, works: Sequence[Work]) -> None:
+        """Remember a step that went by a known plan, for those that will be like it."""
+        plan = self._memory.pop("plan", None)
+        if plan is not None:
+            self._standing = Standing(works, plan, self.state, self.param_groups, self._settings_of_all())
+
+    def _settings_of_all(self) -> list[Any]:
+        """The settings of each group, checked."""
+        for number, group in enumerate(self.param_groups):
+            self._check_changed(number, group)
+        return [self._settings_of(number, group) for number, group in enumerate(self.param_groups)]
+
+    def _numbers(self, program: Program, group: Mapping[str, Any], step: int) -> Numbers:
+        return program.numbers(self.chain.bindings, group, step)
 
     def _count(self, works: Sequence[Work]) -> None:
         """Raise the step counters."""
@@ -228,10 +261,10 @@ class Optimizer(torch.optim.Optimizer):
                 step = seat.steps + 1
                 key = (number, id(seat.program), step)
                 if key not in numbers:
-                    numbers[key] = seat.program.numbers(self.chain.bindings, group, step)
+                    numbers[key] = self._numbers(seat.program, group, step)
                 work = Work(param, grad, seat, numbers[key], group)
                 if seat.program.random:
-                    work.noise = parameter_key(step, first + position)
+                    work.index = first + position
                 works.append(work)
             first += len(group["params"])
         return works
@@ -374,7 +407,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         if fresh is not None:  # unpickled or copied
             self._routing, self._checked, self._memory = Routing(self.chain), {}, {}
-            self._seats, self._settings = {}, {}
+            self._seats, self._settings, self._standing = {}, {}, None
             self._telemetry = Telemetry()
             parameters = self._parameters()
             self._fresh = {parameters[index] for index in fresh}

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from gradchain.context import Reduction
-
-if TYPE_CHECKING:
-    from gradchain.work import Work
 
 Recorded = dict[tuple[str, Reduction], torch.Tensor]
 
@@ -22,9 +18,10 @@ class Telemetry:
         self.step = 0
         self._records: list[Recorded] = []
 
-    def take(self, works: Sequence[Work], recorded: Sequence[Recorded]) -> None:
-        self.step = works[-1].step if works else self.step
-        self._records = [record for work, record in zip(works, recorded) if work.telemetry]
+    def take(self, step: int | None, recorded: Sequence[Recorded], telling: Sequence[bool]) -> None:
+        """Keep what was recorded by those that tell."""
+        self.step = self.step if step is None else step
+        self._records = [record for record, tells in zip(recorded, telling) if tells]
 
     def report(self, names: Sequence[str]) -> dict[str, float]:
         """Means (or sums) over the recorded parameters. The only place that waits for the device."""

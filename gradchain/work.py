@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gradchain.errors import ChainError
+from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Outcome, Program, Running
 
 
@@ -88,7 +89,9 @@ class Seat:
 class Work:
     """A parameter that is due for a step."""
 
-    __slots__ = ("_noise_key", "_task", "grad", "maximize", "noise", "numbers", "owner", "seat", "step", "telemetry")
+    __slots__ = (
+        "_task", "grad", "group", "index", "maximize", "numbers", "owner", "seat", "step", "telemetry",
+    )  # fmt: skip
 
     def __init__(
         self, owner: torch.Tensor, grad: torch.Tensor, seat: Seat, numbers: Numbers, group: Mapping[str, Any]
@@ -97,9 +100,9 @@ class Work:
         self.step: int = seat.steps + 1
         self.maximize: bool = group["maximize"]
         self.telemetry: bool = group["telemetry"]
-        self.noise: int | None = None
+        self.group = group
+        self.index: int | None = None  # of the parameter, if its program draws noise
         self._task: Task | None = None
-        self._noise_key: torch.Tensor | None = None
 
     @property
     def program(self) -> Program:
@@ -110,11 +113,9 @@ class Work:
         return self.seat.state
 
     @property
-    def noise_key(self) -> torch.Tensor | None:
-        """The noise key as a tensor, if the program draws noise."""
-        if self._noise_key is None and self.noise is not None:
-            self._noise_key = torch.tensor(self.noise, dtype=torch.int32, device=self.owner.device)
-        return self._noise_key
+    def noise(self) -> int | None:
+        """The noise key of this step, if the program draws noise."""
+        return None if self.index is None else parameter_key(self.step, self.index)
 
     def inputs(self) -> list[torch.Tensor]:
         """The tensors that a step reads."""
@@ -124,5 +125,7 @@ class Work:
     def task(self) -> Task:
         if self._task is None:
             gradient = -self.grad.detach() if self.maximize else self.grad.detach()
-            self._task = Task(self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key)
+            key = self.noise
+            noise_key = None if key is None else torch.tensor(key, dtype=torch.int32).to(self.owner.device)
+            self._task = Task(self.owner.detach(), gradient, self.state, self.program, self.numbers, noise_key)
         return self._task
