@@ -58,7 +58,7 @@ class Factored(Storage):
     def _factors(self, dense: torch.Tensor, kept: Kept) -> Storing:
         matrix = dense.to(torch.float32).reshape(near_square(kept.shape.numel()))
         sizes = matrix.abs() if kept.signed else matrix
-        totals = yield tensor_partials(row=sizes.sum(1, dtype=torch.float64), column=sizes.sum(0, dtype=torch.float64))
+        totals = yield tensor_partials(row=sizes.sum(1, dtype=torch.float64), column=_column_sums(sizes))
         whole = totals.column.sum()
         column = totals.column / torch.where(whole > 0, whole, 1.0)
         parts = {"row": totals.row.to(torch.float32), "column": column.to(torch.float32)}
@@ -111,6 +111,19 @@ class CompactFactored(Factored):
             for name, size in (("row", torch.Size([rows])), ("column", torch.Size([columns])))
         }
         return super().load(factors, kept)
+
+
+ROWS = 64
+"""How many rows are summed at a time: all at once would touch a new page of memory at every step."""
+
+
+def _column_sums(matrix: torch.Tensor) -> torch.Tensor:
+    rows, columns = matrix.shape
+    whole = rows - rows % ROWS
+    last = matrix[whole:].sum(0, dtype=torch.float64)
+    if not whole:
+        return last
+    return matrix[:whole].view(-1, ROWS, columns).sum(1, dtype=torch.float64).sum(0) + last
 
 
 def _unsigned(shape: torch.Size) -> Kept:
