@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from gradchain.errors import GradchainError
 from gradchain.program import Numbers, Outcome, Program
-from gradchain.reduce import Request, Totals
-from gradchain.run import Asked, advance
+from gradchain.reduce import Totals
+from gradchain.run import advance
+from gradchain.sharding import Shard
 from gradchain.telemetry import Recorded
+from gradchain.totals import Asked
 from gradchain.work import Task, Work, check_purity, memory_of, versions_of
 
 Result: TypeAlias = "Asked | Outcome"
@@ -50,6 +53,7 @@ class Layout:
     maximize: bool
     telemetry: bool
     noisy: bool
+    shard: Shard
 
     @staticmethod
     def of(work: Work) -> Layout:
@@ -63,6 +67,7 @@ class Layout:
             work.maximize,
             work.telemetry,
             work.noise is not None,
+            work.seat.shard,
         )
 
     def read(self, program: Program, flat: Iterator[torch.Tensor]) -> Task:
@@ -73,7 +78,7 @@ class Layout:
         values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
         noise_key = next(flat) if self.noisy else None
         gradient = -grad if self.maximize else grad
-        return Task(param, gradient, state, program, values, noise_key)
+        return Task(param, gradient, state, program, values, noise_key, self.shard)
 
 
 class Packs:
@@ -261,7 +266,7 @@ class Kernel:
         asked: list[Asked] = []
         for address, request in self.requests:
             partials = {name: next(outputs) for name in request.partials}
-            asked.append((address, Request(request.scope, partials, request.label, request.combine)))
+            asked.append((address, dataclasses.replace(request, partials=partials)))
         return asked
 
     def write(self, flat: Sequence[torch.Tensor]) -> list[Recorded]:

@@ -21,12 +21,13 @@ from gradchain.errors import (
     UnknownOptionError,
     nearest,
 )
+from gradchain.initial import initial_state
 from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Program
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
-from gradchain.slots import owned
+from gradchain.sharding import Shard
 from gradchain.state import (
     LoadReport,
     chain_differences,
@@ -157,27 +158,21 @@ class Optimizer(torch.optim.Optimizer):
                     f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is {param.dtype}; gradchain steps real "
                     "floating parameters. Optimize torch.view_as_real(p) of a complex one."
                 )
-            if hasattr(param, "device_mesh"):
-                raise ParameterError(
-                    f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is a DTensor; sharded parameters are "
-                    "not supported yet. Use DistributedDataParallel, or keep this parameter unsharded."
-                )
+            Shard.of(param, name)
             program = self._routing.program(param, settings, name)
             for _, stage in program.stages:
                 if (text := stage.advice(param.shape)) is not None:
                     advice[f"{name or 'a parameter'}: {text}"] = None
             if param.requires_grad:
-                made[param] = self._initial(param, program)
+                made[param] = self._initial(param, program, name)
         for text in advice:
             warnings.warn(text, UserWarning, stacklevel=5)
         for param, state in made.items():
             self.state[param] = state
             self._fresh.add(param)
 
-    def _initial(self, param: torch.Tensor, program: Program) -> dict[str, Any]:
-        with torch.no_grad():
-            slots = {name: owned(slot) for name, slot in program.init(param.detach()).items()}
-            return {"step": torch.zeros((), dtype=torch.float32), **slots}
+    def _initial(self, param: torch.Tensor, program: Program, name: str) -> dict[str, Any]:
+        return {"step": torch.zeros((), dtype=torch.float32), **initial_state(program, param, name)}
 
     # The step.
 
@@ -190,7 +185,7 @@ class Optimizer(torch.optim.Optimizer):
         with torch.no_grad():
             works = self._collect()
             recorded = engine.run(works, compiled=self._compiled(), memory=self._memory)
-            shared.update(self.chain, self.param_groups, recorded)
+            shared.update(self.chain, self.param_groups, recorded, [work.seat.shard for work in works])
             self._count(works)
             self._telemetry.take(works, recorded)
         return loss
@@ -202,7 +197,7 @@ class Optimizer(torch.optim.Optimizer):
         for work in works:
             work.seat.stepped()
         if self._fresh:
-            self._fresh.difference_update(work.owner for work in works)
+            self._fresh.difference_update(work.seat.param for work in works)
 
     def _compiled(self) -> bool:
         if self.compile == "auto":
@@ -228,7 +223,7 @@ class Optimizer(torch.optim.Optimizer):
                 key = (number, id(seat.program), step)
                 if key not in numbers:
                     numbers[key] = seat.program.numbers(self.chain.bindings, group, step)
-                work = Work(param, grad, seat, numbers[key], group)
+                work = Work(*seat.local(grad), seat, numbers[key], group)
                 if seat.program.random:
                     work.noise = parameter_key(step, first + position)
                 works.append(work)
@@ -274,16 +269,16 @@ class Optimizer(torch.optim.Optimizer):
         state = self.state[param]
         if "step" not in state or param in self._fresh:
             state.clear()
-            state.update(self._initial(param, program))
+            state.update(self._initial(param, program, name))
         else:
-            for slot, value in program.init(param.detach()).items():  # a stage may have been switched on since
+            for slot, value in initial_state(program, param, name).items():  # a stage may have been switched on since
                 if state.setdefault(slot, value).shape != value.shape:
                     raise OptionError(
                         f"parameter {name or '(unnamed)'}: slot {slot} has shape {tuple(state[slot].shape)}, and under role "
                         f"{settings.role!r} it would be {tuple(value.shape)}. A role cannot change in mid-run: make a new "
                         "optimizer."
                     )
-        seat = self._seats[param] = Seat(settings, program, state)
+        seat = self._seats[param] = Seat(settings, program, state, param)
         return seat
 
     def routing_table(self) -> str:
