@@ -11,7 +11,7 @@ are pure, so running one again is safe; the compiler drops what a phase does not
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -21,8 +21,8 @@ from gradchain.kernel import Kernel, Known, Status, inputs_of, seated, status_of
 from gradchain.packs import Packs
 from gradchain.program import Outcome
 from gradchain.reduce import Totals
-from gradchain.run import Asked, complete, total_up
 from gradchain.telemetry import Recorded
+from gradchain.totals import Asked, answers
 from gradchain.work import Work
 
 SMALL_ELEMENTS = 1 << 16
@@ -85,9 +85,9 @@ class Call:
             self.asked = kernel.ask(self.flat())
         return kernel.status
 
-    def take(self, totals: dict[tuple[str, str | None], Totals]) -> None:
-        for answers, (address, request) in zip(self.answers, self.asked):
-            answers.append(totals[address, request.label].near(request))
+    def take(self, totals: Sequence[Totals]) -> None:
+        for known, total in zip(self.answers, totals):
+            known.append(total)
 
     def split(self) -> list[Call]:
         """A call for each work, since they do not keep step with each other."""
@@ -138,18 +138,18 @@ class Memory:
         self.last: Plan | None = None
 
 
-def run(works: Sequence[Work], memory: dict[str, Any]) -> list[Recorded]:
+def run(works: Sequence[Work], memory: dict[str, Any], partition: Any = None) -> list[Recorded]:
     """Step all works. All that can fail, the compiler included, comes before the first write."""
     kept: Memory = memory.setdefault("compiled", Memory())
     packs = Packs()
     numbers = tuple([seated(work, packs).number for work in works])
-    if (plan := kept.plans.get(numbers)) is not None:
+    if partition is None and (plan := kept.plans.get(numbers)) is not None:
         if plan is kept.last:
             memory["plan"] = plan
         kept.last = plan
         return plan.run(works, packs)
-    calls, recorded = _run_once(works, packs, kept.companies)
-    kept.last = Plan(works, calls) if Plan.fits(calls) else None
+    calls, recorded = _run_once(works, packs, kept.companies, partition)
+    kept.last = Plan(works, calls) if partition is None and Plan.fits(calls) else None
     if kept.last is not None:
         if len(kept.plans) >= PLANS:
             kept.plans.clear()
@@ -157,13 +157,16 @@ def run(works: Sequence[Work], memory: dict[str, Any]) -> list[Recorded]:
     return recorded
 
 
-def _run_once(works: Sequence[Work], packs: Packs, companies: set[Numbers]) -> tuple[list[Call], list[Recorded]]:
+def _run_once(
+    works: Sequence[Work], packs: Packs, companies: set[Numbers], partition: Any
+) -> tuple[list[Call], list[Recorded]]:
     """A step without a plan."""
     failures: list[str] = []
     ready = [call for bucket in buckets(works) for call in calls_for(bucket, packs, companies, len(works))]
     waiting: list[Call] = []
     done: list[Call] = []
-    while ready:
+    places = {id(work): place for place, work in enumerate(works)}
+    while True:
         while ready:
             call = ready.pop()
             status = call.advance(failures)
@@ -171,17 +174,31 @@ def _run_once(works: Sequence[Work], packs: Packs, companies: set[Numbers]) -> t
                 ready += call.split()
             else:
                 (done if status == "done" else waiting).append(call)
-        answered = complete((call.works[0].program, call.asked[0][0]) for call in waiting)
-        ready = [call for call in waiting if call.asked[0][0] in answered]
-        waiting = [call for call in waiting if call.asked[0][0] not in answered]
-        totals = total_up(asked for call in ready for asked in call.asked)
-        for call in ready:
-            call.take(totals)
+        if (given := _answered(waiting, places, partition)) is None:
+            break
+        for call in (ready := [call for call in waiting if call in given]):
+            call.take(given[call])
+        waiting = [call for call in waiting if call not in given]
     _warn(failures)
     for call in done:
         call.finish()
     recorded = {id(work): record for call in done for work, record in zip(call.works, call.recorded)}
     return done, [recorded[id(work)] for work in works]
+
+
+def _answered(waiting: Sequence[Call], places: Mapping[int, int], partition: Any) -> dict[Call, list[Totals]] | None:
+    """The totals for each call that can go on; `None` if nobody waits.
+
+    Which works share a call may differ between processes that hold parts of one tensor, so works go in their own order.
+    """
+    rows = [(places[id(work)], call, asked) for call in waiting for work, asked in zip(call.works, call.asked)]
+    rows.sort(key=lambda row: row[0])
+    given = answers([(call.works[0].program, asked) for _, call, asked in rows], partition)
+    if given is None:
+        return None
+    totals = {place: total for (place, _, _), total in zip(rows, given) if total is not None}
+    called = {call: [places[id(work)] for work in call.works] for call in waiting}
+    return {call: [totals[at] for at in ats] for call, ats in called.items() if ats[0] in totals}
 
 
 def calls_for(bucket: list[Work], packs: Packs, companies: set[Numbers], works: int) -> list[Call]:

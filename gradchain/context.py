@@ -9,6 +9,7 @@ import torch
 
 from gradchain.errors import ChainError
 from gradchain.noise import random_bits, salt_of
+from gradchain.sharding import Shard
 
 Reduction = Literal["mean", "sum", "total"]
 """How what parameters report is put together; `total` is for contributions to shared numbers."""
@@ -27,12 +28,20 @@ class Context:
     | `gradient` | the raw gradient |
     | `dtype` | the compute dtype |
     | `role` | the parameter's role, or `None` |
+    | `shape`, `numel` | of the whole parameter, of which this process may hold some rows |
+    | `shard` | which rows those are |
     | `ctx["name"]` | a per-step scalar that the stage declared in `scalars` |
     """
 
     def __init__(
-        self, param: torch.Tensor, gradient: torch.Tensor, state: Mapping[str, Lazy], role: str | None
+        self,
+        param: torch.Tensor,
+        gradient: torch.Tensor,
+        state: Mapping[str, Lazy],
+        role: str | None,
+        shard: Shard | None = None,
     ) -> None:
+        self.shard = Shard.whole(param.shape) if shard is None else shard
         self.stored_param = param
         self.param = param
         self.gradient = gradient
@@ -93,11 +102,17 @@ class Context:
         return self._scalars[scalar]
 
     def record(self, name: str, value: torch.Tensor, reduce: Reduction = "mean") -> None:
-        """Report a 0-d tensor to `optimizer.telemetry()`, averaged or summed over the parameters. Never syncs."""
+        """Report a 0-d tensor to `optimizer.telemetry()`, averaged or summed over the parameters. Never syncs.
+
+        It should speak of the whole tensor: made of totals, not of sums over what may be some of its rows.
+        """
         self.recorded[name, reduce] = value
 
     def contribute(self, **values: torch.Tensor) -> None:
-        """Add 0-d tensors to the totals that `share` gets once all parameters have been stepped. Never syncs."""
+        """Add 0-d tensors to the totals that `share` gets once all parameters have been stepped. Never syncs.
+
+        Of a sharded parameter each process contributes what it finds in its own rows.
+        """
         for name, value in values.items():
             if value.ndim != 0:
                 raise ChainError(
@@ -109,7 +124,7 @@ class Context:
     @property
     def shape(self) -> torch.Size:
         """The shape of the whole parameter, of which this process may hold a part."""
-        return self.stored_param.shape
+        return self.shard.shape
 
     @property
     def numel(self) -> int:
@@ -117,7 +132,7 @@ class Context:
         return self.shape.numel()
 
     def random_bits(self, purpose: str = "", seed: int = 0, like: torch.Tensor | None = None) -> torch.Tensor:
-        """32 random bits (int32) for each element of the parameter; the same on every device and after a resume.
+        """32 random bits (int32) for each element here; the same on every device, sharded or not, and after a resume.
 
         Or for each element of `like`, a tensor that the whole parameter has one of.
         """
@@ -126,5 +141,16 @@ class Context:
                 f"{self._stage} draws random bits without saying so; put `random = True` in its class body.",
                 stage=self._stage,
             )
-        like = self.stored_param if like is None else like
-        return random_bits(like, self.noise_key, salt_of(f"{self._stage}/{purpose}", seed))
+        salt = salt_of(f"{self._stage}/{purpose}", seed)
+        if like is not None:
+            return random_bits(like, self.noise_key, salt)
+        return random_bits(self.stored_param, self.noise_key, salt, self.shard.offset)
+
+
+def undeclared(address: str, deed: str) -> ChainError:
+    """The error for a stage that looks beyond its own tensor without saying so."""
+    return ChainError(
+        f"{address} {deed} without saying so; put `joint = True` in its class body. Optimizers whose parameters are "
+        "stepped apart (ZeRO, in the backward pass) have to know.",
+        stage=address,
+    )

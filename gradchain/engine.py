@@ -19,16 +19,19 @@ AUTO_ELEMENTS = 10_000_000
 """`compile="auto"` compiles from this many elements on: below, the compiler takes longer than it saves."""
 
 
-def run(works: Sequence[Work], *, compiled: bool, memory: dict[str, Any]) -> list[Recorded]:
-    """Step all works. Returns what each recorded, in order. `memory` is the compiled path's, of this optimizer."""
+def run(works: Sequence[Work], *, compiled: bool, memory: dict[str, Any], partition: Any = None) -> list[Recorded]:
+    """Step all works. Returns what each recorded, in order. `memory` is the compiled path's, of this optimizer.
+
+    With a `partition`, totals over parameters are those over all members of this process group.
+    """
     if not compiled:
-        return run_eagerly(works)
+        return run_eagerly(works, partition)
     from gradchain import compiled as compiled_path  # the compiler takes a second to import
 
-    return compiled_path.run(works, memory)
+    return compiled_path.run(works, memory, partition)
 
 
-def run_eagerly(works: Sequence[Work]) -> list[Recorded]:
+def run_eagerly(works: Sequence[Work], partition: Any = None) -> list[Recorded]:
     """Step all works. What can fail fails before anything is written.
 
     Elementwise chains go in blocks: one block of each kind is computed before the first is written, and the others of
@@ -37,7 +40,7 @@ def run_eagerly(works: Sequence[Work]) -> list[Recorded]:
     inside, outside = blocks.divided(works)
     inputs = [work.inputs() for work in works]
     versions = [versions_of(tensors) for tensors in inputs]
-    outcomes = drive([work.program for work in outside], [work.task.start() for work in outside])
+    outcomes = drive([work.program for work in outside], [work.task.start() for work in outside], partition)
     kinds = blocks.blocks(inside)
     first = [kind[0].compute() for kind in kinds]
     for work, tensors, before in zip(works, inputs, versions):

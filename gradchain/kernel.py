@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from gradchain.errors import GradchainError
 from gradchain.packs import Packs, pattern_of
 from gradchain.program import Outcome, Program
-from gradchain.reduce import Request, Totals
-from gradchain.run import Asked, advance
+from gradchain.reduce import Totals
+from gradchain.run import advance
+from gradchain.sharding import Shard
 from gradchain.telemetry import Recorded
+from gradchain.totals import Asked
 from gradchain.work import Task, Work, check_purity, memory_of, versions_of
 
 Result: TypeAlias = "Asked | Outcome"
@@ -51,6 +54,7 @@ class Layout:
     maximize: bool
     telemetry: bool
     noisy: bool
+    shard: Shard
 
     @staticmethod
     def of(work: Work) -> Layout:
@@ -64,6 +68,7 @@ class Layout:
             work.maximize,
             work.telemetry,
             work.index is not None,
+            work.seat.shard,
         )
 
     def task(
@@ -73,7 +78,8 @@ class Layout:
         param, *slots = kept
         numbers = iter(pack.unbind())
         values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
-        return Task(param, -grad if self.maximize else grad, dict(zip(self.slots, slots)), program, values, key)
+        gradient = -grad if self.maximize else grad
+        return Task(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard)
 
 
 class Seated:
@@ -234,7 +240,7 @@ class Kernel:
         asked: list[Asked] = []
         for address, request in self.requests:
             partials = {name: next(outputs) for name in request.partials}
-            asked.append((address, Request(request.scope, partials, request.label, request.combine)))
+            asked.append((address, dataclasses.replace(request, partials=partials)))
         return asked
 
     def write(self, flat: Sequence[torch.Tensor]) -> list[Recorded]:

@@ -62,13 +62,15 @@ def salt_of(purpose: str, seed: int = 0) -> int:
     return _signed(mix(zlib.crc32(purpose.encode()) + mix(seed)))
 
 
-def random_bits(like: torch.Tensor, key: torch.Tensor, salt: int) -> torch.Tensor:
+def random_bits(like: torch.Tensor, key: torch.Tensor, salt: int, offset: int = 0) -> torch.Tensor:
     """32 random bits for each element of `like`, as int32. `key` is a 0-d int32 tensor from `parameter_key`.
 
-    Element `i` of the flattened tensor gets `mix(mix(i ^ k1) + k2)`, with `k1` and `k2` hashed from key and salt.
+    Element `i` of the flattened tensor gets `mix(mix(i ^ k1) + k2)`, with `k1` and `k2` hashed from key and salt. `offset`
+    is the place of the first element, where `like` is a part of a larger tensor.
     """
-    counter = torch.int32 if like.numel() < 1 << 31 else torch.int64
-    index = torch.arange(like.numel(), device=like.device, dtype=counter).to(torch.int32).view(like.shape)
+    end = offset + like.numel()
+    counter = torch.int32 if end < 1 << 31 else torch.int64
+    index = torch.arange(offset, end, device=like.device, dtype=counter).to(torch.int32).view(like.shape)
     first = mix_bits(key ^ salt)
     second = mix_bits(first + _signed(0x9E3779B9))
     return mix_bits(mix_bits(index ^ first) + second)

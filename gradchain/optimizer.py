@@ -22,11 +22,12 @@ from gradchain.errors import (
     UnknownOptionError,
     nearest,
 )
+from gradchain.initial import initial_state
 from gradchain.program import Numbers, Program
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
-from gradchain.slots import owned
+from gradchain.sharding import Shard
 from gradchain.standing import Standing
 from gradchain.state import (
     LoadReport,
@@ -159,17 +160,13 @@ class Optimizer(torch.optim.Optimizer):
                     f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is {param.dtype}; gradchain steps real "
                     "floating parameters. Optimize torch.view_as_real(p) of a complex one."
                 )
-            if hasattr(param, "device_mesh"):
-                raise ParameterError(
-                    f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is a DTensor; sharded parameters are "
-                    "not supported yet. Use DistributedDataParallel, or keep this parameter unsharded."
-                )
+            Shard.of(param, name)
             program = self._routing.program(param, settings, name)
             for _, stage in program.stages:
                 if (text := stage.advice(param.shape)) is not None:
                     advice[f"{name or 'a parameter'}: {text}"] = None
             if param.requires_grad:
-                made[param] = self._initial(param, program)
+                made[param] = self._initial(param, program, name)
         for text in advice:
             warnings.warn(text, UserWarning, stacklevel=5)
         place_together(made.values())
@@ -177,10 +174,8 @@ class Optimizer(torch.optim.Optimizer):
             self.state[param] = state
             self._fresh.add(param)
 
-    def _initial(self, param: torch.Tensor, program: Program) -> dict[str, Any]:
-        with torch.no_grad():
-            slots = {name: owned(slot) for name, slot in program.init(param.detach()).items()}
-            return {"step": torch.zeros((), dtype=torch.float32), **slots}
+    def _initial(self, param: torch.Tensor, program: Program, name: str) -> dict[str, Any]:
+        return {"step": torch.zeros((), dtype=torch.float32), **initial_state(program, param, name)}
 
     # The step.
 
@@ -195,10 +190,10 @@ class Optimizer(torch.optim.Optimizer):
             if recorded is None:
                 works = self._collect()
                 recorded = engine.run(works, compiled=self._compiled(), memory=self._memory)
+                shared.update(self.chain, self.param_groups, recorded, [work.seat.shard for work in works])
                 self._count(works)
                 self._telemetry.take(works[-1].step if works else None, recorded, [work.telemetry for work in works])
                 self._stand(works)
-            shared.update(self.chain, self.param_groups, recorded)
         return loss
 
     def _repeat(self) -> list[Recorded] | None:
@@ -211,6 +206,7 @@ class Optimizer(torch.optim.Optimizer):
         if grads is None or packs is None:
             return None
         recorded = standing.run(grads, packs)
+        shared.update(self.chain, self.param_groups, recorded, standing.shards)
         self._telemetry.take(standing.last, recorded, standing.telling)
         self._standing = standing
         return recorded
@@ -218,7 +214,7 @@ class Optimizer(torch.optim.Optimizer):
     def _stand(self, works: Sequence[Work]) -> None:
         """Remember a step that went by a known plan, for those that will be like it."""
         plan = self._memory.pop("plan", None)
-        if plan is not None:
+        if plan is not None and all(work.owner is work.seat.param for work in works):
             self._standing = Standing(works, plan, self.state, self.param_groups, self._settings_of_all())
 
     def _settings_of_all(self) -> list[Any]:
@@ -236,7 +232,7 @@ class Optimizer(torch.optim.Optimizer):
         for work in works:
             work.seat.stepped()
         if self._fresh:
-            self._fresh.difference_update(work.owner for work in works)
+            self._fresh.difference_update(work.seat.param for work in works)
 
     def _compiled(self) -> bool:
         if self.compile == "auto":
@@ -262,7 +258,7 @@ class Optimizer(torch.optim.Optimizer):
                 key = (number, id(seat.program), step)
                 if key not in numbers:
                     numbers[key] = self._numbers(seat.program, group, step)
-                work = Work(param, grad, seat, numbers[key], group)
+                work = Work(*seat.local(grad), seat, numbers[key], group)
                 if seat.program.random:
                     work.index = first + position
                 works.append(work)
@@ -309,17 +305,17 @@ class Optimizer(torch.optim.Optimizer):
         if "step" not in state or param in self._fresh:
             counter = state.get("step")
             state.clear()
-            state.update(self._initial(param, program))
+            state.update(self._initial(param, program, name))
             state["step"] = state["step"] if counter is None else counter.zero_()
         else:
-            for slot, value in program.init(param.detach()).items():  # a stage may have been switched on since
+            for slot, value in initial_state(program, param, name).items():  # a stage may have been switched on since
                 if state.setdefault(slot, value).shape != value.shape:
                     raise OptionError(
                         f"parameter {name or '(unnamed)'}: slot {slot} has shape {tuple(state[slot].shape)}, and under role "
                         f"{settings.role!r} it would be {tuple(value.shape)}. A role cannot change in mid-run: make a new "
                         "optimizer."
                     )
-        seat = self._seats[param] = Seat(settings, program, state)
+        seat = self._seats[param] = Seat(settings, program, state, param)
         return seat
 
     def routing_table(self) -> str:

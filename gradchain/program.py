@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
@@ -10,11 +11,12 @@ from typing import Any, TypeAlias, cast
 
 import torch
 
-from gradchain.context import Context, Lazy, Reduction
+from gradchain.context import Context, Lazy, Reduction, undeclared
 from gradchain.errors import ChainError
 from gradchain.hyperparameters import Binding, Bindings
-from gradchain.reduce import Request, Totals
-from gradchain.slots import check_slot, loaded, no_bits, parts_of, run_locally, stored
+from gradchain.reduce import Request, Totals, run_locally
+from gradchain.sharding import Shard
+from gradchain.slots import check_slot, loaded, no_bits, parts_of, storage_for, stored
 from gradchain.stage import Result, Slots, Stage
 from gradchain.update import Update
 
@@ -33,6 +35,9 @@ class Outcome:
     state: State
     recorded: dict[tuple[str, Reduction], torch.Tensor]
 
+
+Starting: TypeAlias = "Generator[tuple[str, Request], Totals, State]"
+"""A state in the making; it yields like a step."""
 
 Running: TypeAlias = "Generator[tuple[str, Request], Totals, Outcome]"
 """A step in progress: it yields requests with the address of the asking stage."""
@@ -97,9 +102,9 @@ class Program:
         return tuple(name for _, stage in self.stages for name in stage.records)
 
     def after(self, address: str) -> tuple[str, ...]:
-        """The addresses of the stages that come after one."""
+        """The addresses of the stages that come after one, or after one that is having a slot stored (`stage.slot`)."""
         addresses = [known for known, _ in self.stages]
-        return tuple(addresses[addresses.index(address) + 1 :])
+        return tuple(addresses[addresses.index(address.partition(".")[0]) + 1 :])
 
     def key(self, slot: str) -> str:
         """The name of a slot in the state: `stage.slot`."""
@@ -113,22 +118,32 @@ class Program:
     # State.
 
     def init(self, param: torch.Tensor) -> State:
-        """The slots of a parameter before its first step."""
+        """The slots of a whole parameter before its first step."""
+        return run_locally(_without_addresses(self.start(param, Shard.whole(param.shape))))
+
+    def start(self, param: torch.Tensor, shard: Shard) -> Starting:
+        """The slots of a parameter before its first step; of a sharded one, those rows of them that are here."""
         state: State = {}
         for address, stage in self.stages:
-            for slot, dense in stage.init_for(param, self.role).items():
-                state |= run_locally(
-                    stored(f"{address}.{slot}", stage, slot, dense, param, functools.partial(no_bits, param))
-                )
+            for slot, dense in stage.init_shard(param, self.role, shard).items():
+                key, bits = f"{address}.{slot}", functools.partial(no_bits, param)
+                parts = stored(key, stage, slot, dense, param, shard, bits)
+                if isinstance(parts, GeneratorType):
+                    parts = cast("State", (yield from _ask(key, parts, stage, shard)))
+                state |= parts
         return state
 
-    def loaders(self, param: torch.Tensor, state: Mapping[str, torch.Tensor]) -> dict[str, Lazy]:
+    def plan(self, shape: torch.Size, dtype: torch.dtype) -> Mapping[str, tuple[torch.Size, bool]]:
+        """The whole shape of each tensor of the state, and whether it has a row for each row of the parameter."""
+        return _planned(self, shape, dtype)
+
+    def loaders(self, param: torch.Tensor, state: Mapping[str, torch.Tensor], shard: Shard) -> dict[str, Lazy]:
         """The slots of a parameter, to be loaded from their storages when they are read."""
         visible: dict[str, Lazy] = {}
         for slot, (address, stage) in self.owners.items():
             parts = {part: state[key] for part, key in parts_of(f"{address}.{slot}", state).items()}
             if parts:
-                visible[slot] = functools.partial(loaded, stage, slot, parts, param)
+                visible[slot] = functools.partial(loaded, stage, slot, parts, param, shard)
         return visible
 
     # Hyperparameters.
@@ -176,9 +191,11 @@ class Program:
         numbers: Numbers,
         *,
         noise_key: torch.Tensor | None = None,
+        shard: Shard | None = None,
     ) -> Running:
-        """One step of one parameter. Pure: it reads its arguments and returns new tensors."""
-        ctx = Context(param, gradient, self.loaders(param, state), self.role)
+        """One step of one parameter, or of those rows of it that are here. Pure: it returns new tensors."""
+        shard = Shard.whole(param.shape) if shard is None else shard
+        ctx = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
         ctx.noise_key = noise_key
         update = Update(gradient.to(param.dtype))
         bound: list[tuple[str, Stage, Mapping[str, Any]]] = []
@@ -186,13 +203,14 @@ class Program:
         for (address, stage), values in zip(self.stages, numbers):
             stage = stage.bind(values)
             bound.append((address, stage, values))
-            ctx.enter(address, values, (*stage.slots, *stage.reads_previous, *stage.requires, *stage.optional))
+            readable = (*stage.slots, *stage.reads_previous, *stage.requires, *stage.optional)
+            ctx.enter(address, values, readable)
             ctx.param = stage.read(ctx.param, ctx)
             ctx.dtype = ctx.param.dtype
             update = _cast(update, ctx.dtype)
             result = stage.update(update, ctx)
             if isinstance(result, GeneratorType):
-                result = yield from _ask(address, result)
+                result = yield from _ask(address, result, stage, shard)
             update, slots = _checked(address, result, gradient.shape)
             update = _cast(update, ctx.dtype)
             changed |= yield from self._packed(address, stage, slots, ctx, state)
@@ -222,9 +240,9 @@ class Program:
             check_slot(address, slot, dense, wanted)
             ctx.store(slot, dense)
             bits = functools.partial(_bits, ctx, slot)
-            parts = stored(key, stage, slot, dense, ctx.stored_param, bits)
+            parts = stored(key, stage, slot, dense, ctx.stored_param, ctx.shard, bits)
             if isinstance(parts, GeneratorType):
-                parts = cast("State", (yield from _ask(f"{address}.{slot}", parts)))
+                parts = cast("State", (yield from _ask(key, parts, stage, ctx.shard)))
             packed |= {name: part.to(state[name].dtype) for name, part in parts.items()}
         return packed
 
@@ -257,15 +275,47 @@ def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, S
     return update, cast("Slots", slots)
 
 
-def _ask(address: str, stage: Generator[Request, Totals, Result]) -> Generator[tuple[str, Request], Totals, Result]:
-    """Pass on the requests of a stage under its address."""
+def _ask(
+    address: str, running: Generator[Request, Totals, Result], stage: Stage, shard: Shard
+) -> Generator[tuple[str, Request], Totals, Result]:
+    """Pass on the requests of a stage under its address, with where the rest of the tensor is."""
     try:
-        request = next(stage)
+        request = next(running)
         while True:
-            totals = yield address, request
-            request = stage.send(totals)
+            if request.scope != "tensor" and not stage.joint:
+                raise undeclared(address, "asks for totals over several parameters")
+            if shard.group is not None:
+                request = dataclasses.replace(request, group=shard.group)
+            request = running.send((yield address, request))
     except StopIteration as stop:
         return stop.value
+
+
+def _without_addresses(starting: Starting) -> Generator[Request, Totals, State]:
+    try:
+        _, request = next(starting)
+        while True:
+            _, request = starting.send((yield request))
+    except StopIteration as stop:
+        return stop.value
+
+
+@functools.lru_cache(maxsize=4096)
+def _planned(program: Program, shape: torch.Size, dtype: torch.dtype) -> Mapping[str, tuple[torch.Size, bool]]:
+    param = torch.empty(shape, dtype=dtype, device="meta")
+    shard = Shard.whole(shape)
+    plan: dict[str, tuple[torch.Size, bool]] = {}
+    for address, stage in program.stages:
+        for slot, dense in stage.init_for(param, program.role).items():
+            key, storage = f"{address}.{slot}", storage_for(stage, slot, dense, shape)
+            parts = run_locally(stored(key, stage, slot, dense, param, shard, functools.partial(no_bits, param)))
+            for name, part in parts.items():
+                if storage is None:
+                    split = stage.splits(slot, part.shape, shape)
+                else:
+                    split = storage.splits(name[len(key) + 1 :], shape)
+                plan[name] = (part.shape, len(shape) > 0 and split)
+    return plan
 
 
 def _cast(update: Update, dtype: torch.dtype) -> Update:

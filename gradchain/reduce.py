@@ -7,8 +7,8 @@ sent back the totals. On one device the total of a tensor is its partial; a shar
 from __future__ import annotations
 
 from dataclasses import dataclass
-from types import SimpleNamespace
-from typing import Literal
+from types import GeneratorType, SimpleNamespace
+from typing import Any, Literal
 
 import torch
 
@@ -28,15 +28,36 @@ class Totals(SimpleNamespace):
 
 @dataclass(frozen=True)
 class Request:
-    """Partials to be added up over `scope`: one tensor, the tensors that share `label`, or all parameters."""
+    """Partials to be added up over `scope`: one tensor, the tensors that share `label`, or all parameters.
+
+    `group` is the process group whose members hold the other parts of the tensor that the partials are from, if any.
+    """
 
     scope: Scope
     partials: dict[str, torch.Tensor]
     label: str | None = None
     combine: Literal["sum", "max"] = "sum"
+    group: Any = None
+
+    @property
+    def local(self) -> bool:
+        """Whether the partials are the totals."""
+        return self.scope == "tensor" and self.group is None
 
     def local_totals(self) -> Totals:
         return Totals(**self.partials)
+
+
+def run_locally(result: Any) -> Any:
+    """The result of a generator whose requests are answered by what it asks about."""
+    if not isinstance(result, GeneratorType):
+        return result
+    try:
+        request = next(result)
+        while True:
+            request = result.send(request.local_totals())
+    except StopIteration as stop:
+        return stop.value
 
 
 def accumulate(values: torch.Tensor) -> torch.Tensor:

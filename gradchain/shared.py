@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from gradchain.errors import ChainError
+from gradchain.sharding import Shard
 from gradchain.stage import Stage
+from gradchain.totals import Pool, gather, reduce_pools
 
 if TYPE_CHECKING:
     from gradchain.chain import Chain
@@ -57,14 +59,25 @@ def adopt(chain: Chain, group: dict[str, Any], first: Mapping[str, Any]) -> None
             group[key] = as_number(first.get(key, group.get(key, value)), device, key)
 
 
-def changes(chain: Chain, group: Mapping[str, Any], recorded: Sequence[Recorded]) -> dict[str, torch.Tensor]:
-    """The shared numbers after a step, by key, given what each parameter contributed."""
+def changes(
+    chain: Chain,
+    group: Mapping[str, Any],
+    recorded: Sequence[Recorded],
+    shards: Sequence[Shard] | None = None,
+    partition: Any = None,
+) -> dict[str, torch.Tensor]:
+    """The shared numbers after a step, by key, given what each parameter contributed.
+
+    What parts of tensors contributed is added up over the processes that hold the others, all in one collective; what is
+    contributed to a `partition`, over its members.
+    """
     changed: dict[str, torch.Tensor] = {}
+    contributed = _contributed(recorded, shards, partition)
     for address, stage in chain.addressed:
         names = dict(chain.bindings.shared_of(address))
         if not names or type(stage).share is Stage.share:
             continue
-        if totals := _totals(address, recorded):
+        if totals := contributed.get(address):
             fields = {b.field: b.pick(group) for b in chain.bindings.of_stage(address)}
             fields |= {name: group[key] for name, key in names.items()}
             shared = stage.bind(stage.resolve(fields, group)).share(totals)
@@ -78,20 +91,37 @@ def changes(chain: Chain, group: Mapping[str, Any], recorded: Sequence[Recorded]
     return changed
 
 
-def _totals(address: str, recorded: Sequence[Recorded]) -> dict[str, torch.Tensor]:
-    """The sums of what a stage contributed."""
-    totals: dict[str, torch.Tensor] = {}
-    for record in recorded:
-        for (name, reduce), value in record.items():
-            if reduce == "total" and name.startswith(f"{address}."):
-                short = name[len(address) + 1 :]
-                totals[short] = totals[short] + value.to(totals[short].device) if short in totals else value
-    return totals
+def _contributed(
+    recorded: Sequence[Recorded], shards: Sequence[Shard] | None, partition: Any
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The sums of what each stage contributed."""
+    pool = Pool("sum")
+    for number, record in enumerate(recorded):
+        partials = {name: value for (name, reduce), value in record.items() if reduce == "total"}
+        pool.add(partials, shards[number].group if shards is not None and partials else None)
+    reduce_pools([pool])
+    totals = pool.merge()
+    if partition is not None:
+        pool = Pool("sum")
+        for theirs in gather(totals, partition):
+            pool.add(theirs)
+        totals = pool.merge()
+    result: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in totals.items():
+        address, _, name = key.rpartition(".")
+        result.setdefault(address, {})[name] = value
+    return result
 
 
-def update(chain: Chain, groups: Sequence[dict[str, Any]], recorded: Sequence[Recorded]) -> None:
+def update(
+    chain: Chain,
+    groups: Sequence[dict[str, Any]],
+    recorded: Sequence[Recorded],
+    shards: Sequence[Shard] | None = None,
+    partition: Any = None,
+) -> None:
     """Write the shared numbers after a step into all groups."""
     if chain.bindings.shared and groups:
-        changed = changes(chain, groups[0], recorded)
+        changed = changes(chain, groups[0], recorded, shards, partition)
         for group in groups:
             group.update({key: as_number(value, group[key].device) for key, value in changed.items()})

@@ -10,6 +10,7 @@ import torch
 
 from gradchain.errors import ChainError
 from gradchain.reduce import Request, Totals
+from gradchain.sharding import Shard
 from gradchain.stage import Stage
 from gradchain.storage import Kept, Parts, Storage, Storing
 from gradchain.storage.base import Bits
@@ -22,18 +23,20 @@ def parts_of(key: str, state: Mapping[str, Any]) -> dict[str, str]:
     return {name[len(key) + 1 :]: name for name in state if name.startswith(f"{key}.")}
 
 
-def _storage_for(stage: Stage, slot: str, dense: torch.Tensor, shape: torch.Size) -> Storage | None:
+def storage_for(stage: Stage, slot: str, dense: torch.Tensor, shape: torch.Size) -> Storage | None:
     """The storage of a slot; `None` if it is kept as `init` made it."""
     storage = stage.storage_of(slot)
     return storage if storage is not None and dense.is_floating_point() and dense.shape == shape else None
 
 
-def stored(key: str, stage: Stage, slot: str, dense: torch.Tensor, param: torch.Tensor, bits: Bits) -> Any:
+def stored(
+    key: str, stage: Stage, slot: str, dense: torch.Tensor, param: torch.Tensor, shard: Shard, bits: Bits
+) -> Any:
     """The tensors to keep for a slot, by their names in the state; or a generator of them."""
-    storage = _storage_for(stage, slot, dense, param.shape)
+    storage = storage_for(stage, slot, dense, param.shape)
     if storage is None:
         return {key: dense}
-    parts = storage.store(dense, _kept(stage, slot, param), bits)
+    parts = storage.store(dense, _kept(stage, slot, param, shard), bits)
     return _named_later(key, parts) if isinstance(parts, GeneratorType) else _named(key, cast("Parts", parts))
 
 
@@ -45,14 +48,14 @@ def _named_later(key: str, storing: Storing) -> Generator[Request, Totals, dict[
     return _named(key, (yield from storing))
 
 
-def loaded(stage: Stage, slot: str, parts: Parts, param: torch.Tensor) -> torch.Tensor:
+def loaded(stage: Stage, slot: str, parts: Parts, param: torch.Tensor, shard: Shard) -> torch.Tensor:
     """The dense tensor of a slot."""
     storage = stage.storage_of(slot)
-    return parts[""] if storage is None or "" in parts else storage.load(parts, _kept(stage, slot, param))
+    return parts[""] if storage is None or "" in parts else storage.load(parts, _kept(stage, slot, param, shard))
 
 
-def _kept(stage: Stage, slot: str, param: torch.Tensor) -> Kept:
-    return Kept(param.shape, param.dtype, slot not in stage.nonnegative)
+def _kept(stage: Stage, slot: str, param: torch.Tensor, shard: Shard) -> Kept:
+    return Kept(shard.shape, param.dtype, slot not in stage.nonnegative, shard)
 
 
 def owned(tensor: torch.Tensor) -> torch.Tensor:
@@ -64,18 +67,6 @@ def owned(tensor: torch.Tensor) -> torch.Tensor:
 def no_bits(param: torch.Tensor, like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
     """Noise that rounds nothing up, for states before the first step."""
     return torch.zeros_like(param if like is None else like, dtype=torch.int32)
-
-
-def run_locally(result: Any) -> Any:
-    """The result of a generator whose requests are answered by what it asks about."""
-    if not isinstance(result, GeneratorType):
-        return result
-    try:
-        request = next(result)
-        while True:
-            request = result.send(request.local_totals())
-    except StopIteration as stop:
-        return stop.value
 
 
 def check_slot(address: str, slot: str, dense: object, wanted: torch.Size) -> None:

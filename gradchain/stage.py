@@ -19,6 +19,7 @@ from gradchain.errors import OptionError, UnknownOptionError, nearest
 from gradchain.fields import Spec, check_number, check_static, follow, hyper, spec_of, static
 from gradchain.reduce import Request, Totals
 from gradchain.roles import ROLES
+from gradchain.sharding import Shard
 from gradchain.storage import STORAGES, Storage
 from gradchain.update import Update
 
@@ -74,6 +75,8 @@ class Stage(_FrozenFields):
     * `elementwise`: whether each element of what it makes depends, to the last bit, on that element alone of what it is
       given, wherever it stands (`atan2` on a CPU does not: the ends of a tensor are computed otherwise);
     * `random`: whether it draws `ctx.random_bits`;
+    * `joint`: whether it asks for totals over several parameters (`labelled`, `all_parameters`);
+    * `row_slots`: its slots that have one row for each row of the parameter, and another shape than the parameter;
     * `source`: paper or repository.
     """
 
@@ -91,6 +94,8 @@ class Stage(_FrozenFields):
     records: ClassVar[tuple[str, ...]] = ()
     elementwise: ClassVar[bool] = False
     random: ClassVar[bool] = False
+    joint: ClassVar[bool] = False
+    row_slots: ClassVar[tuple[str, ...]] = ()
     source: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -126,6 +131,18 @@ class Stage(_FrozenFields):
     def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
         """As `init`, for a parameter with a role. Write this one instead where the slots depend on the role."""
         return self.init(param)
+
+    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
+        """As `init_for`, of the rows of a parameter that are here; `shard` tells which.
+
+        Slots of the parameter's shape and `row_slots` get the rows here, all others are the same in all processes. Write
+        this one instead if `init` would not do that, given just these rows.
+        """
+        return self.init_for(param, role)
+
+    def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
+        """Whether a slot of some shape has one row for each row of a parameter; the others are not split with it."""
+        return shape == whole or (slot in self.row_slots and shape[:1] == whole[:1])
 
     def storage_of(self, slot: str) -> Storage | None:
         """How a slot is kept; `None`: as `init` made it."""
@@ -206,6 +223,11 @@ class Stage(_FrozenFields):
             for name, spec in self.dynamic_fields().items()
             if not spec.follows or spec.key is not None or name in renamed
         }
+
+    @property
+    def reaches_out(self) -> bool:
+        """Whether what it does to one parameter depends on others: it is `joint`, or has shared numbers."""
+        return self.joint or type(self).share is not Stage.share
 
     @property
     def address(self) -> str:

@@ -55,6 +55,7 @@ class Standing:
         self.head_of = [id(work.numbers) for work in order]
         self.noise = Noise(order) if any(work.index is not None for work in order) else None
         self.telling = [work.telemetry for work in works]
+        self.shards = [work.seat.shard for work in works]
         self.last = works[-1].step
 
     # Whether the next step is like the last.

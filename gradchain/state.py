@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +13,10 @@ import torch
 from gradchain import registry, shared
 from gradchain.errors import StateError
 from gradchain.fields import DTYPES
+from gradchain.initial import expected, initial_state
+from gradchain.program import Program
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
+from gradchain.sharding import take
 
 
 @dataclass
@@ -77,16 +81,22 @@ def _normal(value: Any) -> Any:
 
 
 def fit_slots(
-    saved: Mapping[str, Any], wanted: Mapping[str, torch.Tensor], parameter: str, report: LoadReport
+    saved: Mapping[str, Any],
+    wanted: Mapping[str, torch.Tensor],
+    make: Callable[[], Mapping[str, torch.Tensor]],
+    parameter: str,
+    report: LoadReport,
 ) -> dict[str, Any]:
     """The state of one parameter: saved slots where they fit, fresh ones where they are missing.
 
-    A slot that is kept as several tensors is taken over as a whole or not at all. Shapes must agree, unless the state dict
-    is known to be of another chain: then what does not fit starts afresh. Every slot keeps the dtype that it was saved in
-    if its storage still uses that dtype.
+    `wanted` are tensors of the right form, `make` gives those before the first step. A slot that is kept as several
+    tensors is taken over as a whole or not at all. Shapes must agree, unless the state dict is known to be of another
+    chain: then what does not fit starts afresh. Every slot keeps the dtype that it was saved in if its storage still
+    uses that dtype.
     """
     result: dict[str, Any] = {}
     another_chain = bool(report.differences)
+    initial: Mapping[str, torch.Tensor] = {}
     held = _whole_slots(saved)
     for slot, names in _whole_slots(wanted).items():
         foreign = set(held.get(slot, ())) - set(names)  # the parts of another storage
@@ -101,12 +111,13 @@ def fit_slots(
         for name in names:
             fresh = wanted[name]
             if wrong or foreign or any(saved.get(other) is None for other in names):
-                result[name] = fresh
+                initial = initial or make()
+                result[name] = initial[name]
                 report.reset.append(f"{parameter}: {name}")
                 continue
             if saved[name].dtype != fresh.dtype:
                 report.differences.append(f"{parameter}: slot {name} was {saved[name].dtype}, is kept as {fresh.dtype}")
-            result[name] = torch.empty_like(fresh).copy_(saved[name])
+            result[name] = take(fresh, saved[name])
             report.kept.append(f"{parameter}: {name}")
     report.dropped += [f"{parameter}: {slot}" for slot in saved if slot not in wanted and slot != "step"]
     step = saved.get("step", 0.0)
@@ -183,12 +194,24 @@ def fit_states(
         for position, (index, param, name, (disable, role)) in enumerate(rows):
             if (saved := state_dict["state"].get(index)) is None:
                 continue
-            wanted = routing.variant(disable).route(name, param, role).init(param.detach())
+            program = routing.variant(disable).route(name, param, role)
+            wanted = expected(program, param)
             # A stage that was switched off in mid-run left its slots behind; they are kept for its return.
-            idle = routing.chain.route(name, param, role).init(param.detach()) if disable else {}
+            idle = expected(routing.chain.route(name, param, role), param) if disable else {}
             wanted |= {slot: value for slot, value in idle.items() if slot in saved and slot not in wanted}
-            states[param] = fit_slots(saved, wanted, name or f"parameter {position} of group {number}", report)
+            what = name or f"parameter {position} of group {number}"
+            full = routing.chain.route(name, param, role) if disable else program
+            make = functools.partial(_initial, (full, program), param, name)
+            states[param] = fit_slots(saved, wanted, make, what, report)
     return states
+
+
+def _initial(programs: Iterable[Program], param: torch.Tensor, name: str) -> dict[str, torch.Tensor]:
+    """The state of a parameter before its first step under some programs, the last one first."""
+    state: dict[str, torch.Tensor] = {}
+    for program in programs:
+        state |= initial_state(program, param, name)
+    return state
 
 
 def check_clean(report: LoadReport, state_dict: Mapping[str, Any]) -> None:

@@ -8,9 +8,10 @@ from typing import Any
 
 import torch
 
-from gradchain.errors import ChainError
+from gradchain.errors import ChainError, GradientError
 from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Outcome, Program, Running
+from gradchain.sharding import Shard, is_distributed, local_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,10 +24,13 @@ class Task:
     program: Program
     numbers: Numbers
     noise_key: torch.Tensor | None
+    shard: Shard | None = None
 
     def start(self) -> Running:
         """The step in progress; nothing is written before `commit`."""
-        return self.program.run(self.param, self.gradient, self.state, self.numbers, noise_key=self.noise_key)
+        return self.program.run(
+            self.param, self.gradient, self.state, self.numbers, noise_key=self.noise_key, shard=self.shard
+        )
 
     def commit(self, outcome: Outcome) -> None:
         """Write an outcome, eagerly or into a trace: the only place that writes a parameter."""
@@ -66,10 +70,26 @@ def memory_of(tensor: torch.Tensor) -> int:
 class Seat:
     """What an optimizer knows of a parameter from step to step, so that it need not look again."""
 
-    __slots__ = ("_counter", "_steps", "_version", "layout", "program", "settings", "state")
+    __slots__ = (
+        "_counter",
+        "_seen",
+        "_steps",
+        "_version",
+        "here",
+        "layout",
+        "param",
+        "program",
+        "settings",
+        "shard",
+        "state",
+    )
 
-    def __init__(self, settings: object, program: Program, state: dict[str, Any]) -> None:
-        self.settings, self.program, self.state = settings, program, state
+    def __init__(self, settings: object, program: Program, state: dict[str, Any], param: torch.Tensor) -> None:
+        self.settings, self.program, self.state, self.param = settings, program, state, param
+        self.shard = Shard.of(param)
+        self.here = state
+        """The state with the parts that are here in the place of DTensors."""
+        self._seen: list[Any] = []
         self.layout: Any = None  # the compiled path's
         self._counter, self._version, self._steps = None, 0, 0
 
@@ -80,6 +100,22 @@ class Seat:
         if counter is not self._counter or counter._version != self._version:
             self._counter, self._version, self._steps = counter, counter._version, int(counter)
         return self._steps
+
+    def local(self, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The parts of the parameter and of its gradient that are here; `here` is brought up to date."""
+        if not is_distributed(self.param):
+            return self.param, grad
+        like: Any = self.param
+        if not is_distributed(grad) or grad.placements != like.placements:  # type: ignore[attr-defined]
+            how = f"with placements {grad.placements}" if is_distributed(grad) else "as a plain tensor"  # type: ignore[attr-defined]
+            raise GradientError(
+                f"a parameter of shape {tuple(like.shape)} is a DTensor with placements {like.placements}, and its gradient "
+                f"comes {how}; give it the parameter's mesh and placements (grad.redistribute(...))."
+            )
+        if len(self._seen) != len(self.state) or any(a is not b for a, b in zip(self._seen, self.state.values())):
+            self._seen = list(self.state.values())
+            self.here = {key: local_of(value) for key, value in self.state.items()}
+        return local_of(self.param), local_of(grad)
 
     def stepped(self) -> None:
         """The counter has been raised by one."""
@@ -110,7 +146,7 @@ class Work:
 
     @property
     def state(self) -> dict[str, Any]:
-        return self.seat.state
+        return self.seat.here
 
     @property
     def noise(self) -> int | None:
@@ -127,5 +163,7 @@ class Work:
             gradient = -self.grad.detach() if self.maximize else self.grad.detach()
             key = self.noise
             noise_key = None if key is None else torch.tensor(key, dtype=torch.int32).to(self.owner.device)
-            self._task = Task(self.owner.detach(), gradient, self.state, self.program, self.numbers, noise_key)
+            self._task = Task(
+                self.owner.detach(), gradient, self.state, self.program, self.numbers, noise_key, self.seat.shard
+            )
         return self._task

@@ -44,6 +44,7 @@ class extend_sign_momentum(gradchain.Stage):
 class extend_norms(gradchain.Stage):
     """Divide by the tensor's norm, then by the root of the norms of its layer and of everything: three rounds."""
 
+    joint = True
     records = ("layer",)
 
     def update(self, update, ctx):
@@ -58,6 +59,8 @@ class extend_norms(gradchain.Stage):
 
 class extend_joint_matrices(gradchain.Stage):
     """Divide matrices by their joint norm; vectors ask for nothing."""
+
+    joint = True
 
     def update(self, update, ctx):
         if ctx.param.ndim < 2:

@@ -11,7 +11,7 @@ import torch
 import gradchain as gc
 from gradchain import transforms
 from gradchain.noise import parameter_key, random_bits
-from gradchain.slots import run_locally
+from gradchain.reduce import run_locally
 from gradchain.storage import STORAGES, Kept, near_square
 from gradchain.storage.signs import pack, unpack
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from gradchain.reduce import whole_tensor_max
-from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing, blocks, unblocked
+from gradchain.reduce import tensor_partials, tensor_partials_max, whole_tensor_max
+from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing, blocks, of_blocks, placed, unblocked
 
 LARGEST = 448.0
 """The largest number of float8 (e4m3)."""
@@ -54,7 +54,9 @@ class Affine(Storage):
 
     $$s = \frac{x_{\max} - x_{\min}}{2^b - 1}, \qquad q = \operatorname{round}\frac{x - x_{\min}}{s} - 2^{b-1}$$
 
-    with $s = 1$ where a block is constant. `int4` keeps two codes in a byte, the even one in the high half.
+    with $s = 1$ where a block is constant. A block is consecutive elements, wherever rows end. `int4` keeps two codes in a
+    byte, the even one in the high half, and each row by itself, so that a tensor that is split into rows splits here too.
+    A vector is one row, which is the same in all processes that share the vector.
     """
 
     bits: int
@@ -64,30 +66,55 @@ class Affine(Storage):
     def offset(self) -> int:
         return 1 << (self.bits - 1)
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
-        rows = blocks(dense.to(torch.float32).reshape(-1), self.block)
-        low, high = rows.amin(1), rows.amax(1)
+    def splits(self, part: str, shape: torch.Size) -> bool:
+        return part == "data" and (self.bits == 8 or len(shape) > 1)
+
+    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
+        rows = blocks(dense.to(torch.float32), self.block, kept)
+        low, high = (rows.amin(1), rows.amax(1)) if rows.numel() else (rows.new_zeros(0),) * 2
+        ends = (placed(x, self.block, kept, -torch.inf) for x in (-low, high))
+        totals = yield tensor_partials_max(**dict(zip(("negated_low", "high"), ends)))
+        low, high = -totals.negated_low, totals.high
         scale = (high - low) / ((1 << self.bits) - 1)
         scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-        codes = torch.round((rows - low[:, None]) / scale[:, None] - self.offset)
-        codes = codes.clamp(-self.offset, self.offset - 1).to(torch.int32)
-        return {"data": self._packed(codes), "scale": scale.to(kept.dtype), "low": low.to(kept.dtype)}
+        start, step = (of_blocks(x, rows, kept)[:, None] for x in (low, scale))
+        codes = torch.round((rows - start) / step - self.offset).clamp(-self.offset, self.offset - 1)
+        codes = unblocked(codes.to(torch.int32), kept)
+        if self.bits == 8:
+            data = codes.to(torch.int8)
+        else:
+            data = _halves(codes, kept)
+            if len(kept.shape) < 2:
+                totals = yield tensor_partials(data=data)  # each process has filled in some halves
+                data = totals.data
+            data = torch.where(data > 127, data - 256, data).to(torch.int8)
+        return {"data": data, "scale": scale.to(kept.dtype), "low": low.to(kept.dtype)}
 
     def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
-        codes = self._codes(parts["data"]).to(torch.float32)
-        scale, low = parts["scale"].to(torch.float32), parts["low"].to(torch.float32)
-        return unblocked((codes + self.offset) * scale[:, None] + low[:, None], kept)
+        codes = parts["data"] if self.bits == 8 else _codes(parts["data"], kept)
+        rows = blocks(codes, self.block, kept).to(torch.float32)
+        start, step = (of_blocks(parts[name].to(torch.float32), rows, kept)[:, None] for name in ("low", "scale"))
+        return unblocked((rows + self.offset) * step + start, kept)
 
-    def _packed(self, codes: torch.Tensor) -> torch.Tensor:
-        if self.bits == 8:
-            return codes.to(torch.int8)
-        byte = ((codes[:, 0::2] & 15) << 4) | (codes[:, 1::2] & 15)
-        return torch.where(byte > 127, byte - 256, byte).to(torch.int8)
 
-    def _codes(self, data: torch.Tensor) -> torch.Tensor:
-        if self.bits == 8:
-            return data
-        byte = data.to(torch.int32)
-        low = byte & 15
-        low = torch.where(low > 7, low - 16, low)
-        return torch.stack([byte >> 4, low], 2).reshape(data.shape[0], 2 * data.shape[1])
+def _halves(codes: torch.Tensor, kept: Kept) -> torch.Tensor:
+    """Bytes of two codes each, for each row; of a vector, all bytes, with zeros for what is not here."""
+    part, codes = kept.part, codes & 15
+    if len(kept.shape) < 2:
+        rows = codes.reshape(1, -1)
+        rows = torch.nn.functional.pad(rows, (part.offset, part.shape.numel() - part.offset - part.numel))
+    else:
+        rows = codes.reshape(part.rows, part.row_numel)
+    rows = torch.nn.functional.pad(rows, (0, rows.shape[1] % 2))
+    return (rows[:, 0::2] << 4) | rows[:, 1::2]
+
+
+def _codes(data: torch.Tensor, kept: Kept) -> torch.Tensor:
+    """The inverse: the codes that are here."""
+    part, byte = kept.part, data.to(torch.int32)
+    low = byte & 15
+    low = torch.where(low > 7, low - 16, low)
+    rows = torch.stack([byte >> 4, low], 2).flatten(1)
+    if len(kept.shape) < 2:
+        return rows[0, part.offset : part.offset + part.numel].view(part.here)
+    return rows[:, : part.row_numel].reshape(part.here)

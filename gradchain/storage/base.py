@@ -9,6 +9,7 @@ from typing import ClassVar, TypeAlias
 import torch
 
 from gradchain.reduce import Request, Totals
+from gradchain.sharding import Shard
 
 Bits: TypeAlias = "Callable[..., torch.Tensor]"
 """Gives int32 noise of the slot's shape; or, as `bits(like, part)`, noise for a smaller tensor that stands for a part."""
@@ -21,11 +22,17 @@ Storing: TypeAlias = "Generator[Request, Totals, Parts]"
 
 @dataclass(frozen=True)
 class Kept:
-    """The dense slot that a storage stands for."""
+    """The dense slot that a storage stands for: the shape of the whole, and what part of it is here."""
 
     shape: torch.Size
     dtype: torch.dtype
     signed: bool
+    shard: Shard | None = None
+
+    @property
+    def part(self) -> Shard:
+        """Which rows of it are here."""
+        return Shard.whole(self.shape) if self.shard is None else self.shard
 
 
 @dataclass(frozen=True)
@@ -40,18 +47,44 @@ class Storage:
         return {"": dense.to(kept.dtype)}
 
     def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
-        """The dense tensor of shape `kept.shape` that `parts` stand for."""
+        """The dense tensor that `parts` stand for: of shape `kept.part.here`, which is `kept.shape` if all is here."""
         return parts[""]
 
+    def splits(self, part: str, shape: torch.Size) -> bool:
+        """Whether a part has one row for each row of a slot of some shape; all others are the same in all processes."""
+        return part in ("", "data")
 
-def blocks(flat: torch.Tensor, size: int) -> torch.Tensor:
-    """A flat tensor as rows of `size` elements, the last one filled up with copies of the last element."""
-    missing = -flat.numel() % size
-    if missing:
-        flat = torch.cat([flat, flat[-1:].expand(missing)])
+
+def blocks(dense: torch.Tensor, size: int, kept: Kept) -> torch.Tensor:
+    """The blocks of `size` consecutive elements of the whole that some elements here belong to, as rows.
+
+    What belongs to a block and is not here, or nowhere, is filled up with copies of the element next to it.
+    """
+    flat, head = dense.reshape(-1), kept.part.offset % size
+    if flat.numel() == 0:
+        return flat.view(0, size)
+    tail = -(head + flat.numel()) % size
+    if head or tail:
+        flat = torch.cat([flat[:1].expand(head), flat, flat[-1:].expand(tail)])
     return flat.view(-1, size)
 
 
 def unblocked(rows: torch.Tensor, kept: Kept) -> torch.Tensor:
     """The inverse of `blocks`."""
-    return rows.reshape(-1)[: kept.shape.numel()].view(kept.shape)
+    part, size = kept.part, rows.shape[1]
+    return rows.reshape(-1)[part.offset % size :][: part.numel].view(part.here)
+
+
+def placed(here: torch.Tensor, size: int, kept: Kept, fill: float = 0.0) -> torch.Tensor:
+    """One number for each block of the whole, given those for the blocks of `blocks`; `fill` for all others."""
+    total, start = -(-kept.shape.numel() // size), kept.part.offset // size
+    if len(here) == total:
+        return here
+    start = min(start, total)
+    return torch.nn.functional.pad(here, (start, total - start - len(here)), value=fill)
+
+
+def of_blocks(whole: torch.Tensor, rows: torch.Tensor, kept: Kept) -> torch.Tensor:
+    """The inverse of `placed`: one number for each row of `blocks`."""
+    start = kept.part.offset // rows.shape[1]
+    return whole[start : start + len(rows)]

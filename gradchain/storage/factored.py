@@ -10,10 +10,10 @@ from typing import ClassVar
 import torch
 
 from gradchain.noise import round_to_bf16
-from gradchain.reduce import tensor_partials
+from gradchain.reduce import run_locally, tensor_partials
 from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
 from gradchain.storage.int8 import Int8
-from gradchain.storage.signs import pack, unpack
+from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
 
 
 def near_square(numel: int) -> tuple[int, int]:
@@ -38,7 +38,8 @@ class Factored(Storage):
     $$r = |X| \mathbf 1, \qquad c = \frac{|X|^\top \mathbf 1}{\mathbf 1^\top |X| \mathbf 1}, \qquad
     X \approx \operatorname{sign}(X) \odot r c^\top$$
 
-    Signed slots keep one bit per element besides (set where $X > 0$), packed along the rows of the parameter. A tensor
+    Signed slots keep one bit per element besides (set where $X > 0$), packed along the rows of the parameter; along those
+    of the matrix for vectors, whose words are the same in all processes that share one. A tensor
     of prime size, whose one column *is* the tensor, is kept dense in float32, and so are scalars and, unless `vectors`,
     vectors.
 
@@ -55,22 +56,40 @@ class Factored(Storage):
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
         return self._factors(dense, kept) if self.factors(kept) else {"": dense.to(torch.float32)}
 
+    def splits(self, part: str, shape: torch.Size) -> bool:
+        return part == "" or (part == "sign" and len(shape) > 1)
+
     def _factors(self, dense: torch.Tensor, kept: Kept) -> Storing:
-        matrix = dense.to(torch.float32).reshape(near_square(kept.shape.numel()))
+        start, matrix = _matrix(dense.to(torch.float32), kept)
         sizes = matrix.abs() if kept.signed else matrix
-        totals = yield tensor_partials(row=sizes.sum(1, dtype=torch.float64), column=_column_sums(sizes))
+        rows, columns = sizes.sum(1, dtype=torch.float64), _column_sums(sizes)
+        partials = {"row": _among(rows, start, near_square(kept.shape.numel())[0]), "column": columns}
+        vector = kept.signed and len(kept.shape) < 2
+        if vector:
+            partials["sign"] = pack_vector(dense > 0, kept.part, columns.numel())
+        totals = yield tensor_partials(**partials)
         whole = totals.column.sum()
         column = totals.column / torch.where(whole > 0, whole, 1.0)
         parts = {"row": totals.row.to(torch.float32), "column": column.to(torch.float32)}
-        return {**parts, "sign": pack(_rows(dense, kept) > 0)} if kept.signed else parts
+        if not kept.signed:
+            return parts
+        return {**parts, "sign": totals.sign if vector else pack(dense.reshape(len(dense), kept.part.row_numel) > 0)}
 
     def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
         if "" in parts:
             return parts[""]
-        sizes = torch.outer(parts["row"], parts["column"]).view(kept.shape)
+        row, column, part = parts["row"], parts["column"], kept.part
+        if part.group is not None:  # only the rows of the matrix that reach in here
+            first, last = part.offset // column.numel(), -(-(part.offset + part.numel) // column.numel())
+            row = row[first:last]
+        skipped = part.offset % column.numel()
+        sizes = torch.outer(row, column).view(-1)[skipped : skipped + part.numel].view(part.here)
         if not kept.signed:
             return sizes
-        positive = unpack(parts["sign"], _columns(kept)).reshape(kept.shape)
+        if len(kept.shape) < 2:
+            positive = unpack_vector(parts["sign"], part, column.numel())
+        else:
+            positive = unpack(parts["sign"], part.row_numel).view(part.here)
         return torch.where(positive, sizes, -sizes)
 
 
@@ -95,7 +114,7 @@ class CompactFactored(Factored):
             if kept.signed:
                 parts[name] = round_to_bf16(factor, noise())
                 continue
-            codes = yield from Int8().store(factor, _unsigned(factor.shape), noise)
+            codes = run_locally(Int8().store(factor, _unsigned(factor.shape), noise))  # all of the factor is here
             parts |= {f"{name}_{part}": tensor for part, tensor in codes.items()}
         return parts
 
@@ -130,10 +149,17 @@ def _unsigned(shape: torch.Size) -> Kept:
     return Kept(shape, torch.float32, signed=False)
 
 
-def _columns(kept: Kept) -> int:
-    """The length of the rows along which signs are packed: those of the parameter, of the matrix for vectors."""
-    return near_square(kept.shape.numel())[1] if len(kept.shape) < 2 else kept.shape[1:].numel()
+def _matrix(dense: torch.Tensor, kept: Kept) -> tuple[int, torch.Tensor]:
+    """The rows of the near-square matrix that reach into what is here, with zeros for what is not, and the first one."""
+    columns, part = near_square(kept.shape.numel())[1], kept.part
+    flat = dense.reshape(-1)
+    if part.group is None:
+        return 0, flat.view(-1, columns)
+    head = part.offset % columns
+    flat = torch.nn.functional.pad(flat, (head, -(head + part.numel) % columns))
+    return part.offset // columns, flat.view(-1, columns)
 
 
-def _rows(dense: torch.Tensor, kept: Kept) -> torch.Tensor:
-    return dense.reshape(-1, _columns(kept))
+def _among(here: torch.Tensor, start: int, total: int) -> torch.Tensor:
+    """Some numbers in their places among more, which are 0."""
+    return here if len(here) == total else torch.nn.functional.pad(here, (start, total - start - len(here)))

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from gradchain.reduce import tensor_partials_max
-from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing, blocks, unblocked
+from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing, blocks, of_blocks, placed, unblocked
 
 BLOCK = 2048
 FINEST = 1e-38
@@ -31,17 +31,18 @@ class Int8(Storage):
     random: ClassVar[bool] = True
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
-        rows = blocks(dense.to(torch.float32).reshape(-1), BLOCK)
-        totals = yield tensor_partials_max(peak=rows.abs().amax(1) if rows.numel() else rows.new_zeros(0))
-        part = rows / totals.peak.clamp_min(FINEST)[:, None]
-        noise = ((blocks(bits().reshape(-1), BLOCK) & 0xFFFF).to(torch.float32) + 0.5) / 65536
+        rows = blocks(dense.to(torch.float32), BLOCK, kept)
+        peaks = rows.abs().amax(1) if rows.numel() else rows.new_zeros(0)
+        totals = yield tensor_partials_max(peak=placed(peaks, BLOCK, kept))
+        part = rows / of_blocks(totals.peak, rows, kept).clamp_min(FINEST)[:, None]
+        noise = ((blocks(bits(), BLOCK, kept) & 0xFFFF).to(torch.float32) + 0.5) / 65536
         codes = _signed_codes(part, noise) if kept.signed else _fourth_power_codes(part, noise)
         return {"data": unblocked(codes, kept), "scale": totals.peak}
 
     def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
-        rows = blocks(parts["data"].reshape(-1), BLOCK).to(torch.float32)
+        rows = blocks(parts["data"], BLOCK, kept).to(torch.float32)
         part = rows / 127 if kept.signed else _fourth_power(rows)
-        return unblocked(part * parts["scale"][:, None], kept)
+        return unblocked(part * of_blocks(parts["scale"], rows, kept)[:, None], kept)
 
 
 def _signed_codes(part: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

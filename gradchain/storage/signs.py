@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from gradchain.sharding import Shard
+
 
 def word_dtype(columns: int) -> torch.dtype:
     """Words of 32 bits, which vectorise; of 8 where 32 would waste many."""
@@ -28,3 +30,19 @@ def unpack(words: torch.Tensor, columns: int) -> torch.Tensor:
     size = 8 * words.dtype.itemsize
     planes = [(words >> place) & 1 for place in range(size)]
     return torch.stack(planes, 1).flatten(1)[:, :columns] != 0
+
+
+def pack_vector(bits: torch.Tensor, part: Shard, columns: int) -> torch.Tensor:
+    """The words of a whole vector, or of a scalar, as rows of so many elements, with the bits that are here.
+
+    A vector's words are not split with it: those of all processes add up to the words of the whole.
+    """
+    bits = bits.reshape(-1)
+    if part.group is not None:
+        bits = torch.nn.functional.pad(bits, (part.offset, part.shape.numel() - part.offset - part.numel))
+    return pack(bits.view(-1, columns))
+
+
+def unpack_vector(words: torch.Tensor, part: Shard, columns: int) -> torch.Tensor:
+    """The bits of a vector that are here, from the words of the whole."""
+    return unpack(words, columns).view(-1)[part.offset : part.offset + part.numel].view(part.here)

@@ -83,7 +83,7 @@ class adopt(Stage):
         def bits(like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
             return ctx.random_bits(f"start.{part}", like=like)
 
-        kept = Kept(ctx.shape, ctx.stored_param.dtype, signed=False)
+        kept = Kept(ctx.shape, ctx.stored_param.dtype, signed=False, shard=ctx.shard)
         parts = storage.store(start, kept, bits)
         loaded = storage.load(parts if isinstance(parts, Mapping) else (yield from parts), kept)
         return loaded.to(ctx.dtype)

@@ -27,6 +27,7 @@ class clip_by_global_norm(Stage):
     'clip_by_global_norm'
     """
 
+    joint = True
     source = "Pascanu et al., arXiv:1211.5063"
 
     max_norm: float = hyper(default=1.0, gt=0)

@@ -69,6 +69,15 @@ class kourkoutas_beta(Stage):
     layers: str = static(default="shape", choices=("shape", "tensor", "role"))
     beta2_max: float | None = follow("betas[1]")
 
+    @property
+    def joint(self) -> bool:  # type: ignore[override]
+        """Unless every tensor is a layer of its own."""
+        return self.layers != "tensor"
+
+    def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
+        """Not if there is one number for each column, even of a matrix of one row."""
+        return len(shape) > 0 and shape[1:].numel() == 1 and shape[0] == whole[0]
+
     def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
         dtype = torch.promote_types(param.dtype, torch.float32)
         shape = shape_of(ranks_of(role, param.ndim), param.shape)

@@ -13,6 +13,7 @@ from gradchain.errors import ChainError, OptionError
 from gradchain.fields import Spec, follow, hyper, static
 from gradchain.ops import minimum, wide
 from gradchain.reduce import accumulate
+from gradchain.sharding import Shard
 from gradchain.stage import Number, Slots, Stage
 from gradchain.update import Update
 
@@ -58,7 +59,8 @@ class prodigy(Stage):
         slice_p: measure with every `slice_p`-th element (default 11), to keep less state.
 
     Slots: `s` (zeros) and `p0` (the parameter at the first step), float32 and the parameter's dtype, with one element for
-    each `slice_p` of the parameter. Shared: `d`, `d_max`, `d_numerator`, `k` (steps taken), in `param_groups`.
+    each `slice_p` of the parameter, by rows. They are filled up to rows of one length with elements that do not count, so
+    a vector keeps one number for each element. Shared: `d`, `d_max`, `d_numerator`, `k` (steps taken), in `param_groups`.
 
     Raises:
         OptionError: a value out of range.
@@ -73,6 +75,7 @@ class prodigy(Stage):
     """
 
     scale = "any"
+    row_slots = ("s", "p0")
     source = "Prodigy, arXiv:2306.06101"
 
     d0: float = static(default=1e-6, convert=positive)
@@ -117,7 +120,10 @@ class prodigy(Stage):
         return fields if self.beta3 is None else {name: spec for name, spec in fields.items() if name != "beta2"}
 
     def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        start = self._sliced(param.detach())
+        return self.init_shard(param, None, Shard.whole(param.shape))
+
+    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
+        start = self._sliced(param.detach(), shard)
         return {"s": torch.zeros_like(start, dtype=torch.float32), "p0": start.clone()}
 
     def init_shared(self) -> dict[str, float]:
@@ -144,9 +150,9 @@ class prodigy(Stage):
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         assert self.beta3 is not None
-        g = self._sliced(wide(update.value))
+        g = self._sliced(wide(update.value), ctx.shard)
         s = self.beta3 * ctx.read("s", as_kept=True) + ctx["weight"] * g
-        travelled = wide(ctx.read("p0", as_kept=True)) - self._sliced(wide(ctx.param))
+        travelled = wide(ctx.read("p0", as_kept=True)) - self._sliced(wide(ctx.param), ctx.shard)
         ctx.contribute(numerator=ctx["kappa"] * accumulate(g * travelled), denominator=accumulate(s.abs()))
         return update.replace(value=self.d * update.value), {"s": s}
 
@@ -168,5 +174,12 @@ class prodigy(Stage):
             "k": self.k + 1,
         }
 
-    def _sliced(self, tensor: torch.Tensor) -> torch.Tensor:
-        return tensor.reshape(-1)[:: self.slice_p]
+    def _sliced(self, tensor: torch.Tensor, shard: Shard) -> torch.Tensor:
+        """Every `slice_p`-th element of the whole that is here, row by row; zeros where a row has one less."""
+        columns, p = shard.row_numel, self.slice_p
+        rows = tensor.reshape(shard.rows, columns)
+        if columns % p == 0:
+            return rows[:, ::p]
+        first = torch.arange(shard.first, shard.first + shard.rows, device=tensor.device)[:, None] * -columns % p
+        places = first + torch.arange(0, columns, p, device=tensor.device)
+        return torch.where(places < columns, rows.gather(1, places.clamp(max=columns - 1)), 0)

@@ -107,9 +107,9 @@ class range_normalize(Stage):
     def update(self, update: Update, ctx: Context) -> Yields:
         g = update.value
         signed = self.rule == "range"
-        if g.numel() == 0:
+        if ctx.numel == 0:
             return update.replace(scale=torch.ones_like(g))
-        if (g.numel() == 1 and signed) or g.ndim == 0:
+        if (ctx.numel == 1 and signed) or g.ndim == 0:
             floor = torch.finfo(g.dtype).resolution ** (1 / 3) if self.floor is None else self.floor
             return update.replace(scale=g.abs() + floor)
         if (_slice_size(g.shape) == 1 and signed) or g.ndim == 1:

@@ -14,6 +14,7 @@ from gradchain.errors import OptionError
 from gradchain.fields import hyper, static
 from gradchain.ops import root, wide
 from gradchain.reduce import Request, Totals, whole_tensor, whole_tensor_max
+from gradchain.sharding import Shard
 from gradchain.stage import Slots, Stage, Yields
 from gradchain.transforms.power_iteration import (
     length,
@@ -95,11 +96,19 @@ class scale_update(Stage):
         return tuple(self._slots(shape, "oft") | self._slots(shape, None))
 
     def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
+        return self.init_shard(param, role, Shard.whole(param.shape))
+
+    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
         dtype = torch.promote_types(param.dtype, torch.float32)
-        return {
+        whole = {
             name: start_vector(shape, name, self.seed, param.device).to(dtype)
-            for name, shape in self._slots(param.shape, role).items()
+            for name, shape in self._slots(shard.shape, role).items()
         }
+        return {n: shard.cut(x) if self.splits(n, x.shape, shard.shape) else x for n, x in whole.items()}
+
+    def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
+        """All but the one vector over the columns of a matrix."""
+        return slot == "spectral_u" or len(shape) > 1
 
     def _slots(self, shape: torch.Size, role: str | None) -> dict[str, tuple[int, ...]]:
         kind = _kind(shape, role)

@@ -12,8 +12,9 @@ from gradchain.errors import ChainError, OptionError
 from gradchain.fields import hyper, static
 from gradchain.ops import arctangent, nonzero, root, where, wide
 from gradchain.reduce import Request, Totals, tensor_partials, tensor_partials_max, whole_tensor
-from gradchain.stage import Number, Slots, Stage, Yields
-from gradchain.storage.signs import pack, unpack
+from gradchain.sharding import Shard
+from gradchain.stage import Number, Stage, Yields
+from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
 from gradchain.update import Update
 
 ADV_OPTM = "adv_optm, pypi.org/project/adv-optm"
@@ -153,31 +154,44 @@ class freeze_on_flip(Stage):
             )
 
     def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
+        return self.init_shard(param, None, Shard.whole(param.shape))
+
+    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
         if self.watch == "momentum":
             return {}
-        return {"prev_sign": pack(torch.zeros(_rows(param.shape), dtype=torch.bool, device=param.device))}
+        shape = (1, shard.shape.numel()) if len(shard.shape) < 2 else (shard.rows, shard.row_numel)
+        return {"prev_sign": pack(torch.zeros(shape, dtype=torch.bool, device=param.device))}
+
+    def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
+        """The words of a vector are one row, the same in all processes."""
+        return len(whole) > 1
 
     def scalars(self, step: Number) -> dict[str, Number]:
         return {"first": where(step == 1, 1.0, 0.0)}
 
-    def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
-        if update.value.numel() == 0:
+    def update(self, update: Update, ctx: Context) -> Yields:
+        if ctx.numel == 0:
             return update, {}
         if self.watch == "momentum":
             slot = "momentum_buffer" if ctx.read_or("exp_avg", None) is None else "exp_avg"
             now, before, kept = ctx.read(slot) > 0, ctx.previous(slot) > 0, {}
         else:
             now = update.value > 0
-            rows, columns = _rows(now.shape)
-            before = unpack(ctx.read("prev_sign"), columns).reshape(now.shape)
-            kept = {"prev_sign": pack(now.reshape(rows, columns))}
+            before, words = yield from _exchanged(ctx.read("prev_sign"), now, ctx.shard)
+            kept = {"prev_sign": words}
         before = where(ctx["first"] > 0, ctx.gradient > 0, before)
         return update.replace(value=torch.where(now == before, update.value, torch.zeros_like(update.value))), kept
 
 
-def _rows(shape: torch.Size) -> tuple[int, int]:
-    """The matrix in which the signs of a tensor are packed; a vector is one row."""
-    return (1, shape.numel()) if len(shape) < 2 else (shape[0], shape[1:].numel())
+def _exchanged(
+    words: torch.Tensor, now: torch.Tensor, shard: Shard
+) -> Generator[Request, Totals, tuple[torch.Tensor, torch.Tensor]]:
+    """The signs that words stand for, and the words of others; packed by rows. A vector is one row."""
+    if len(shard.shape) < 2:
+        size = shard.shape.numel()
+        t = yield tensor_partials(words=pack_vector(now, shard, size))
+        return unpack_vector(words, shard, size), t.words
+    return unpack(words, shard.row_numel).view(shard.here), pack(now.reshape(shard.rows, shard.row_numel))
 
 
 class projected_adaptivity(Stage):

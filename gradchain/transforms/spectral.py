@@ -11,6 +11,7 @@ from gradchain.fields import follow, hyper, static
 from gradchain.ops import minimum, root, where, wide
 from gradchain.reduce import Request, Totals, tensor_partials, whole_tensor
 from gradchain.registry import label_function
+from gradchain.sharding import Shard
 from gradchain.stage import Number, Stage, Yields
 from gradchain.update import Update
 
@@ -57,6 +58,7 @@ class spectral_decay(Stage):
 
     scale = "any"
     decays = "adds"
+    row_slots = ("u", "sigma")
     source = "Adams, pypi.org/project/adams-torch; arXiv:1705.10941"
 
     weight_decay: float = hyper(default=0.1, ge=0)
@@ -66,7 +68,10 @@ class spectral_decay(Stage):
     lr: float | None = follow("lr")
 
     def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        if not _is_matrix(param.shape):
+        return self.init_shard(param, None, Shard.whole(param.shape))
+
+    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
+        if not _is_matrix(shard.shape):
             return {}
         return {"u": param.new_ones(param.shape[:-1]), "sigma": param.new_zeros(param.shape[:-2])}
 
@@ -83,12 +88,12 @@ class spectral_decay(Stage):
         return {"strength": self.lr * self.weight_decay}
 
     def update(self, update: Update, ctx: Context) -> Yields:
-        if not _is_matrix(ctx.param.shape):
+        if not _is_matrix(ctx.shape):
             return update
         W = ctx.stored_param if self.precision == "param" else ctx.param
         u, sigma = ctx.read("u").to(W.dtype), ctx.read("sigma")
         if self.restart:
-            u = torch.where((u == 0).all(dim=-1, keepdim=True), torch.ones_like(u), u)
+            u = yield from _restarted(u)
         v = (W.mT @ u[..., None])[..., 0]
         if W.ndim == 2:
             v = (yield tensor_partials(v=v)).v
@@ -97,11 +102,17 @@ class spectral_decay(Stage):
         norm = yield from _row_norm(q)
         new_u = q / norm.clamp(min=_TINY)
         new_sigma = (norm.square() / norm.clamp(min=_TINY))[..., 0]
-        amplitude = W.shape[-2] ** 0.5 * ctx["strength"]
+        amplitude = ctx.shape[-2] ** 0.5 * ctx["strength"]
         amplitude = amplitude if self.clamp is None else minimum(amplitude, self.clamp)
         decay = amplitude * (new_sigma[..., None] * new_u)[..., None] * v[..., None, :]
         on = self.weight_decay != 0
         return update.add_decay(decay), {"u": where(on, new_u, u), "sigma": where(on, new_sigma, sigma)}
+
+
+def _restarted(u: torch.Tensor) -> Generator[Request, Totals, torch.Tensor]:
+    """Ones where the vector over the last axis, which spans shards if there is no other, is 0."""
+    gone = (u == 0).all(dim=-1, keepdim=True) if u.ndim > 1 else (yield whole_tensor(live=u != 0)).live == 0
+    return torch.where(gone, torch.ones_like(u), u)
 
 
 def _row_norm(q: torch.Tensor) -> Generator[Request, Totals, torch.Tensor]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gradchain as gc
-from gradchain.program import run_locally
+from gradchain.reduce import run_locally
 from gradchain.reduce import Totals
 from gradchain.transforms.power_iteration import skew, skew_size, start_vector, two_sided
 from tests.transforms.steps import close, directions, optimizer_of, step, tensor
