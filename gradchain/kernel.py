@@ -18,6 +18,7 @@ from gradchain.program import Outcome, Program
 from gradchain.reduce import Totals
 from gradchain.run import advance
 from gradchain.sharding import Shard
+from gradchain.slots import kept
 from gradchain.telemetry import Recorded
 from gradchain.totals import Asked
 from gradchain.work import Task, Work, check_purity, memory_of, versions_of
@@ -55,6 +56,7 @@ class Layout:
     telemetry: bool
     noisy: bool
     shard: Shard
+    matrix: tuple[int, int] | None
 
     @staticmethod
     def of(work: Work) -> Layout:
@@ -69,6 +71,7 @@ class Layout:
             work.telemetry,
             work.index is not None,
             work.seat.shard,
+            _matrix_of(work),
         )
 
     def task(
@@ -79,7 +82,23 @@ class Layout:
         numbers = iter(pack.unbind())
         values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
         gradient = -grad if self.maximize else grad
+        if self.matrix is not None:
+            slots = [x.view(self.matrix) if x.shape == param.shape else x for x in slots]
+            param, gradient = param.view(self.matrix), gradient.view(self.matrix)
         return Task(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard)
+
+
+def _matrix_of(work: Work) -> tuple[int, int] | None:
+    """The matrix as which a kernel sees an elementwise step: that of its storages, which else would divide at each index."""
+    dense = [x for x in (work.owner, work.grad, *work.state.values()) if x.shape == work.owner.shape]
+    if work.seat.shard.group is not None or not work.program.elementwise or not all(x.is_contiguous() for x in dense):
+        return None
+    matrices = {
+        storage.matrix(kept(stage, slot, work.owner, work.seat.shard))
+        for slot, (_, stage) in work.program.owners.items()
+        if (storage := stage.storage_of(slot)) is not None
+    }
+    return next(iter(matrices - {None}), None)
 
 
 class Seated:

@@ -259,7 +259,7 @@ class Optimizer(torch.optim.Optimizer):
                 if key not in numbers:
                     numbers[key] = self._numbers(seat.program, group, step)
                 work = Work(*seat.local(grad), seat, numbers[key], group)
-                if seat.program.random:
+                if seat.program.draws(param.dtype):
                     work.index = first + position
                 works.append(work)
             first += len(group["params"])
