@@ -10,7 +10,10 @@ from typing import Any, Literal, TypeAlias, cast
 
 import torch
 import torch._inductor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from gradchain.errors import GradchainError
 from gradchain.packs import Packs, pattern_of
@@ -41,7 +44,9 @@ def compile_graph(graph: Any, examples: Sequence[torch.Tensor]) -> Callable[...,
     if sum(x.numel() for x in examples) < 4 * SERIAL_ELEMENTS:
         options["cpp.threads"] = 1
     make = cast("Callable[..., Callable[..., Any]]", torch._inductor.compile)  # pyright: ignore[reportPrivateUsage]
-    return make(graph, examples, options=options)
+    shapes = ShapeEnv(assume_static_by_default=True)  # without one, inductor does not look into its cache of graphs
+    with tracing(TracingContext(FakeTensorMode(shape_env=shapes))):
+        return make(graph, examples, options=options)
 
 
 @dataclass(frozen=True)
