@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -210,6 +211,7 @@ class Kernel:
         self.recorded: list[list[Any]] = []
         self.compiled: Callable[..., Any] | None = None
         self.failure: str | None = None
+        start = time.perf_counter()
         try:
             with warnings.catch_warnings():  # the compiler's own deprecations are not the user's business
                 warnings.simplefilter("ignore")
@@ -222,6 +224,7 @@ class Kernel:
             first = self.layouts[0].tensors[0]
             reason = (str(error).strip().splitlines() or [""])[0]
             self.failure = f"{len(layouts)} parameter(s) like {first[0]} {first[2]}: {type(error).__name__}: {reason}"
+        self.seconds = time.perf_counter() - start
 
     @property
     def uneven(self) -> bool:

@@ -13,6 +13,7 @@ from torch import nn
 
 from gradchain import engine, registry, shared
 from gradchain.chain import Chain
+from gradchain.compile_report import CompileReport
 from gradchain.counters import Counters, place_together
 from gradchain.errors import (
     ConfigError,
@@ -335,6 +336,15 @@ class Optimizer(torch.optim.Optimizer):
             for group in self.param_groups
             for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group))
         )
+
+    def compile_report(self) -> CompileReport:
+        """What has been compiled so far: buckets, kernels, seconds, and what runs eagerly because it could not be.
+
+        >>> print(gradchain.Optimizer([torch.nn.Parameter(torch.zeros(3))], gradchain.recipe("sgd")).compile_report())
+        nothing has been compiled
+        """
+        known = self._memory.get("compiled")
+        return CompileReport(()) if known is None else known.report()
 
     def telemetry(self) -> dict[str, float]:
         """What the stages recorded in the last step, over all parameters of groups with `telemetry=True`.
