@@ -150,11 +150,11 @@ class Memory:
         buckets: dict[Numbers, list[Key]] = {}
         for key in self.kernels:
             buckets.setdefault(key[0], []).append(key)
-        rows = [
-            ([self.kernels[key] for key in keys], sum(self.seconds.get(key, 0.0) for key in keys))
-            for keys in buckets.values()
-        ]
-        return CompileReport(tuple(bucket_of(kernels[0].layouts, kernels, seconds) for kernels, seconds in rows))
+        return CompileReport(tuple(self._bucket(keys) for keys in buckets.values()))
+
+    def _bucket(self, keys: Sequence[Key]) -> Bucket:
+        kernels = [self.kernels[key] for key in keys]
+        return bucket_of(kernels[0].layouts, kernels, sum(self.seconds.get(key, 0.0) for key in keys))
 
 
 def run(works: Sequence[Work], memory: dict[str, Any], partition: Any = None) -> list[Recorded]:
