@@ -94,9 +94,10 @@ class spectral_decay(Stage):
         u, sigma = ctx.read("u").to(W.dtype), ctx.read("sigma")
         if self.restart:
             u = yield from _restarted(u)
-        v = (W.mT @ u[..., None])[..., 0]
-        if W.ndim == 2:
-            v = (yield tensor_partials(v=v)).v
+        if ctx.shard.group is None or W.ndim > 2:
+            v = (W.mT @ u[..., None])[..., 0]
+        else:  # parts in half precision would add up to something else than the whole
+            v = (yield tensor_partials(v=wide(W).mT @ wide(u))).v.to(W.dtype)
         v = v / v.norm(dim=-1, keepdim=True).clamp(min=_TINY)
         q = (W @ v[..., None])[..., 0]
         norm = yield from _row_norm(q)
