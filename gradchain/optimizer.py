@@ -23,6 +23,7 @@ from gradchain.errors import (
 )
 from gradchain.initial import initial_state
 from gradchain.noise import parameter_key
+from gradchain.partitioned import ALONE, partition_of_all
 from gradchain.program import Numbers, Program
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
@@ -63,6 +64,10 @@ class Optimizer(torch.optim.Optimizer):
         maximize: ascend instead of descend.
         role: the roles of the parameters, for groups that do not say: one for all, a mapping from parameters or their
             names (such as `gradchain.roles.from_peft(model)`), or a function of name and parameter.
+        partition_of: the model, or all its parameters in order, where each process steps only some of them, as inside
+            `torch.distributed.optim.ZeroRedundancyOptimizer`. Totals over parameters are then those of all processes, and
+            the noise is that of an optimizer that holds all parameters.
+        partition_group: the process group that the parameters are divided over; `None` for all processes.
         hyperparameters: other defaults for the chain's hyperparameters, by their names in `param_groups`.
 
     The state of a parameter is made when the optimizer takes it up and set again from the parameter's value at its
@@ -83,6 +88,8 @@ class Optimizer(torch.optim.Optimizer):
         telemetry: bool = False,
         maximize: bool = False,
         role: Rule = None,
+        partition_of: nn.Module | Iterable[torch.Tensor] | None = None,
+        partition_group: Any = None,
         **hyperparameters: Any,
     ) -> None:
         if not isinstance(chain, Chain):
@@ -99,6 +106,7 @@ class Optimizer(torch.optim.Optimizer):
         self._memory: dict[str, Any] = {}
         self._telemetry = Telemetry()
         self._role = role
+        self._partition = partition_of_all(chain, partition_of, partition_group)
         defaults = {
             **chain.hyperparameters,
             "disable": stage_names(disable),
@@ -184,8 +192,9 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         with torch.no_grad():
             works = self._collect()
-            recorded = engine.run(works, compiled=self._compiled(), memory=self._memory)
-            shared.update(self.chain, self.param_groups, recorded, [work.seat.shard for work in works])
+            recorded = engine.run(works, compiled=self._compiled(), memory=self._memory, partition=self._partition.group)
+            shards = [work.seat.shard for work in works]
+            shared.update(self.chain, self.param_groups, recorded, shards, self._partition.group)
             self._count(works)
             self._telemetry.take(works, recorded)
         return loss
@@ -225,7 +234,7 @@ class Optimizer(torch.optim.Optimizer):
                     numbers[key] = seat.program.numbers(self.chain.bindings, group, step)
                 work = Work(*seat.local(grad), seat, numbers[key], group)
                 if seat.program.random:
-                    work.noise = parameter_key(step, first + position)
+                    work.noise = parameter_key(step, self._partition.place(param, first + position))
                 works.append(work)
             first += len(group["params"])
         return works
@@ -267,10 +276,11 @@ class Optimizer(torch.optim.Optimizer):
         """A parameter's seat: its state is made or completed where it is missing, and made anew before its first step."""
         program = self._routing.program(param, settings, name)
         state = self.state[param]
-        if "step" not in state or param in self._fresh:
+        if "step" not in state or (param in self._fresh and float(state["step"]) == 0):
             state.clear()
             state.update(self._initial(param, program, name))
-        else:
+        else:  # ZeRO loads without asking us, and moves numbers to the CPU
+            state.update({k: x.to(param.device) for k, x in state.items() if k != "step" and x.device != param.device})
             for slot, value in initial_state(program, param, name).items():  # a stage may have been switched on since
                 if state.setdefault(slot, value).shape != value.shape:
                     raise OptionError(
@@ -356,7 +366,7 @@ class Optimizer(torch.optim.Optimizer):
         return report
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"chain": self.chain, "compile": self.compile, "_role": None}
+        kept = {"chain": self.chain, "compile": self.compile, "_role": None, "_partition": ALONE}
         fresh = [index for index, param in enumerate(self._parameters()) if param in self._fresh]
         return {**super().__getstate__(), **kept, "fresh": fresh}
 

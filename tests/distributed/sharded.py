@@ -130,5 +130,6 @@ def cases(
     """The cases of the laws."""
     mesh = mesh_of(layout)
     warnings.simplefilter("ignore")
+    warnings.simplefilter("error", gradchain.errors.CompileWarning)
     chosen = CASES if names is None else {name: CASES[name] for name in names}
     return [compare(name, case.chain, mesh, getattr(torch, dtype), compile=compile) for name, case in chosen.items()]
