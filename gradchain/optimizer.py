@@ -103,6 +103,7 @@ class Optimizer(torch.optim.Optimizer):
         self._fresh: set[torch.Tensor] = set()
         self._seats: dict[torch.Tensor, Seat] = {}
         self._settings: dict[int, tuple[tuple[Any, ...], list[Settings]]] = {}
+        self._places: dict[torch.Tensor, tuple[int, int, int]] = {}
         self._memory: dict[str, Any] = {}
         self._telemetry = Telemetry()
         self._role = role
@@ -221,23 +222,59 @@ class Optimizer(torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             self._check_changed(number, group)
             for position, (param, settings) in enumerate(zip(group["params"], self._settings_of(number, group))):
-                if (grad := param.grad) is None:
-                    continue
-                if grad.layout != torch.strided or grad.is_complex():
-                    self._refuse_gradient(number, group, param)
-                seat = self._seats.get(param)
-                if seat is None or seat.settings is not settings or not self._is_current(param, seat):
-                    seat = self._seat(param, settings, parameter_names(group)[position])
-                step = seat.steps + 1
-                key = (number, id(seat.program), step)
-                if key not in numbers:
-                    numbers[key] = seat.program.numbers(self.chain.bindings, group, step)
-                work = Work(*seat.local(grad), seat, numbers[key], group)
-                if seat.program.random:
-                    work.noise = parameter_key(step, self._partition.place(param, first + position))
-                works.append(work)
+                if param.grad is not None:
+                    works.append(self._work(param, settings, number, position, first + position, numbers))
             first += len(group["params"])
         return works
+
+    def _work(
+        self,
+        param: torch.Tensor,
+        settings: Settings,
+        number: int,
+        position: int,
+        place: int,
+        numbers: dict[tuple[int, int, int], Numbers],
+    ) -> Work:
+        """What a step needs of one parameter."""
+        group, grad = self.param_groups[number], cast("torch.Tensor", param.grad)
+        if grad.layout != torch.strided or grad.is_complex():
+            self._refuse_gradient(number, group, param)
+        seat = self._seats.get(param)
+        if seat is None or seat.settings is not settings or not self._is_current(param, seat):
+            seat = self._seat(param, settings, parameter_names(group)[position])
+        step = seat.steps + 1
+        key = (number, id(seat.program), step)
+        if key not in numbers:
+            numbers[key] = seat.program.numbers(self.chain.bindings, group, step)
+        work = Work(*seat.local(grad), seat, numbers[key], group)
+        if seat.program.random:
+            work.noise = parameter_key(step, self._partition.place(param, place))
+        return work
+
+    @torch.no_grad()
+    def step_parameter(self, param: torch.Tensor) -> None:
+        """One step for one parameter, which has a gradient: what `step_in_backward` does. Its chain must not be joint."""
+        number, position, place = self._place(param)
+        group = self.param_groups[number]
+        self._check_changed(number, group)
+        works = [self._work(param, self._settings_of(number, group)[position], number, position, place, {})]
+        compiled = engine.worth_compiling([param]) if self.compile == "auto" else self.compile
+        recorded = engine.run(works, compiled=compiled, memory=self._memory)
+        self._count(works)
+        self._telemetry.add(works, recorded)
+        self._opt_called = True  # learning-rate schedulers look whether there has been a step
+
+    def _place(self, param: torch.Tensor) -> tuple[int, int, int]:
+        """The group of a parameter, its position there, and among all."""
+        if len(self._places) != sum(len(group["params"]) for group in self.param_groups):
+            listed = [
+                (number, position, other)
+                for number, group in enumerate(self.param_groups)
+                for position, other in enumerate(group["params"])
+            ]
+            self._places = {other: (number, at, place) for place, (number, at, other) in enumerate(listed)}
+        return self._places[param]
 
     def _settings_of(self, number: int, group: Mapping[str, Any]) -> list[Settings]:
         """The settings of each parameter; the same objects as long as nothing changes."""
@@ -375,7 +412,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         if fresh is not None:  # unpickled or copied
             self._routing, self._checked, self._memory = Routing(self.chain), {}, {}
-            self._seats, self._settings = {}, {}
+            self._seats, self._settings, self._places = {}, {}, {}
             self._telemetry = Telemetry()
             parameters = self._parameters()
             self._fresh = {parameters[index] for index in fresh}

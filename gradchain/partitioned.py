@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Partition:
+class Partitioned:
     """Who steps the other parameters, and the place of each parameter among all."""
 
     group: Any = None
@@ -34,11 +34,11 @@ class Partition:
         return self.places[param]
 
 
-ALONE = Partition()
+ALONE = Partitioned()
 """All parameters are stepped here."""
 
 
-def partition_of_all(chain: Chain, whole: nn.Module | Iterable[torch.Tensor] | None, group: Any) -> Partition:
+def partition_of_all(chain: Chain, whole: nn.Module | Iterable[torch.Tensor] | None, group: Any) -> Partitioned:
     """The partition that an optimizer is told of."""
     if whole is None:
         if group is not None:
@@ -50,7 +50,7 @@ def partition_of_all(chain: Chain, whole: nn.Module | Iterable[torch.Tensor] | N
     params = list(whole.parameters() if isinstance(whole, nn.Module) else whole)
     places = {param: place for place, param in enumerate(params)}
     if not any(stage.reaches_out for stage in chain):
-        return Partition(None, places)
+        return Partitioned(None, places)
     from torch import distributed as dist
 
     if not dist.is_initialized():
@@ -58,4 +58,4 @@ def partition_of_all(chain: Chain, whole: nn.Module | Iterable[torch.Tensor] | N
             "partition_of is given, but there is no process group. Call torch.distributed.init_process_group first, or "
             "leave partition_of out."
         )
-    return Partition(dist.group.WORLD if group is None else group, places)
+    return Partitioned(dist.group.WORLD if group is None else group, places)

@@ -21,10 +21,20 @@ class Telemetry:
     def __init__(self) -> None:
         self.step = 0
         self._records: list[Recorded] = []
+        self._seen: set[int] = set()
 
     def take(self, works: Sequence[Work], recorded: Sequence[Recorded]) -> None:
         self.step = works[-1].step if works else self.step
         self._records = [record for work, record in zip(works, recorded) if work.telemetry]
+
+    def add(self, works: Sequence[Work], recorded: Sequence[Recorded]) -> None:
+        """As `take`, of parameters that are stepped one by one; those that come again begin a new step."""
+        new = {id(work.seat.param) for work in works}
+        if new & self._seen:
+            self._seen, self._records = set(), []
+        self._seen |= new
+        self.step = works[-1].step
+        self._records += [record for work, record in zip(works, recorded) if work.telemetry]
 
     def report(self, names: Sequence[str]) -> dict[str, float]:
         """Means (or sums) over the recorded parameters. The only place that waits for the device."""
