@@ -22,9 +22,7 @@ class StepInBackward:
         self.optimizer = optimizer
         step = functools.partial(_step, optimizer)
         self._hooks = [
-            param.register_post_accumulate_grad_hook(step)
-            for param in _parameters(optimizer)
-            if param.requires_grad
+            param.register_post_accumulate_grad_hook(step) for param in _parameters(optimizer) if param.requires_grad
         ]
 
     def remove(self) -> None:
@@ -57,8 +55,8 @@ def step_in_backward(optimizer: Optimizer, model: nn.Module | None = None) -> St
 
     Args:
         optimizer: the optimizer. All its parameters are stepped so from now on.
-        model: the model as it is called. Needed where there are several processes and parameters that are not sharded, to see
-            that it is not wrapped in DistributedDataParallel.
+        model: the model as it is called. Needed where there are several processes and parameters that are not sharded, to
+            see that it is not wrapped in DistributedDataParallel.
 
     Raises:
         ChainError: a stage needs all parameters at one time, such as `clip_by_global_norm` or `prodigy`.
@@ -81,10 +79,12 @@ def step_in_backward(optimizer: Optimizer, model: nn.Module | None = None) -> St
             )
     if model is None and _several() and not all(map(is_distributed, _parameters(optimizer))):
         raise OptionError(
-            "there are several processes, and parameters that are not sharded: pass model=, the model as it is called, so that "
-            "step_in_backward can see that it is not wrapped in DistributedDataParallel."
+            "there are several processes, and parameters that are not sharded: pass model=, the model as it is called, so "
+            "that step_in_backward can see that it is not wrapped in DistributedDataParallel."
         )
-    wrapped = [name or "the model" for name, part in _modules(model) if isinstance(part, nn.parallel.DistributedDataParallel)]
+    wrapped = [
+        name or "the model" for name, part in _modules(model) if isinstance(part, nn.parallel.DistributedDataParallel)
+    ]
     if wrapped:
         raise OptionError(
             f"{wrapped[0]} is wrapped in DistributedDataParallel, whose gradients are averaged after each parameter's hook "

@@ -186,9 +186,7 @@ def _run_once(
     return done, [recorded[id(work)] for work in works]
 
 
-def _answered(
-    waiting: Sequence[Call], places: Mapping[int, int], partition: Any
-) -> dict[Call, list[Totals]] | None:
+def _answered(waiting: Sequence[Call], places: Mapping[int, int], partition: Any) -> dict[Call, list[Totals]] | None:
     """The totals for each call that can go on; `None` if nobody waits.
 
     Which works share a call may differ between processes that hold parts of one tensor, so works go in their own order.

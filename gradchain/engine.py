@@ -19,9 +19,7 @@ AUTO_ELEMENTS = 10_000_000
 """`compile="auto"` compiles from this many elements on: below, the compiler takes longer than it saves."""
 
 
-def run(
-    works: Sequence[Work], *, compiled: bool, memory: dict[str, Any], partition: Any = None
-) -> list[Recorded]:
+def run(works: Sequence[Work], *, compiled: bool, memory: dict[str, Any], partition: Any = None) -> list[Recorded]:
     """Step all works. Returns what each recorded, in order. `memory` is the compiled path's, of this optimizer.
 
     With a `partition`, totals over parameters are those over all members of this process group.

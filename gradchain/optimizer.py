@@ -193,7 +193,9 @@ class Optimizer(torch.optim.Optimizer):
                 loss = closure()
         with torch.no_grad():
             works = self._collect()
-            recorded = engine.run(works, compiled=self._compiled(), memory=self._memory, partition=self._partition.group)
+            recorded = engine.run(
+                works, compiled=self._compiled(), memory=self._memory, partition=self._partition.group
+            )
             shards = [work.seat.shard for work in works]
             shared.update(self.chain, self.param_groups, recorded, shards, self._partition.group)
             self._count(works)

@@ -113,10 +113,9 @@ class spectral_decay(Stage):
 def _restarted(u: torch.Tensor) -> Generator[Request, Totals, torch.Tensor]:
     """Ones where the vector over the last axis, which spans shards if there is no other, is 0."""
     if u.ndim > 1:
-        gone = (u == 0).all(dim=-1, keepdim=True)
-    else:
-        gone = (yield whole_tensor(live=u != 0)).live == 0
-    return torch.where(gone, torch.ones_like(u), u)
+        return torch.where((u == 0).all(dim=-1, keepdim=True), torch.ones_like(u), u)
+    totals = yield whole_tensor(live=u != 0)
+    return torch.where(totals.live == 0, torch.ones_like(u), u)
 
 
 def _row_norm(q: torch.Tensor) -> Generator[Request, Totals, torch.Tensor]:

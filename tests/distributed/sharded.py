@@ -13,7 +13,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import gradchain
-from gradchain import Chain
+from gradchain import Chain, totals
 from tests.laws.cases import CASES
 from tests.laws.running import build, gradients, tensors
 
@@ -120,14 +120,24 @@ def compare(
         if text := differences(ours, theirs, False):
             found.append(f"{name} {key[2]}: {text}")
     return {
-        "name": name, "found": found, "collectives": a_step, "numbers": numbers, "seconds": time.perf_counter() - start,
-    }  # fmt: skip
+        "name": name,
+        "found": found,
+        "collectives": a_step,
+        "numbers": numbers,
+        "few": totals.FEW,
+        "seconds": time.perf_counter() - start,
+    }
 
 
 def cases(
-    layout: str, names: Sequence[str] | None = None, dtype: str = "float32", compile: bool = False
+    layout: str,
+    names: Sequence[str] | None = None,
+    dtype: str = "float32",
+    compile: bool = False,
+    few: int = totals.FEW,
 ) -> list[dict[str, Any]]:
-    """The cases of the laws."""
+    """The cases of the laws. `few` is the number of maxima that still go along with the sums."""
+    totals.FEW = few
     mesh = mesh_of(layout)
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", gradchain.errors.CompileWarning)

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import gradchain
-from tests.distributed.sharded import Counter, differences, mesh_of, split, whole
+from tests.distributed.sharded import Counter, differences, is_exact, mesh_of, split, whole
 from tests.laws.cases import CASES
 from tests.laws.running import build
 
@@ -137,7 +137,11 @@ class rows_declared(gradchain.Stage):
     row_slots = ("size",)
 
     def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"size": param.new_zeros(param.shape[0]), "column": param.new_zeros(param.shape[1]), "m": torch.zeros_like(param)}
+        return {
+            "size": param.new_zeros(param.shape[0]),
+            "column": param.new_zeros(param.shape[1]),
+            "m": torch.zeros_like(param),
+        }
 
     def update(self, update: gradchain.Update, ctx: gradchain.Context) -> Any:
         g = update.value
@@ -167,6 +171,28 @@ def own_stages() -> list[str]:
     return found + ([text] if text else [])
 
 
+def states_change_places() -> list[str]:
+    """A state dict of whole parameters in an optimizer of sharded ones, and the other way round; and of copies."""
+    mesh, found = mesh_of("fsdp"), []
+    for name in ("adamw", "first_moment/int8", "first_moment/factored", "prodigy", "scale_update", "freeze_on_flip"):
+        chain, value = CASES[name].chain, torch.randn(7, 6, generator=torch.Generator().manual_seed(0))
+        make: list[Callable[[torch.Tensor], torch.Tensor]] = [
+            torch.clone, lambda x: split(x, mesh), lambda x: distribute_tensor(x, mesh, [Replicate()])
+        ]  # fmt: skip
+        held = [nn.Parameter(m(value)) for m in make]
+        optimizers = [build([param], chain, compile=False) for param in held]
+        for step in range(6):
+            if step == 3:
+                saved = [optimizer.state_dict() for optimizer in optimizers]
+                for optimizer, state in zip(optimizers, [*saved[1:], saved[0]], strict=True):
+                    optimizer.load_state_dict(state_dict=state)
+            for param, optimizer, m in zip(held, optimizers, make, strict=True):
+                param.grad = m(value.cos() * (step + 1))
+                optimizer.step()
+        found += [f"{name}: {text}" for param in held[1:] if (text := differences(param, held[0], is_exact(chain)))]
+    return found
+
+
 def refusals() -> list[str]:
     """The errors of wrong use, each with what it must say."""
     mesh, found = mesh_of("fsdp"), []
@@ -183,11 +209,15 @@ def refusals() -> list[str]:
 
     gc, lion = gradchain, CASES["lion"].chain
     refused(
-        "a split of columns", gc.ParameterError, ["head.weight", "Shard(dim=1)", "fully_shard"],
+        "a split of columns",
+        gc.ParameterError,
+        ["head.weight", "Shard(dim=1)", "fully_shard"],
         lambda: build([("head.weight", by_columns)], lion),
     )
     refused(
-        "an undeclared slot", gc.ChainError, ["rows_undeclared.size", "row_slots", "w"],
+        "an undeclared slot",
+        gc.ChainError,
+        ["rows_undeclared.size", "row_slots", "w"],
         lambda: build([("w", by_rows)], gc.chain(rows_undeclared(), LR)),
     )
     optimizer = build([by_rows], lion, compile=False)
@@ -195,6 +225,9 @@ def refusals() -> list[str]:
     before = whole(by_rows).clone()
     refused("a gradient laid out otherwise", gc.GradientError, ["Replicate", "Shard(dim=0)"], optimizer.step)
     found += [] if torch.equal(whole(by_rows), before) else ["a refused gradient moved the parameter"]
+    refused(
+        "a DTensor in the functions", gc.GradientError, ["DTensor", "Optimizer"], lambda: lion.init([by_rows.detach()])
+    )
     ddp = nn.parallel.DistributedDataParallel(Model())
     adamw = optimizer_of("adamw", ddp)
     refused("DDP", gc.OptionError, ["DistributedDataParallel"], lambda: gc.step_in_backward(adamw, ddp))
@@ -202,7 +235,9 @@ def refusals() -> list[str]:
     joint = build([copies], CASES["clip_by_global_norm"].chain)
     refused("a joint stage", gc.ChainError, ["clip_by_global_norm"], lambda: gc.step_in_backward(joint))
     refused(
-        "a group without parameters", gc.OptionError, ["partition_of"],
+        "a group without parameters",
+        gc.OptionError,
+        ["partition_of"],
         lambda: build([copies], lion, partition_group=dist.group.WORLD),
     )
     return found

@@ -74,9 +74,7 @@ def reloaded(optimizer: Any, chain: Chain, held: list[Any]) -> Any:
     return fresh
 
 
-def into_plain(
-    name: str, optimizer: Any, reference: gradchain.Optimizer, chain: Chain, held: list[Any]
-) -> list[str]:
+def into_plain(name: str, optimizer: Any, reference: gradchain.Optimizer, chain: Chain, held: list[Any]) -> list[str]:
     """A consolidated state in an optimizer that holds all parameters."""
     optimizer.consolidate_state_dict(to=0)
     if dist.get_rank() != 0:

@@ -134,9 +134,7 @@ def check_factors(
     torch.testing.assert_close(ours, theirs, rtol=5e-4, atol=5e-4 * float(theirs.abs().max()))
 
 
-def check_anchor(
-    published: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], shape: torch.Size
-) -> None:
+def check_anchor(published: Mapping[str, torch.Tensor], state: Mapping[str, torch.Tensor], shape: torch.Size) -> None:
     data = next(value for key, value in state.items() if ".anchor_param" in key and key.endswith(("data", "_param")))
     theirs = published["anchor_data"]
     if shape[-1] % 2 == 0:  # two codes in a byte: ours end with their row
