@@ -16,6 +16,7 @@ from gradchain.program import Running
 from gradchain.roles import Rule, assign, roles_of
 from gradchain.routes_table import program_bytes
 from gradchain.run import drive
+from gradchain.sharding import is_distributed
 
 if TYPE_CHECKING:
     from gradchain.chain import Chain
@@ -37,6 +38,11 @@ def _leaves(tree: Tree, what: str) -> tuple[dict[str, torch.Tensor], pytree.Tree
         if not isinstance(leaf, torch.Tensor) or leaf.layout != torch.strided or not leaf.is_floating_point():
             kind = f"{leaf.layout} {leaf.dtype}" if isinstance(leaf, torch.Tensor) else type(leaf).__name__
             raise GradientError(f"{what} {name or '(the nest)'} is {kind}; pass dense real floating tensors.")
+        if is_distributed(leaf):
+            raise GradientError(
+                f"{what} {name or '(the nest)'} is a DTensor; the functions take plain tensors. Step sharded parameters "
+                "with gradchain.Optimizer."
+            )
         if name in leaves:
             raise OptionError(f"two of the {what}s are called {name!r}; rename one.")
         leaves[name] = leaf

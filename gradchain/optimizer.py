@@ -24,6 +24,7 @@ from gradchain.errors import (
     nearest,
 )
 from gradchain.initial import initial_state
+from gradchain.partitioned import ALONE, partition_of_all
 from gradchain.program import Numbers, Program
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
@@ -65,6 +66,10 @@ class Optimizer(torch.optim.Optimizer):
         maximize: ascend instead of descend.
         role: the roles of the parameters, for groups that do not say: one for all, a mapping from parameters or their
             names (such as `gradchain.roles.from_peft(model)`), or a function of name and parameter.
+        partition_of: the model, or all its parameters in order, where each process steps only some of them, as inside
+            `torch.distributed.optim.ZeroRedundancyOptimizer`. Totals over parameters are then those of all processes, and
+            the noise is that of an optimizer that holds all parameters.
+        partition_group: the process group that the parameters are divided over; `None` for all processes.
         hyperparameters: other defaults for the chain's hyperparameters, by their names in `param_groups`.
 
     The state of a parameter is made when the optimizer takes it up and set again from the parameter's value at its
@@ -85,6 +90,8 @@ class Optimizer(torch.optim.Optimizer):
         telemetry: bool = False,
         maximize: bool = False,
         role: Rule = None,
+        partition_of: nn.Module | Iterable[torch.Tensor] | None = None,
+        partition_group: Any = None,
         **hyperparameters: Any,
     ) -> None:
         if not isinstance(chain, Chain):
@@ -98,10 +105,12 @@ class Optimizer(torch.optim.Optimizer):
         self._fresh: set[torch.Tensor] = set()
         self._seats: dict[torch.Tensor, Seat] = {}
         self._settings: dict[int, tuple[tuple[Any, ...], list[Settings]]] = {}
+        self._places: dict[torch.Tensor, tuple[int, int, int]] = {}
         self._memory: dict[str, Any] = {}
         self._standing: Standing | None = None
         self._telemetry = Telemetry()
         self._role = role
+        self._partition = partition_of_all(chain, partition_of, partition_group)
         defaults = {
             **chain.hyperparameters,
             "disable": stage_names(disable),
@@ -190,8 +199,10 @@ class Optimizer(torch.optim.Optimizer):
             recorded = self._repeat()
             if recorded is None:
                 works = self._collect()
-                recorded = engine.run(works, compiled=self._compiled(), memory=self._memory)
-                shared.update(self.chain, self.param_groups, recorded, [work.seat.shard for work in works])
+                group, compiled = self._partition.group, self._compiled()
+                recorded = engine.run(works, compiled=compiled, memory=self._memory, partition=group)
+                shards = [work.seat.shard for work in works]
+                shared.update(self.chain, self.param_groups, recorded, shards, group)
                 self._count(works)
                 self._telemetry.take(works[-1].step if works else None, recorded, [work.telemetry for work in works])
                 self._stand(works)
@@ -248,23 +259,59 @@ class Optimizer(torch.optim.Optimizer):
         for number, group in enumerate(self.param_groups):
             self._check_changed(number, group)
             for position, (param, settings) in enumerate(zip(group["params"], self._settings_of(number, group))):
-                if (grad := param.grad) is None:
-                    continue
-                if grad.layout != torch.strided or grad.is_complex():
-                    self._refuse_gradient(number, group, param)
-                seat = self._seats.get(param)
-                if seat is None or seat.settings is not settings or not self._is_current(param, seat):
-                    seat = self._seat(param, settings, parameter_names(group)[position])
-                step = seat.steps + 1
-                key = (number, id(seat.program), step)
-                if key not in numbers:
-                    numbers[key] = self._numbers(seat.program, group, step)
-                work = Work(*seat.local(grad), seat, numbers[key], group)
-                if seat.program.draws(param.dtype):
-                    work.index = first + position
-                works.append(work)
+                if param.grad is not None:
+                    works.append(self._work(param, settings, number, position, first + position, numbers))
             first += len(group["params"])
         return works
+
+    def _work(
+        self,
+        param: torch.Tensor,
+        settings: Settings,
+        number: int,
+        position: int,
+        place: int,
+        numbers: dict[tuple[int, int, int], Numbers],
+    ) -> Work:
+        """What a step needs of one parameter."""
+        group, grad = self.param_groups[number], cast("torch.Tensor", param.grad)
+        if grad.layout != torch.strided or grad.is_complex():
+            self._refuse_gradient(number, group, param)
+        seat = self._seats.get(param)
+        if seat is None or seat.settings is not settings or not self._is_current(param, seat):
+            seat = self._seat(param, settings, parameter_names(group)[position])
+        step = seat.steps + 1
+        key = (number, id(seat.program), step)
+        if key not in numbers:
+            numbers[key] = self._numbers(seat.program, group, step)
+        work = Work(*seat.local(grad), seat, numbers[key], group)
+        if seat.program.draws(param.dtype):
+            work.index = self._partition.place(param, place)
+        return work
+
+    @torch.no_grad()
+    def step_parameter(self, param: torch.Tensor) -> None:
+        """One step for one parameter, which has a gradient: what `step_in_backward` does. Its chain must not be joint."""
+        number, position, place = self._place(param)
+        group = self.param_groups[number]
+        self._check_changed(number, group)
+        works = [self._work(param, self._settings_of(number, group)[position], number, position, place, {})]
+        compiled = engine.worth_compiling([param]) if self.compile == "auto" else self.compile
+        recorded = engine.run(works, compiled=compiled, memory=self._memory)
+        self._count(works)
+        self._telemetry.add(param, works[0].step, recorded[0], works[0].telemetry)
+        self._opt_called = True  # learning-rate schedulers look whether there has been a step
+
+    def _place(self, param: torch.Tensor) -> tuple[int, int, int]:
+        """The group of a parameter, its position there, and among all."""
+        if len(self._places) != sum(len(group["params"]) for group in self.param_groups):
+            listed = [
+                (number, position, other)
+                for number, group in enumerate(self.param_groups)
+                for position, other in enumerate(group["params"])
+            ]
+            self._places = {other: (number, at, place) for place, (number, at, other) in enumerate(listed)}
+        return self._places[param]
 
     def _settings_of(self, number: int, group: Mapping[str, Any]) -> list[Settings]:
         """The settings of each parameter; the same objects as long as nothing changes."""
@@ -303,12 +350,13 @@ class Optimizer(torch.optim.Optimizer):
         """A parameter's seat: its state is made or completed where it is missing, and made anew before its first step."""
         program = self._routing.program(param, settings, name)
         state = self.state[param]
-        if "step" not in state or param in self._fresh:
+        if "step" not in state or (param in self._fresh and float(state["step"]) == 0):
             counter = state.get("step")
             state.clear()
             state.update(self._initial(param, program, name))
-            state["step"] = state["step"] if counter is None else counter.zero_()
-        else:
+            state["step"] = state["step"] if counter is None else counter
+        else:  # ZeRO loads without asking us, and moves numbers to the CPU
+            state.update({k: x.to(param.device) for k, x in state.items() if k != "step" and x.device != param.device})
             for slot, value in initial_state(program, param, name).items():  # a stage may have been switched on since
                 if state.setdefault(slot, value).shape != value.shape:
                     raise OptionError(
@@ -404,7 +452,7 @@ class Optimizer(torch.optim.Optimizer):
         return report
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"chain": self.chain, "compile": self.compile, "_role": None}
+        kept = {"chain": self.chain, "compile": self.compile, "_role": None, "_partition": ALONE}
         fresh = [index for index, param in enumerate(self._parameters()) if param in self._fresh]
         return {**super().__getstate__(), **kept, "fresh": fresh}
 
@@ -413,7 +461,7 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         if fresh is not None:  # unpickled or copied
             self._routing, self._checked, self._memory = Routing(self.chain), {}, {}
-            self._seats, self._settings, self._standing = {}, {}, None
+            self._seats, self._settings, self._places, self._standing = {}, {}, {}, None
             self._telemetry = Telemetry()
             parameters = self._parameters()
             self._fresh = {parameters[index] for index in fresh}

@@ -17,11 +17,20 @@ class Telemetry:
     def __init__(self) -> None:
         self.step = 0
         self._records: list[Recorded] = []
+        self._seen: set[int] = set()
 
     def take(self, step: int | None, recorded: Sequence[Recorded], telling: Sequence[bool]) -> None:
         """Keep what was recorded by those that tell."""
         self.step = self.step if step is None else step
         self._records = [record for record, tells in zip(recorded, telling) if tells]
+
+    def add(self, param: torch.Tensor, step: int, recorded: Recorded, tells: bool) -> None:
+        """As `take`, of parameters that are stepped one by one; one that comes again begins a new step."""
+        if id(param) in self._seen:
+            self._seen, self._records = set(), []
+        self._seen.add(id(param))
+        self.step = step
+        self._records += [recorded] if tells else []
 
     def report(self, names: Sequence[str]) -> dict[str, float]:
         """Means (or sums) over the recorded parameters. The only place that waits for the device."""

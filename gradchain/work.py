@@ -71,18 +71,8 @@ class Seat:
     """What an optimizer knows of a parameter from step to step, so that it need not look again."""
 
     __slots__ = (
-        "_counter",
-        "_seen",
-        "_steps",
-        "_version",
-        "here",
-        "layout",
-        "param",
-        "program",
-        "settings",
-        "shard",
-        "state",
-    )
+        "_counter", "_seen", "_steps", "_version", "here", "layout", "param", "program", "settings", "shard", "state",
+    )  # fmt: skip
 
     def __init__(self, settings: object, program: Program, state: dict[str, Any], param: torch.Tensor) -> None:
         self.settings, self.program, self.state, self.param = settings, program, state, param

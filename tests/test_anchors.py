@@ -54,7 +54,7 @@ def test_codes_are_the_published_ones(anchor: str) -> None:
             assert ours.dtype == theirs.dtype
             # The published codes are flat and fill up the last block; ours are in rows.
             ours, theirs = (x.reshape(-1).to(torch.float32) for x in (ours, theirs))
-            if part != "data" or param.shape[-1] % 2 == 0:
+            if anchor != "int4" or part != "data" or param.shape[-1] % 2 == 0:
                 assert torch.equal(ours, theirs[: ours.numel()]), (tuple(param.shape), part)
 
 

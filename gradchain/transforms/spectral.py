@@ -94,9 +94,10 @@ class spectral_decay(Stage):
         u, sigma = ctx.read("u").to(W.dtype), ctx.read("sigma")
         if self.restart:
             u = yield from _restarted(u)
-        v = (W.mT @ u[..., None])[..., 0]
-        if W.ndim == 2:
-            v = (yield tensor_partials(v=v)).v
+        if ctx.shard.group is None or W.ndim > 2:
+            v = (W.mT @ u[..., None])[..., 0]
+        else:  # parts in half precision would add up to something else than the whole
+            v = (yield tensor_partials(v=wide(W).mT @ wide(u))).v.to(W.dtype)
         v = v / v.norm(dim=-1, keepdim=True).clamp(min=_TINY)
         q = (W @ v[..., None])[..., 0]
         norm = yield from _row_norm(q)
@@ -111,8 +112,10 @@ class spectral_decay(Stage):
 
 def _restarted(u: torch.Tensor) -> Generator[Request, Totals, torch.Tensor]:
     """Ones where the vector over the last axis, which spans shards if there is no other, is 0."""
-    gone = (u == 0).all(dim=-1, keepdim=True) if u.ndim > 1 else (yield whole_tensor(live=u != 0)).live == 0
-    return torch.where(gone, torch.ones_like(u), u)
+    if u.ndim > 1:
+        return torch.where((u == 0).all(dim=-1, keepdim=True), torch.ones_like(u), u)
+    totals = yield whole_tensor(live=u != 0)
+    return torch.where(totals.live == 0, torch.ones_like(u), u)
 
 
 def _row_norm(q: torch.Tensor) -> Generator[Request, Totals, torch.Tensor]:

@@ -1,0 +1,145 @@
+"""What runs in each process: parameters split into rows against the same parameters in one piece."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import distributed as dist
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
+import gradchain
+from gradchain import Chain, totals
+from tests.laws.cases import CASES
+from tests.laws.running import build, gradients, tensors
+
+SHAPES = [(7, 6), (5, 4, 3), (1,), (1, 6), (6,), (5, 1), (12, 16), (33, 65), (3, 2, 2, 2), ()]
+"""Uneven and empty shards; more than a block of int8; a scalar, which cannot be split."""
+
+ROUNDED = ("atan2_scale", "snr_precondition", "spectral_decay")
+"""Stages whose last bits depend on where an element stands: `atan2`, and products of matrices."""
+
+
+def mesh_of(layout: str) -> DeviceMesh:
+    """`"fsdp"`: all processes share each tensor; `"hsdp"`: two by two."""
+    if layout == "hsdp":
+        return init_device_mesh("cpu", (2, dist.get_world_size() // 2), mesh_dim_names=("replicate", "shard"))
+    return init_device_mesh("cpu", (dist.get_world_size(),), mesh_dim_names=("shard",))
+
+
+def split(tensor: torch.Tensor, mesh: DeviceMesh) -> torch.Tensor:
+    """A tensor split into rows; a scalar as it is."""
+    if tensor.ndim == 0:
+        return tensor.clone()
+    return distribute_tensor(tensor, mesh, [*[Replicate()] * (mesh.ndim - 1), Shard(0)], src_data_rank=None)
+
+
+def whole(tensor: Any) -> Any:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+class Counter:
+    """Counts the collectives of gradchain."""
+
+    def __enter__(self) -> Counter:
+        self.count, self.numbers, self._original = 0, 0, dist.all_reduce
+
+        def counted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.count, self.numbers = self.count + 1, self.numbers + tensor.numel()
+            return self._original(tensor, *args, **kwargs)
+
+        dist.all_reduce = counted
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        dist.all_reduce = self._original
+
+
+def stepped(
+    chain: Chain,
+    params: Sequence[torch.Tensor],
+    grads: Sequence[Sequence[torch.Tensor]],
+    compile: bool = False,
+) -> tuple[list[torch.nn.Parameter], gradchain.Optimizer]:
+    """The parameters after an optimizer's steps with given gradients."""
+    held = [torch.nn.Parameter(p) for p in params]
+    optimizer = build(held, chain, compile=compile)
+    for step in grads:
+        for param, grad in zip(held, step, strict=True):
+            param.grad = grad
+        optimizer.step()
+    return held, optimizer
+
+
+def is_exact(chain: Chain) -> bool:
+    """Whether sharded and whole runs should agree bit for bit."""
+    return not any(type(stage).__name__ in ROUNDED or getattr(stage, "snr", False) for stage in chain)
+
+
+def differences(ours: Any, theirs: Any, exact: bool) -> str:
+    """How a sharded tensor differs from the one in one piece; empty if it does not."""
+    left, right = whole(ours), whole(theirs)
+    if left.shape != right.shape or left.dtype != right.dtype:
+        return f"{tuple(left.shape)} {left.dtype} for {tuple(right.shape)} {right.dtype}"
+    left, right = left.detach().to(torch.float64), right.detach().to(torch.float64)
+    if torch.equal(left, right):
+        return ""
+    error = ((left - right).abs().max() / right.abs().max().clamp(min=1e-30)).item() if left.numel() else 0.0
+    return "" if not exact and error < 1e-5 else f"relative error {error:.1e}"
+
+
+def compare(
+    name: str, chain: Chain, mesh: DeviceMesh, dtype: torch.dtype, steps: int = 6, compile: bool = False
+) -> dict[str, Any]:
+    """A chain on sharded parameters against the same on whole ones."""
+    params, grads = tensors(1, SHAPES, dtype), gradients(steps, SHAPES, dtype)
+    plain, reference = stepped(chain, [p.clone() for p in params], [[g.clone() for g in step] for step in grads])
+    start = time.perf_counter()
+    cut = [[split(g, mesh) for g in step] for step in grads]
+    with Counter() as counter:
+        held, optimizer = stepped(chain, [split(p, mesh) for p in params], cut[:-1], compile)
+        before, numbers = counter.count, counter.numbers
+        for param, grad in zip(held, cut[-1], strict=True):
+            param.grad = grad
+        optimizer.step()
+        a_step, numbers = counter.count - before, counter.numbers - numbers
+    exact = is_exact(chain) and not compile
+    found: list[str] = []
+    for shape, ours, theirs in zip(SHAPES, held, plain, strict=True):
+        if text := differences(ours, theirs, exact):
+            found.append(f"{name} {shape}: {text}")
+        for key, slot in reference.state[theirs].items():
+            if text := differences(optimizer.state[ours][key], slot, exact):
+                found.append(f"{name} {shape} {key}: {text}")
+    for key in chain.bindings.shared:
+        ours, theirs = optimizer.param_groups[0][key[2]], reference.param_groups[0][key[2]]
+        if text := differences(ours, theirs, False):
+            found.append(f"{name} {key[2]}: {text}")
+    return {
+        "name": name,
+        "found": found,
+        "collectives": a_step,
+        "numbers": numbers,
+        "few": totals.FEW,
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def cases(
+    layout: str,
+    names: Sequence[str] | None = None,
+    dtype: str = "float32",
+    compile: bool = False,
+    few: int = totals.FEW,
+) -> list[dict[str, Any]]:
+    """The cases of the laws. `few` is the number of maxima that still go along with the sums."""
+    totals.FEW = few
+    mesh = mesh_of(layout)
+    warnings.simplefilter("ignore")
+    warnings.simplefilter("error", gradchain.errors.CompileWarning)
+    chosen = CASES if names is None else {name: CASES[name] for name in names}
+    return [compare(name, case.chain, mesh, getattr(torch, dtype), compile=compile) for name, case in chosen.items()]

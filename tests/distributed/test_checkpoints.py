@@ -1,0 +1,52 @@
+"""A run that is interrupted and goes on with another number of processes ends where an uninterrupted one does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.distributed import checkpoints, worlds
+
+FEW = ["moments/int8", "moments/factored_compact", "anchor/int4", "freeze_on_flip", "kourkoutas_beta", "prodigy"]
+ALL = list(checkpoints.CHAINS)
+STATELESS = ["rose"]
+"""torch (2.13) cannot take a full state dict of an optimizer whose state is all numbers: `Expected device to be set`."""
+
+NESTED: dict[str, Any] = {}
+FLAT, FULL = {"flat": True}, {"full": True}
+
+
+def check(
+    folder: Path, before: tuple[str, int], after: tuple[str, int], names: Sequence[str], *forms: dict[str, Any]
+) -> None:
+    """Save and resume in each form, in two worlds of a mode and a number of processes."""
+    jobs: list[dict[str, Any]] = []
+    for number, form in enumerate(forms):
+        place = folder / str(number)
+        place.mkdir()
+        able = [name for name in names if not (form == FULL and name in STATELESS)]
+        jobs.append({"folder": str(place), "names": able, **form})
+    worlds.run_all([(checkpoints.save, {**job, "mode": before[0]}) for job in jobs], before[1], seconds=300)
+    found = worlds.run_all([(checkpoints.resume, {**job, "mode": after[0]}) for job in jobs], after[1], seconds=300)
+    assert found == [[[]] * len(jobs)] * after[1]
+
+
+def test_two_processes_become_three(tmp_path: Path) -> None:
+    check(tmp_path, ("fsdp", 2), ("fsdp", 3), FEW, NESTED, FULL)
+
+
+def test_two_processes_become_one(tmp_path: Path) -> None:
+    check(tmp_path, ("fsdp", 2), ("plain", 1), FEW, NESTED, FLAT)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(("fsdp", 2), ("fsdp", 3)), (("fsdp", 3), ("fsdp", 2)), (("fsdp", 2), ("plain", 1)), (("plain", 2), ("fsdp", 3))],
+    ids=["to three", "to two", "to one", "from copies"],
+)
+def test_every_storage(tmp_path: Path, before: tuple[str, int], after: tuple[str, int]) -> None:
+    check(tmp_path, before, after, ALL, NESTED, FLAT, FULL)

@@ -1,0 +1,77 @@
+"""Parameters that are split into rows are stepped as whole ones are, to the last bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from gradchain import totals
+from tests.distributed import sharded, worlds, zero
+from tests.laws.cases import RECIPES
+
+ROUNDS = {
+    "adamw": 0, "lion": 0, "rose": 2, "gyro-adam": 2, "adams": 2, "prodigy": 1, "factored_moment": 2, "orthograd": 2,
+    "clip_by_global_norm": 1, "adv-adopt-factored": 2,
+}  # fmt: skip
+"""Collectives in a step of ten parameters: one for each time that the chain yields, and one for shared numbers."""
+
+PROMOTED = ["adams", "rose", "rose:plain", "stochastic_round", "master_weights"]
+"""Chains that compute in float32 or wider: torch (2.13) rounds bfloat16 by where an element stands on a CPU."""
+
+FEW = ["rose", "adams", "adv-adopt-factored", "prodigy", "first_moment/int8", "freeze_on_flip", "centered_decay/int4"]
+MAXIMA = ["rose", "stochastic_sign", "first_moment/int8", "first_moment/fp16"]
+
+
+def job(layout: str, names: list[str] | None = None, **options: Any) -> worlds.Job:
+    return sharded.cases, {"layout": layout, "names": names, **options}
+
+
+def check(world: int, *jobs: worlds.Job, seconds: float = 300) -> None:
+    for results in worlds.run_all(jobs, world, seconds=seconds)[0]:
+        assert [text for case in results for text in case["found"]] == []
+        if results[0]["few"] == totals.FEW:
+            counted = {case["name"]: case["collectives"] for case in results}
+            assert {n: c for n, c in counted.items() if n in ROUNDS} == {
+                n: c for n, c in ROUNDS.items() if n in counted
+            }
+
+
+def test_all_on_two() -> None:
+    check(2, job("fsdp"), job("fsdp", MAXIMA, few=0))
+
+
+def test_recipes_on_three() -> None:
+    recipes = [name for name in RECIPES if ":" not in name]
+    check(3, job("fsdp", recipes), job("fsdp", PROMOTED, dtype="bfloat16"))
+
+
+def test_some_on_two_by_two() -> None:
+    check(4, job("hsdp", FEW))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("layout", "world"), [("fsdp", 3), ("fsdp", 4), ("hsdp", 4)], ids=["three", "four", "two by two"]
+)
+def test_all_on_more(layout: str, world: int) -> None:
+    check(world, job(layout))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    ["clip_by_norm", "momentum_project", "clip_by_global_norm", "first_moment/int8", "factored_moment", "prodigy"],
+)
+def test_compiled(name: str) -> None:
+    check(2, job("fsdp", [name], compile=True))
+
+
+def test_zero_steps_as_one_optimizer_does() -> None:
+    names = ["adamw", "clip_by_global_norm", "kourkoutas_beta", "prodigy", "first_moment/int8", "stochastic_sign"]
+    assert worlds.run(zero.equals, 2, names=names) == [[], []]
+
+
+def test_zero_with_more_processes_than_parameters() -> None:
+    names = ["adamw", "clip_by_global_norm", "kourkoutas_beta", "prodigy"]
+    assert worlds.run(zero.equals, 3, names=names, shapes=[(7, 6), (6,)]) == [[], [], []]

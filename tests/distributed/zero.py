@@ -1,0 +1,90 @@
+"""What runs in each process: ZeRO-1 against one optimizer for all parameters."""
+
+from __future__ import annotations
+
+import functools
+import io
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import distributed as dist
+
+import gradchain
+from gradchain import Chain
+from tests.distributed.sharded import differences, stepped
+from tests.laws.cases import CASES
+from tests.laws.running import build, gradients, tensors
+
+SHAPES = [(7, 6), (5, 4, 3), (1,), (6,), (33, 65)]
+
+
+def zero(chain: Chain, held: list[Any]) -> Any:
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # warns of its own deprecations
+
+    make = functools.partial(build_inner, chain=chain, partition_of=held)
+    return ZeroRedundancyOptimizer(held, optimizer_class=make)
+
+
+def build_inner(params: Any, chain: Chain, **options: Any) -> gradchain.Optimizer:
+    return build(params, chain, compile=False, **options)
+
+
+def nbytes(optimizer: torch.optim.Optimizer) -> int:
+    return sum(x.nbytes for state in optimizer.state.values() for x in state.values() if x.ndim)
+
+
+def equals(names: Sequence[str], shapes: Sequence[Sequence[int]] = SHAPES, dtype: str = "float32") -> list[str]:
+    """Six steps; in the middle the state goes through a consolidated checkpoint into another optimizer."""
+    warnings.simplefilter("ignore")
+    shapes = [tuple(shape) for shape in shapes]
+    found: list[str] = []
+    kind = getattr(torch, dtype)
+    for name in names:
+        chain, grads = CASES[name].chain, gradients(6, shapes, kind)
+        plain, reference = stepped(chain, tensors(1, shapes, kind), grads)
+        held = [torch.nn.Parameter(p) for p in tensors(1, shapes, kind)]
+        optimizer = zero(chain, held)
+        for number, step in enumerate(grads):
+            if number == 3:
+                optimizer = reloaded(optimizer, chain, held)
+            for param, grad in zip(held, step, strict=True):
+                param.grad = grad.clone()
+            optimizer.step()
+        for shape, ours, theirs in zip(shapes, held, plain, strict=True):
+            if text := differences(ours, theirs, True):
+                found.append(f"{name} {shape}: {text}")
+        if dist.get_world_size() > 1 and nbytes(reference) and not nbytes(optimizer.optim) < nbytes(reference):
+            found.append(f"{name}: as many bytes of state as one process has alone")
+        found += into_plain(name, optimizer, reference, chain, held)
+    return found
+
+
+def reloaded(optimizer: Any, chain: Chain, held: list[Any]) -> Any:
+    """A new optimizer with the state of an old one, as it comes from a file."""
+    optimizer.consolidate_state_dict(to=0)
+    saved = [optimizer.state_dict() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(saved, src=0)
+    file = io.BytesIO()
+    torch.save(saved[0], file)
+    file.seek(0)
+    fresh = zero(chain, held)
+    fresh.load_state_dict(torch.load(file, weights_only=False))
+    return fresh
+
+
+def into_plain(name: str, optimizer: Any, reference: gradchain.Optimizer, chain: Chain, held: list[Any]) -> list[str]:
+    """A consolidated state in an optimizer that holds all parameters."""
+    optimizer.consolidate_state_dict(to=0)
+    if dist.get_rank() != 0:
+        return []
+    alone = build([torch.nn.Parameter(p.detach().clone()) for p in held], chain, compile=False)
+    alone.load_state_dict(optimizer.state_dict())
+    found: list[str] = []
+    theirs = reference.param_groups[0]["params"]
+    for ours, other in zip(alone.param_groups[0]["params"], theirs, strict=True):
+        for key, slot in reference.state[other].items():
+            if text := differences(alone.state[ours][key], slot, True):
+                found.append(f"{name} {tuple(ours.shape)} {key} in a plain optimizer: {text}")
+    return found
