@@ -39,15 +39,21 @@ SERIAL_ELEMENTS = 1 << 16
 """A bucket of so few elements is done before a second thread has started."""
 
 
-def compile_graph(graph: Any, examples: Sequence[torch.Tensor]) -> Callable[..., Any]:
-    """A function that computes what a traced graph does."""
+READS = 8
+"""What is made of so many inputs is computed again where it is used again, and not written to memory in between."""
+
+
+def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True) -> Callable[..., Any]:
+    """A function that computes what a traced graph does. `inline`: rather compute anew than write to memory."""
     options: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}  # layouts are checked by `seated`
     if sum(x.numel() for x in examples) < 4 * SERIAL_ELEMENTS:
         options["cpp.threads"] = 1
+    if inline:
+        options["realize_reads_threshold"] = READS
     make = cast("Callable[..., Callable[..., Any]]", torch._inductor.compile)  # pyright: ignore[reportPrivateUsage]
-    shapes = ShapeEnv(assume_static_by_default=True)  # without one, inductor does not look into its cache of graphs
-    with tracing(TracingContext(FakeTensorMode(shape_env=shapes))):
-        return make(graph, examples, options=options)
+    mode = FakeTensorMode(shape_env=ShapeEnv())  # without one, inductor does not look into its cache of graphs
+    with tracing(TracingContext(mode)):
+        return make(graph, [mode.from_tensor(x, static_shapes=True) for x in examples], options=options)
 
 
 @dataclass(frozen=True)
@@ -217,7 +223,8 @@ class Kernel:
                 warnings.simplefilter("ignore")
                 examples = _apart([x.detach() for x in inputs])
                 graph = make_fx(self._traced, tracing_mode="fake")(*examples)
-                self.compiled = None if self.uneven else compile_graph(graph, examples)
+                inline = not any(layout.matrix for layout in self.layouts)  # bits are packed along other rows
+                self.compiled = None if self.uneven else compile_graph(graph, examples, inline=inline)
         except GradchainError:  # a stage that does wrong would do so eagerly too
             raise
         except Exception as error:  # whatever the compiler trips over, the eager result is right

@@ -31,7 +31,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[Any, kernel.Kernel
 @pytest.fixture
 def traced(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> dict[Any, kernel.Kernel]:
     """Runs the traced graphs as they are: all of the compiled path but inductor, in milliseconds."""
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs: graph)
+    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
     return kernels
 
 
@@ -318,7 +318,7 @@ def test_kernels_of_another_optimizer_cost_nothing(traced: Any) -> None:
 
 
 def test_the_report_names_what_fell_back(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(graph: Any, inputs: Any) -> Any:
+    def fail(graph: Any, inputs: Any, **_: Any) -> Any:
         raise RuntimeError("no such fusion")
 
     monkeypatch.setattr(kernel, "compile_graph", fail)
