@@ -247,7 +247,7 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(
     """Also if the first `good` phases can be compiled, and only the last one cannot."""
     left = [None] * good
 
-    def broken(graph: Any, inputs: Any) -> Any:
+    def broken(graph: Any, inputs: Any, **_: Any) -> Any:
         if left:
             left.pop()
             return graph
@@ -270,7 +270,7 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(
 def test_one_broken_bucket_does_not_spoil_the_others(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "SMALL_ELEMENTS", 10)  # tensors above it have a bucket each
 
-    def picky(graph: Any, inputs: Any) -> Any:
+    def picky(graph: Any, inputs: Any, **_: Any) -> Any:
         if inputs[0].shape == (6, 4):
             raise RuntimeError("no such fusion")
         return graph
