@@ -9,11 +9,12 @@ import torch
 
 
 def place_together(states: Iterable[dict[str, Any]]) -> None:
-    """Put the counters of these states next to each other in memory; their values stay."""
-    held = list(states)
-    if held:
-        together = torch.stack([torch.as_tensor(state["step"], dtype=torch.float32) for state in held])
-        for state, counter in zip(held, together.unbind()):
+    """Put the counters of these states that are on one device next to each other in memory; their values stay."""
+    by_device: dict[torch.device, list[dict[str, Any]]] = {}
+    for state in states:
+        by_device.setdefault(state["step"].device, []).append(state)
+    for held in by_device.values():
+        for state, counter in zip(held, torch.stack([state["step"] for state in held]).unbind()):
             state["step"] = counter
 
 

@@ -172,7 +172,10 @@ def _noise_keys(works: Sequence[Work]) -> list[torch.Tensor]:
     """The noise keys of a bucket as one vector, if its program draws noise."""
     if works[0].index is None:
         return []
-    return [torch.tensor([work.noise for work in works], dtype=torch.int32).to(works[0].owner.device)]
+    if works[0].step is None:
+        return [torch.stack([cast("torch.Tensor", work.noise_key) for work in works])]
+    keys = torch.tensor([work.noise for work in works], dtype=torch.int32)
+    return [keys.to(works[0].owner.device, non_blocking=True)]
 
 
 def _apart(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:

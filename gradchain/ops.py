@@ -54,7 +54,8 @@ def minimum(left: Any, right: Any) -> Any:
     """The smaller of two scalars, either of which may be a tensor."""
     if isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor):
         like = left if isinstance(left, torch.Tensor) else right
-        return torch.minimum(*(torch.as_tensor(x, dtype=like.dtype, device=like.device) for x in (left, right)))
+        both = (x if isinstance(x, torch.Tensor) else _scalar(x, like) for x in (left, right))
+        return torch.minimum(*(x.to(like.device, like.dtype) for x in both))
     return min(left, right)
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
+from gradchain import capturable as on_device
 from gradchain import engine, registry, shared
 from gradchain.chain import Chain
 from gradchain.compile_report import CompileReport
@@ -66,6 +67,8 @@ class Optimizer(torch.optim.Optimizer):
         maximize: ascend instead of descend.
         role: the roles of the parameters, for groups that do not say: one for all, a mapping from parameters or their
             names (such as `gradchain.roles.from_peft(model)`), or a function of name and parameter.
+        capturable: keep the step counters on the parameters' devices and find there what depends on them, so that a step can
+            be captured in a CUDA graph. Numbers of the host, such as a float `lr`, are fixed at capture: pass tensors.
         partition_of: the model, or all its parameters in order, where each process steps only some of them, as inside
             `torch.distributed.optim.ZeroRedundancyOptimizer`. Totals over parameters are then those of all processes, and
             the noise is that of an optimizer that holds all parameters.
@@ -90,6 +93,7 @@ class Optimizer(torch.optim.Optimizer):
         telemetry: bool = False,
         maximize: bool = False,
         role: Rule = None,
+        capturable: bool = False,
         partition_of: nn.Module | Iterable[torch.Tensor] | None = None,
         partition_group: Any = None,
         **hyperparameters: Any,
@@ -98,8 +102,11 @@ class Optimizer(torch.optim.Optimizer):
             raise OptionError(f"chain = {chain!r} is a {type(chain).__name__}; pass gradchain.chain(...) or a recipe.")
         if compile not in ("auto", True, False):
             raise OptionError(f"compile = {compile!r} is not one of 'auto', True, False. Pass one of these.")
+        if not isinstance(capturable, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionError(f"capturable = {capturable!r} is not True or False. Pass one of these.")
         self.chain = chain
         self.compile: Compile = compile
+        self.capturable = capturable
         self._routing = Routing(chain)
         self._checked: dict[int, tuple[Any, ...]] = {}
         self._fresh: set[torch.Tensor] = set()
@@ -185,7 +192,8 @@ class Optimizer(torch.optim.Optimizer):
             self._fresh.add(param)
 
     def _initial(self, param: torch.Tensor, program: Program, name: str) -> dict[str, Any]:
-        return {"step": torch.zeros((), dtype=torch.float32), **initial_state(program, param, name)}
+        device = param.device if self.capturable else None
+        return {"step": torch.zeros((), dtype=torch.float32, device=device), **initial_state(program, param, name)}
 
     # The step.
 
@@ -202,9 +210,10 @@ class Optimizer(torch.optim.Optimizer):
                 group, compiled = self._partition.group, self._compiled()
                 recorded = engine.run(works, compiled=compiled, memory=self._memory, partition=group)
                 shards = [work.seat.shard for work in works]
-                shared.update(self.chain, self.param_groups, recorded, shards, group)
+                shared.update(self.chain, self.param_groups, recorded, shards, group, in_place=self.capturable)
                 self._count(works)
-                self._telemetry.take(works[-1].step if works else None, recorded, [work.telemetry for work in works])
+                step = works[-1].counted if works else None
+                self._telemetry.take(step, recorded, [work.telemetry for work in works])
                 self._stand(works)
         return loss
 
@@ -226,7 +235,7 @@ class Optimizer(torch.optim.Optimizer):
     def _stand(self, works: Sequence[Work]) -> None:
         """Remember a step that went by a known plan, for those that will be like it."""
         plan = self._memory.pop("plan", None)
-        if plan is not None and all(work.owner is work.seat.param for work in works):
+        if plan is not None and all(work.owner is work.seat.param and work.step is not None for work in works):
             self._standing = Standing(works, plan, self.state, self.param_groups, self._settings_of_all())
 
     def _settings_of_all(self) -> list[Any]:
@@ -235,14 +244,15 @@ class Optimizer(torch.optim.Optimizer):
             self._check_changed(number, group)
         return [self._settings_of(number, group) for number, group in enumerate(self.param_groups)]
 
-    def _numbers(self, program: Program, group: Mapping[str, Any], step: int) -> Numbers:
+    def _numbers(self, program: Program, group: Mapping[str, Any], step: Any) -> Numbers:
         return program.numbers(self.chain.bindings, group, step)
 
     def _count(self, works: Sequence[Work]) -> None:
         """Raise the step counters."""
         Counters([work.state["step"] for work in works]).raise_all()
         for work in works:
-            work.seat.stepped()
+            if work.step is not None:
+                work.seat.stepped()
         if self._fresh:
             self._fresh.difference_update(work.seat.param for work in works)
 
@@ -262,6 +272,8 @@ class Optimizer(torch.optim.Optimizer):
                 if param.grad is not None:
                     works.append(self._work(param, settings, number, position, first + position, numbers))
             first += len(group["params"])
+        if self.capturable:
+            on_device.number(works, self._numbers)
         return works
 
     def _work(
@@ -280,11 +292,14 @@ class Optimizer(torch.optim.Optimizer):
         seat = self._seats.get(param)
         if seat is None or seat.settings is not settings or not self._is_current(param, seat):
             seat = self._seat(param, settings, parameter_names(group)[position])
-        step = seat.steps + 1
-        key = (number, id(seat.program), step)
-        if key not in numbers:
-            numbers[key] = self._numbers(seat.program, group, step)
-        work = Work(*seat.local(grad), seat, numbers[key], group)
+        if self.capturable:
+            work = Work(*seat.local(grad), seat, group)
+        else:
+            step = seat.steps + 1
+            key = (number, id(seat.program), step)
+            if key not in numbers:
+                numbers[key] = self._numbers(seat.program, group, step)
+            work = Work(*seat.local(grad), seat, group, step, numbers[key])
         if seat.program.draws(param.dtype):
             work.index = self._partition.place(param, place)
         return work
@@ -296,10 +311,12 @@ class Optimizer(torch.optim.Optimizer):
         group = self.param_groups[number]
         self._check_changed(number, group)
         works = [self._work(param, self._settings_of(number, group)[position], number, position, place, {})]
+        if self.capturable:
+            on_device.number(works, self._numbers)
         compiled = engine.worth_compiling([param]) if self.compile == "auto" else self.compile
         recorded = engine.run(works, compiled=compiled, memory=self._memory)
         self._count(works)
-        self._telemetry.add(param, works[0].step, recorded[0], works[0].telemetry)
+        self._telemetry.add(param, works[0].counted, recorded[0], works[0].telemetry)
         self._opt_called = True  # learning-rate schedulers look whether there has been a step
 
     def _place(self, param: torch.Tensor) -> tuple[int, int, int]:
@@ -350,7 +367,7 @@ class Optimizer(torch.optim.Optimizer):
         """A parameter's seat: its state is made or completed where it is missing, and made anew before its first step."""
         program = self._routing.program(param, settings, name)
         state = self.state[param]
-        if "step" not in state or (param in self._fresh and float(state["step"]) == 0):
+        if "step" not in state or (param in self._fresh and (self.capturable or float(state["step"]) == 0)):
             counter = state.get("step")
             state.clear()
             state.update(self._initial(param, program, name))
@@ -445,6 +462,9 @@ class Optimizer(torch.optim.Optimizer):
         self._checked.clear()
         self._fresh.clear()
         self._seats.clear()
+        if self.capturable:
+            for param, state in states.items():
+                state["step"] = state["step"].to(param.device)
         place_together(states.values())
         self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
@@ -452,9 +472,15 @@ class Optimizer(torch.optim.Optimizer):
         return report
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {"chain": self.chain, "compile": self.compile, "_role": None, "_partition": ALONE}
+        kept = {
+            "chain": self.chain,
+            "compile": self.compile,
+            "capturable": self.capturable,
+            "_role": None,
+            "_partition": ALONE,
+        }
         fresh = [index for index, param in enumerate(self._parameters()) if param in self._fresh]
-        return {**super().__getstate__(), **kept, "fresh": fresh}
+        return {**super().__getstate__(), **kept, "_role": None, "_partition": ALONE, "fresh": fresh}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         fresh = state.pop("fresh", None)
@@ -488,13 +514,16 @@ def optimizer(
     telemetry: bool = False,
     maximize: bool = False,
     role: Rule = None,
+    capturable: bool = False,
+    partition_of: nn.Module | Iterable[torch.Tensor] | None = None,
+    partition_group: Any = None,
     **options: Any,
 ) -> Optimizer:
     """An optimizer by the name of its recipe.
 
     Args:
         name: one of `gradchain.recipes()`.
-        params: as for `Optimizer`, as are `disable`, `compile`, `telemetry`, `maximize` and `role`.
+        params: as for `Optimizer`, as are all keywords that it has.
         options: of the recipe.
 
     Raises:
@@ -503,4 +532,15 @@ def optimizer(
     >>> optimizer = gradchain.optimizer("rose", model.parameters(), lr=1e-3, disable=("cv_trust_gate",))
     """
     chain = registry.recipe(name, **options)
-    return Optimizer(params, chain, disable=disable, compile=compile, telemetry=telemetry, maximize=maximize, role=role)
+    return Optimizer(
+        params,
+        chain,
+        disable=disable,
+        compile=compile,
+        telemetry=telemetry,
+        maximize=maximize,
+        role=role,
+        capturable=capturable,
+        partition_of=partition_of,
+        partition_group=partition_group,
+    )

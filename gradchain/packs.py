@@ -18,6 +18,8 @@ class Packs:
         self._patterns: dict[int, tuple[Any, ...]] = {}
 
     def of(self, work: Work) -> torch.Tensor:
+        if work.pack is not None:
+            return work.pack
         key = (id(work.numbers), work.owner.device)
         if key not in self._packed:
             self._packed[key] = pack(work.numbers, key[1])
@@ -48,4 +50,4 @@ def pack(numbers: Numbers, device: torch.device) -> torch.Tensor:
         return torch.stack(
             [torch.as_tensor(number, dtype=torch.float64, device=device).reshape(()) for number in present]
         )
-    return torch.tensor(present, dtype=torch.float64).to(device)
+    return torch.tensor(present, dtype=torch.float64).to(device, non_blocking=True)

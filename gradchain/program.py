@@ -14,6 +14,7 @@ import torch
 from gradchain.context import Context, Lazy, Reduction, undeclared
 from gradchain.errors import ChainError
 from gradchain.hyperparameters import Binding, Bindings
+from gradchain.ops import where
 from gradchain.reduce import Request, Totals, run_locally
 from gradchain.sharding import Shard
 from gradchain.slots import check_slot, loaded, no_bits, parts_of, storage_for, stored
@@ -220,7 +221,7 @@ class Program:
             changed |= yield from self._packed(address, stage, slots, ctx, state)
         new_param = update.decayed(ctx.param) - update.value
         if update.held is not False:
-            new_param = torch.where(torch.as_tensor(update.held, device=param.device), ctx.param, new_param)
+            new_param = where(update.held, ctx.param, new_param)
         for address, stage, values in bound:
             ctx.enter(address, values, stage.slots)
             new_param, slots = stage.write(new_param, ctx)

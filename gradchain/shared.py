@@ -119,9 +119,15 @@ def update(
     recorded: Sequence[Recorded],
     shards: Sequence[Shard] | None = None,
     partition: Any = None,
+    *,
+    in_place: bool = False,
 ) -> None:
-    """Write the shared numbers after a step into all groups."""
+    """Write the shared numbers after a step into all groups; `in_place` if a CUDA graph may have seen where they are."""
     if chain.bindings.shared and groups:
         changed = changes(chain, groups[0], recorded, shards, partition)
         for group in groups:
-            group.update({key: as_number(value, group[key].device) for key, value in changed.items()})
+            for key, value in changed.items():
+                if in_place:
+                    group[key].copy_(value)
+                else:
+                    group[key] = as_number(value, group[key].device)

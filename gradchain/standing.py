@@ -56,7 +56,7 @@ class Standing:
         self.noise = Noise(order) if any(work.index is not None for work in order) else None
         self.telling = [work.telemetry for work in works]
         self.shards = [work.seat.shard for work in works]
-        self.last = works[-1].step
+        self.last = works[-1].step or 0
 
     # Whether the next step is like the last.
 
@@ -110,7 +110,9 @@ class Standing:
         start = 0
         for (places, kernel), kept in zip(self.calls, self.kept):
             stop = start + len(places)
-            noise = [keys[start:stop].to(kept[0].device)] if keys is not None and kernel.noisy else []
+            noise = (
+                [keys[start:stop].to(kept[0].device, non_blocking=True)] if keys is not None and kernel.noisy else []
+            )
             written = kernel.write([*kept, *grads[start:stop], *packs[start:stop], *noise])
             if not kernel.silent:
                 for place, record in zip(places, written):
@@ -132,7 +134,7 @@ class Head:
     """What parameters that share their numbers have in common."""
 
     def __init__(self, work: Work) -> None:
-        self.program, self.group, self.step = work.program, work.group, work.step
+        self.program, self.group, self.step = work.program, work.group, work.step or 0
         self.pattern, self.device = pattern_of(work.numbers), work.owner.device
 
 
@@ -140,7 +142,7 @@ class Noise:
     """The noise keys of all parameters, found at once."""
 
     def __init__(self, works: Sequence[Work]) -> None:
-        self.steps = torch.tensor([work.step for work in works], dtype=torch.int32)
+        self.steps = torch.tensor([work.step or 0 for work in works], dtype=torch.int32)
         self.salts = torch.tensor([parameter_salt(work.index or 0) for work in works], dtype=torch.int32)
 
     def keys(self) -> torch.Tensor:

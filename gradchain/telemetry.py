@@ -15,16 +15,16 @@ class Telemetry:
     """Holds the tensors of the last step until `report` reads them."""
 
     def __init__(self) -> None:
-        self.step = 0
+        self.step: int | torch.Tensor = 0
         self._records: list[Recorded] = []
         self._seen: set[int] = set()
 
-    def take(self, step: int | None, recorded: Sequence[Recorded], telling: Sequence[bool]) -> None:
+    def take(self, step: int | torch.Tensor | None, recorded: Sequence[Recorded], telling: Sequence[bool]) -> None:
         """Keep what was recorded by those that tell."""
         self.step = self.step if step is None else step
         self._records = [record for record, tells in zip(recorded, telling) if tells]
 
-    def add(self, param: torch.Tensor, step: int, recorded: Recorded, tells: bool) -> None:
+    def add(self, param: torch.Tensor, step: int | torch.Tensor, recorded: Recorded, tells: bool) -> None:
         """As `take`, of parameters that are stepped one by one; one that comes again begins a new step."""
         if id(param) in self._seen:
             self._seen, self._records = set(), []
@@ -41,4 +41,4 @@ class Telemetry:
                     totals[key] = totals.get(key, 0.0) + float(value)
         count = max(len(self._records), 1)
         means = {name: total / count if reduce == "mean" else total for (name, reduce), total in totals.items()}
-        return {"step": self.step, **{name: means.get(name, 0.0) for name in names}}
+        return {"step": int(self.step), **{name: means.get(name, 0.0) for name in names}}

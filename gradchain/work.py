@@ -71,7 +71,8 @@ class Seat:
     """What an optimizer knows of a parameter from step to step, so that it need not look again."""
 
     __slots__ = (
-        "_counter", "_seen", "_steps", "_version", "here", "layout", "param", "program", "settings", "shard", "state",
+        "_counter", "_seen", "_steps", "_version", "here", "layout", "param", "program", "salt", "settings", "shard",
+        "state",
     )  # fmt: skip
 
     def __init__(self, settings: object, program: Program, state: dict[str, Any], param: torch.Tensor) -> None:
@@ -81,6 +82,7 @@ class Seat:
         """The state with the parts that are here in the place of DTensors."""
         self._seen: list[Any] = []
         self.layout: Any = None  # the compiled path's
+        self.salt: torch.Tensor | None = None  # of the noise, where it is made on the device
         self._counter, self._version, self._steps = None, 0, 0
 
     @property
@@ -116,14 +118,22 @@ class Work:
     """A parameter that is due for a step."""
 
     __slots__ = (
-        "_task", "grad", "group", "index", "maximize", "numbers", "owner", "seat", "step", "telemetry",
+        "_task", "grad", "group", "index", "maximize", "noise_key", "numbers", "owner", "pack", "seat", "step", "telemetry",
     )  # fmt: skip
 
     def __init__(
-        self, owner: torch.Tensor, grad: torch.Tensor, seat: Seat, numbers: Numbers, group: Mapping[str, Any]
+        self,
+        owner: torch.Tensor,
+        grad: torch.Tensor,
+        seat: Seat,
+        group: Mapping[str, Any],
+        step: int | None = None,
+        numbers: Numbers = (),
     ) -> None:
         self.owner, self.grad, self.seat, self.numbers = owner, grad, seat, numbers
-        self.step: int = seat.steps + 1
+        self.step = step  # `None` where only the device knows
+        self.pack: torch.Tensor | None = None  # the numbers as one tensor, if they come as one
+        self.noise_key: torch.Tensor | None = None
         self.maximize: bool = group["maximize"]
         self.telemetry: bool = group["telemetry"]
         self.group = group
@@ -139,9 +149,14 @@ class Work:
         return self.seat.here
 
     @property
+    def counted(self) -> int | torch.Tensor:
+        """The number of this step; or the counter that will have it, where only the device knows."""
+        return self.state["step"] if self.step is None else self.step
+
+    @property
     def noise(self) -> int | None:
         """The noise key of this step, if the program draws noise."""
-        return None if self.index is None else parameter_key(self.step, self.index)
+        return None if self.index is None or self.step is None else parameter_key(self.step, self.index)
 
     def inputs(self) -> list[torch.Tensor]:
         """The tensors that a step reads."""
@@ -151,9 +166,9 @@ class Work:
     def task(self) -> Task:
         if self._task is None:
             gradient = -self.grad.detach() if self.maximize else self.grad.detach()
-            key = self.noise
-            noise_key = None if key is None else torch.tensor(key, dtype=torch.int32).to(self.owner.device)
+            if (noise := self.noise) is not None:
+                self.noise_key = torch.tensor(noise, dtype=torch.int32).to(self.owner.device, non_blocking=True)
             self._task = Task(
-                self.owner.detach(), gradient, self.state, self.program, self.numbers, noise_key, self.seat.shard
+                self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key, self.seat.shard
             )
         return self._task

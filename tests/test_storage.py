@@ -190,7 +190,7 @@ def kept_and_read(storage: str, dense: torch.Tensor, signed: bool, step: int = 1
     parts = run_locally(
         STORAGES[storage].store(dense, kept, lambda like=dense, part="": random_bits(like, key, 7 + len(part)))
     )
-    return STORAGES[storage].load(parts, kept)
+    return STORAGES[storage].load(parts, kept).reshape(kept.shape)
 
 
 @pytest.mark.parametrize("signed", [True, False], ids=["signed", "nonnegative"])

@@ -107,8 +107,7 @@ class cautious(Stage):
         k = (u.sign() * update.gradient.sign() > 0).to(u.dtype)  # the product of small numbers could vanish
         t = yield whole_tensor(k=k)
         mean = t.k / max(ctx.numel, 1)
-        share = torch.maximum(mean, torch.as_tensor(self.floor, dtype=mean.dtype, device=mean.device))
-        return update.replace(value=u * k / share)
+        return update.replace(value=u * k / mean.clamp(min=self.floor))
 
 
 class nesterov(Stage):
