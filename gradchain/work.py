@@ -76,6 +76,7 @@ class Seat:
         "_version",
         "here",
         "layout",
+        "name",
         "param",
         "program",
         "settings",
@@ -83,8 +84,10 @@ class Seat:
         "state",
     )
 
-    def __init__(self, settings: object, program: Program, state: dict[str, Any], param: torch.Tensor) -> None:
-        self.settings, self.program, self.state, self.param = settings, program, state, param
+    def __init__(
+        self, settings: object, program: Program, state: dict[str, Any], param: torch.Tensor, name: str
+    ) -> None:
+        self.settings, self.program, self.state, self.param, self.name = settings, program, state, param, name
         self.shard = Shard.of(param)
         self.here = state
         """The state with the parts that are here in the place of DTensors."""
@@ -108,8 +111,9 @@ class Seat:
         if not is_distributed(grad) or grad.placements != like.placements:  # type: ignore[attr-defined]
             how = f"with placements {grad.placements}" if is_distributed(grad) else "as a plain tensor"  # type: ignore[attr-defined]
             raise GradientError(
-                f"a parameter of shape {tuple(like.shape)} is a DTensor with placements {like.placements}, and its gradient "
-                f"comes {how}; give it the parameter's mesh and placements (grad.redistribute(...))."
+                f"parameter {self.name or '(unnamed)'} of shape {tuple(like.shape)} is a DTensor with placements "
+                f"{like.placements}, and its gradient comes {how}; give it the parameter's mesh and placements "
+                "(grad.redistribute(...))."
             )
         if len(self._seen) != len(self.state) or any(a is not b for a, b in zip(self._seen, self.state.values())):
             self._seen = list(self.state.values())
