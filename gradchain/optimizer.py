@@ -21,7 +21,7 @@ from gradchain.errors import (
     UnknownOptionError,
     nearest,
 )
-from gradchain.initial import initial_state
+from gradchain.initial import expected, initial_state
 from gradchain.noise import parameter_key
 from gradchain.partitioned import ALONE, partition_of_all
 from gradchain.program import Numbers, Program
@@ -326,8 +326,11 @@ class Optimizer(torch.optim.Optimizer):
             state.update(self._initial(param, program, name))
         else:  # ZeRO loads without asking us, and moves numbers to the CPU
             state.update({k: x.to(param.device) for k, x in state.items() if k != "step" and x.device != param.device})
-            for slot, value in initial_state(program, param, name).items():  # a stage may have been switched on since
-                if state.setdefault(slot, value).shape != value.shape:
+            wanted = expected(program, param)
+            if wanted.keys() - state.keys():  # a stage may have been switched on since
+                state.update({**initial_state(program, param, name), **state})
+            for slot, value in wanted.items():
+                if state[slot].shape != value.shape:
                     raise OptionError(
                         f"parameter {name or '(unnamed)'}: slot {slot} has shape {tuple(state[slot].shape)}, and under role "
                         f"{settings.role!r} it would be {tuple(value.shape)}. A role cannot change in mid-run: make a new "

@@ -115,8 +115,8 @@ class Seat:
             how = "as a plain tensor" if theirs is None else f"with placements {theirs}"
             is_a = "a plain tensor" if self._plain else f"a DTensor with placements {like.placements}"
             raise GradientError(
-                f"parameter {self.name or '(unnamed)'} of shape {tuple(like.shape)} is {is_a}, and its gradient comes {how}; "
-                "give it the parameter's mesh and placements (grad.redistribute(...))."
+                f"parameter {self.name or '(unnamed)'} of shape {tuple(like.shape)} is {is_a}, and its gradient comes "
+                f"{how}; give it the parameter's mesh and placements (grad.redistribute(...))."
             )
         if len(self._seen) != len(self.state) or any(a is not b for a, b in zip(self._seen, self.state.values())):
             self._seen = list(self.state.values())
