@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all parity check lint types docs bench clean
+.PHONY: demo test test-all parity check lint types docs bench bench-quick clean
 
 demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
 	$(BIN)/gradchain show rose
@@ -35,8 +35,13 @@ docs: $(STAMP)  ## the site, in site/
 	$(BIN)/pip install --quiet -c constraints.txt ".[docs]"
 	$(BIN)/mkdocs build --strict
 
-bench: $(STAMP)  ## timings against torch.optim and unfused references, as ratios
-	$(BIN)/python -m benchmarks.step_time
+bench: $(STAMP)  ## step time, memory and warm-up against our peers, which it installs; writes docs/benchmarks.md
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks --page docs/benchmarks.md
+
+bench-quick: $(STAMP)  ## a few pairs, in a minute or two
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
+	$(BIN)/python -m benchmarks --quick --output runs/benchmarks-quick.json
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

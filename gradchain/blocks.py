@@ -29,7 +29,9 @@ Pieces = list[torch.Tensor]
 
 def fits(work: Work) -> bool:
     """Whether a work can be done in blocks."""
-    if not work.program.elementwise or work.telemetry or not work.owner.is_contiguous():
+    if not work.program.elementwise or not all(storage.elementwise for storage in work.program.storages):
+        return False
+    if work.index is not None or work.telemetry or not work.owner.is_contiguous():
         return False
     if work.owner.dtype not in EXACT:
         return False

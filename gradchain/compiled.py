@@ -16,8 +16,10 @@ from typing import Any, TypeAlias
 
 import torch
 
+from gradchain.compile_report import Bucket, CompileReport, bucket_of
 from gradchain.errors import CompileWarning
-from gradchain.kernel import Kernel, Known, Packs, Status, seated, status_of, tensors_of
+from gradchain.kernel import Kernel, Known, Status, inputs_of, seated, status_of
+from gradchain.packs import Packs
 from gradchain.program import Outcome
 from gradchain.reduce import Totals
 from gradchain.telemetry import Recorded
@@ -39,19 +41,22 @@ PLANS = 64
 Numbers: TypeAlias = "tuple[int, ...]"
 """The layouts of some works, by number."""
 
-_kernels: dict[tuple[Numbers, Known], Kernel] = {}
+Key: TypeAlias = "tuple[Numbers, Known]"
+"""A bucket and the answers that it has."""
+
+_kernels: dict[Key, Kernel] = {}
 """The kernels of this process, by bucket and phase. They are pure code: what they compute depends on nothing else."""
 
 
 class Call:
     """A bucket at one step, moving through its phases. Nothing is written before `finish`."""
 
-    def __init__(self, works: list[Work], packs: Packs, answers: list[list[Totals]]) -> None:
-        self.works, self.packs, self.answers = works, packs, answers
+    def __init__(self, works: list[Work], packs: Packs, answers: list[list[Totals]], memory: Memory) -> None:
+        self.works, self.packs, self.answers, self.memory = works, packs, answers, memory
         known = [seated(work, packs) for work in works]
         self.layouts = tuple(seat.layout for seat in known)
         self.numbers: Numbers = tuple(seat.number for seat in known)
-        self.inputs = [x for work, seat in zip(works, known) for x in tensors_of(work, seat, packs)]
+        self.inputs = inputs_of(works, packs)
         self.asked: list[Asked] = []
         self.outcomes: list[Outcome] = []
         self.recorded: list[Recorded] = []
@@ -66,8 +71,10 @@ class Call:
         if key not in _kernels:
             told = any(numbers == self.numbers and kernel.failure for (numbers, _), kernel in _kernels.items())
             _kernels[key] = made = Kernel(self.layouts, self.works[0].program, known, self.flat())
+            self.memory.seconds[key] = made.seconds
             if made.failure is not None and not told:
                 failures.append(made.failure)
+        self.memory.kernels[key] = _kernels[key]
         return _kernels[key]
 
     def advance(self, failures: list[str]) -> Status:
@@ -90,7 +97,7 @@ class Call:
 
     def split(self) -> list[Call]:
         """A call for each work, since they do not keep step with each other."""
-        return [Call([work], self.packs, [answers]) for work, answers in zip(self.works, self.answers)]
+        return [Call([work], self.packs, [answers], self.memory) for work, answers in zip(self.works, self.answers)]
 
     def finish(self) -> None:
         """Write the results."""
@@ -117,13 +124,7 @@ class Plan:
         return all(not any(call.answers) and call.kernel([]).compiled is not None for call in calls)
 
     def run(self, works: Sequence[Work], packs: Packs) -> list[Recorded]:
-        inputs: list[list[torch.Tensor]] = []
-        for places, _ in self.calls:
-            flat: list[torch.Tensor] = []
-            for place in places:
-                work = works[place]
-                flat += tensors_of(work, work.seat.layout, packs)
-            inputs.append(flat)
+        inputs = [inputs_of([works[place] for place in places], packs) for places, _ in self.calls]
         recorded: list[Recorded] = [{}] * len(works)
         for (places, kernel), flat in zip(self.calls, inputs):
             written = kernel.write(flat)
@@ -140,6 +141,20 @@ class Memory:
     def __init__(self) -> None:
         self.companies: set[Numbers] = set()
         self.plans: dict[Numbers, Plan] = {}
+        self.last: Plan | None = None
+        self.kernels: dict[Key, Kernel] = {}
+        self.seconds: dict[Key, float] = {}
+
+    def report(self) -> CompileReport:
+        """What has been compiled, by bucket."""
+        buckets: dict[Numbers, list[Key]] = {}
+        for key in self.kernels:
+            buckets.setdefault(key[0], []).append(key)
+        return CompileReport(tuple(self._bucket(keys) for keys in buckets.values()))
+
+    def _bucket(self, keys: Sequence[Key]) -> Bucket:
+        kernels = [self.kernels[key] for key in keys]
+        return bucket_of(kernels[0].layouts, kernels, sum(self.seconds.get(key, 0.0) for key in keys))
 
 
 def run(works: Sequence[Work], memory: dict[str, Any], partition: Any = None) -> list[Recorded]:
@@ -148,21 +163,23 @@ def run(works: Sequence[Work], memory: dict[str, Any], partition: Any = None) ->
     packs = Packs()
     numbers = tuple([seated(work, packs).number for work in works])
     if partition is None and (plan := kept.plans.get(numbers)) is not None:
+        if plan is kept.last:
+            memory["plan"] = plan
+        kept.last = plan
         return plan.run(works, packs)
-    calls, recorded = _run_once(works, packs, kept.companies, partition)
-    if partition is None and Plan.fits(calls):
+    calls, recorded = _run_once(works, packs, kept, partition)
+    kept.last = Plan(works, calls) if partition is None and Plan.fits(calls) else None
+    if kept.last is not None:
         if len(kept.plans) >= PLANS:
             kept.plans.clear()
-        kept.plans[numbers] = Plan(works, calls)
+        kept.plans[numbers] = kept.last
     return recorded
 
 
-def _run_once(
-    works: Sequence[Work], packs: Packs, companies: set[Numbers], partition: Any
-) -> tuple[list[Call], list[Recorded]]:
+def _run_once(works: Sequence[Work], packs: Packs, memory: Memory, partition: Any) -> tuple[list[Call], list[Recorded]]:
     """A step without a plan."""
     failures: list[str] = []
-    ready = [call for bucket in buckets(works) for call in calls_for(bucket, packs, companies, len(works))]
+    ready = [call for bucket in buckets(works) for call in calls_for(bucket, packs, memory, len(works))]
     waiting: list[Call] = []
     done: list[Call] = []
     places = {id(work): place for place, work in enumerate(works)}
@@ -201,14 +218,14 @@ def _answered(waiting: Sequence[Call], places: Mapping[int, int], partition: Any
     return {call: [totals[at] for at in ats] for call, ats in called.items() if ats[0] in totals}
 
 
-def calls_for(bucket: list[Work], packs: Packs, companies: set[Numbers], works: int) -> list[Call]:
+def calls_for(bucket: list[Work], packs: Packs, memory: Memory, works: int) -> list[Call]:
     """One call for the bucket, or one for each of its tensors if their company has changed too often."""
-    call = Call(bucket, packs, [[] for _ in bucket])
-    if len(bucket) == 1 or call.numbers in companies:
+    call = Call(bucket, packs, [[] for _ in bucket], memory)
+    if len(bucket) == 1 or call.numbers in memory.companies:
         return [call]
-    if len(companies) >= BUCKETS_PER_CALL * -(-works // TENSORS_PER_CALL):
+    if len(memory.companies) >= BUCKETS_PER_CALL * -(-works // TENSORS_PER_CALL):
         return call.split()
-    companies.add(call.numbers)
+    memory.companies.add(call.numbers)
     return [call]
 
 

@@ -82,7 +82,8 @@ def update(
     running: list[Running] = []
     for program, (name, param) in zip(programs, leaves.items()):
         numbers = program.numbers(chain.bindings, group, steps[name].to(torch.float64))
-        key = parameter_key_tensor(steps[name], order.index(name)) if program.random else None
+        drawn = program.draws(param.dtype)
+        key = parameter_key_tensor(steps[name], order.index(name)) if drawn else None
         running.append(program.run(param, gradients[name], state["slots"][name], numbers, noise_key=key))
     outcomes = dict(zip(leaves, drive(programs, running)))
     changed = shared.changes(chain, group, [outcome.recorded for outcome in outcomes.values()])

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
 import torch._inductor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from gradchain.errors import GradchainError
-from gradchain.program import Numbers, Outcome, Program
+from gradchain.packs import Packs, pattern_of
+from gradchain.program import Outcome, Program
 from gradchain.reduce import Totals
 from gradchain.run import advance
 from gradchain.sharding import Shard
+from gradchain.slots import kept
 from gradchain.telemetry import Recorded
 from gradchain.totals import Asked
 from gradchain.work import Task, Work, check_purity, memory_of, versions_of
@@ -33,13 +39,21 @@ SERIAL_ELEMENTS = 1 << 16
 """A bucket of so few elements is done before a second thread has started."""
 
 
-def compile_graph(graph: Any, examples: Sequence[torch.Tensor]) -> Callable[..., Any]:
-    """A function that computes what a traced graph does."""
+READS = 8
+"""What is made of so many inputs is computed again where it is used again, and not written to memory in between."""
+
+
+def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True) -> Callable[..., Any]:
+    """A function that computes what a traced graph does. `inline`: rather compute anew than write to memory."""
     options: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}  # layouts are checked by `seated`
     if sum(x.numel() for x in examples) < 4 * SERIAL_ELEMENTS:
         options["cpp.threads"] = 1
+    if inline:
+        options["realize_reads_threshold"] = READS
     make = cast("Callable[..., Callable[..., Any]]", torch._inductor.compile)  # pyright: ignore[reportPrivateUsage]
-    return make(graph, examples, options=options)
+    mode = FakeTensorMode(shape_env=ShapeEnv())  # without one, inductor does not look into its cache of graphs
+    with tracing(TracingContext(mode)):
+        return make(graph, [mode.from_tensor(x, static_shapes=True) for x in examples], options=options)
 
 
 @dataclass(frozen=True)
@@ -54,6 +68,7 @@ class Layout:
     telemetry: bool
     noisy: bool
     shard: Shard
+    matrix: tuple[int, int] | None
 
     @staticmethod
     def of(work: Work) -> Layout:
@@ -66,50 +81,36 @@ class Layout:
             pattern_of(work.numbers),
             work.maximize,
             work.telemetry,
-            work.noise is not None,
+            work.index is not None,
             work.seat.shard,
+            _matrix_of(work),
         )
 
-    def read(self, program: Program, flat: Iterator[torch.Tensor]) -> Task:
-        """A task like the original, over the next tensors of `flat`."""
-        param, grad = next(flat), next(flat)
-        state = {slot: next(flat) for slot in self.slots}
-        numbers = iter(next(flat).unbind())
+    def task(
+        self, program: Program, kept: Sequence[torch.Tensor], grad: torch.Tensor, pack: torch.Tensor, key: Any
+    ) -> Task:
+        """A task like the original, over these tensors; `kept` are the parameter and its slots."""
+        param, *slots = kept
+        numbers = iter(pack.unbind())
         values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
-        noise_key = next(flat) if self.noisy else None
         gradient = -grad if self.maximize else grad
-        return Task(param, gradient, state, program, values, noise_key, self.shard)
+        if self.matrix is not None:
+            slots = [x.view(self.matrix) if x.shape == param.shape else x for x in slots]
+            param, gradient = param.view(self.matrix), gradient.view(self.matrix)
+        return Task(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard)
 
 
-class Packs:
-    """The numbers of a step as tensors: those of parameters that share them are packed once."""
-
-    def __init__(self) -> None:
-        self._packed: dict[tuple[int, torch.device], torch.Tensor] = {}
-        self._patterns: dict[int, tuple[Any, ...]] = {}
-
-    def of(self, work: Work) -> torch.Tensor:
-        key = (id(work.numbers), work.owner.device)
-        if key not in self._packed:
-            self._packed[key] = _pack([value for stage in work.numbers for value in stage.values()], key[1])
-        return self._packed[key]
-
-    def pattern(self, numbers: Numbers) -> tuple[Any, ...]:
-        """The pattern of some numbers, found once a step."""
-        known = self._patterns.get(id(numbers))
-        if known is None:
-            found = pattern_of(numbers)
-            known = self._patterns[id(numbers)] = _interned.setdefault(found, found)
-        return known
-
-
-def pattern_of(numbers: Numbers) -> tuple[tuple[tuple[str, bool], ...], ...]:
-    """The names of the numbers, and which of them are there: what a kernel depends on."""
-    return tuple(tuple((name, value is None) for name, value in stage.items()) for stage in numbers)
-
-
-_interned: dict[Any, Any] = {}
-"""One object for equal patterns, so that they are compared by identity."""
+def _matrix_of(work: Work) -> tuple[int, int] | None:
+    """The matrix as which a kernel sees an elementwise step: that of its storages, which else would divide at each index."""
+    dense = [x for x in (work.owner, work.grad, *work.state.values()) if x.shape == work.owner.shape]
+    if work.seat.shard.group is not None or not work.program.elementwise or not all(x.is_contiguous() for x in dense):
+        return None
+    matrices = {
+        storage.matrix(kept(stage, slot, work.owner, work.seat.shard))
+        for slot, (_, stage) in work.program.owners.items()
+        if (storage := stage.storage_of(slot)) is not None
+    }
+    return next(iter(matrices - {None}), None)
 
 
 class Seated:
@@ -135,7 +136,7 @@ def seated(work: Work, packs: Packs) -> Seated:
     grad, state = work.grad, work.seat.state
     signature = (
         grad.stride(), grad.dtype, work.owner.data_ptr(), packs.pattern(work.numbers),
-        work.maximize, work.telemetry, work.noise is None,
+        work.maximize, work.telemetry, work.index is None,
     )  # fmt: skip
     known: Seated | None = work.seat.layout
     if known is not None and known.signature == signature:
@@ -154,25 +155,24 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
     return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
-def tensors_of(work: Work, known: Seated, packs: Packs) -> list[torch.Tensor]:
-    """The dynamic part of a work, in the order in which `Layout.read` takes it."""
-    grad, place = work.grad, work.grad.data_ptr()
-    for start, end in known.spans:
-        if start <= place < end:
-            grad = grad.clone()  # a kernel may read it after it has begun to write
-    if work.noise is None:
-        return [work.owner, grad, *known.tensors, packs.of(work)]
-    return [work.owner, grad, *known.tensors, packs.of(work), cast("torch.Tensor", work.noise_key)]
+def inputs_of(works: Sequence[Work], packs: Packs) -> list[torch.Tensor]:
+    """The dynamic part of a bucket, in the order in which a kernel takes it."""
+    kept = [tensor for work in works for tensor in (work.owner, *work.seat.layout.tensors)]
+    return [*kept, *map(_gradient, works), *map(packs.of, works), *_noise_keys(works)]
 
 
-def _pack(numbers: list[Any], device: torch.device) -> torch.Tensor:
-    """The numbers in double precision, as one vector on the device."""
-    present = [number for number in numbers if number is not None]
-    if any(isinstance(number, torch.Tensor) for number in present):
-        return torch.stack(
-            [torch.as_tensor(number, dtype=torch.float64, device=device).reshape(()) for number in present]
-        )
-    return torch.tensor(present, dtype=torch.float64).to(device)
+def _gradient(work: Work) -> torch.Tensor:
+    """The gradient, in memory of its own: a kernel may read it after it has begun to write."""
+    place = work.grad.data_ptr()
+    shared = any(start <= place < end for start, end in work.seat.layout.spans)
+    return work.grad.clone() if shared else work.grad
+
+
+def _noise_keys(works: Sequence[Work]) -> list[torch.Tensor]:
+    """The noise keys of a bucket as one vector, if its program draws noise."""
+    if works[0].index is None:
+        return []
+    return [torch.tensor([work.noise for work in works], dtype=torch.int32).to(works[0].owner.device)]
 
 
 def _apart(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -217,18 +217,21 @@ class Kernel:
         self.recorded: list[list[Any]] = []
         self.compiled: Callable[..., Any] | None = None
         self.failure: str | None = None
+        start = time.perf_counter()
         try:
             with warnings.catch_warnings():  # the compiler's own deprecations are not the user's business
                 warnings.simplefilter("ignore")
                 examples = _apart([x.detach() for x in inputs])
                 graph = make_fx(self._traced, tracing_mode="fake")(*examples)
-                self.compiled = None if self.uneven else compile_graph(graph, examples)
+                inline = not any(layout.matrix for layout in self.layouts)  # bits are packed along other rows
+                self.compiled = None if self.uneven else compile_graph(graph, examples, inline=inline)
         except GradchainError:  # a stage that does wrong would do so eagerly too
             raise
         except Exception as error:  # whatever the compiler trips over, the eager result is right
             first = self.layouts[0].tensors[0]
             reason = (str(error).strip().splitlines() or [""])[0]
             self.failure = f"{len(layouts)} parameter(s) like {first[0]} {first[2]}: {type(error).__name__}: {reason}"
+        self.seconds = time.perf_counter() - start
 
     @property
     def uneven(self) -> bool:
@@ -237,7 +240,12 @@ class Kernel:
     def compute(self, flat: Sequence[torch.Tensor]) -> tuple[list[Task], list[Result]]:
         """The tasks and their results; writes nothing."""
         tensors = iter(flat)
-        tasks = [layout.read(self.program, tensors) for layout in self.layouts]
+        kept = [[next(tensors) for _ in range(1 + len(layout.slots))] for layout in self.layouts]
+        grads = [next(tensors) for _ in self.layouts]
+        packs = [next(tensors) for _ in self.layouts]
+        keys = next(tensors).unbind() if self.noisy else [None] * len(kept)
+        rows = zip(self.layouts, kept, grads, packs, keys)
+        tasks = [layout.task(self.program, held, grad, pack, key) for layout, held, grad, pack, key in rows]
         answers = [[Totals(**{name: next(tensors) for name in names}) for names in phases] for phases in self.known]
         return tasks, [replay(task, answer) for task, answer in zip(tasks, answers)]
 
@@ -274,6 +282,11 @@ class Kernel:
         assert self.compiled is not None
         outputs = iter(self.compiled(*flat))
         return [{key: next(outputs) for key in keys} for keys in self.recorded]
+
+    @property
+    def noisy(self) -> bool:
+        """Whether it takes noise keys."""
+        return self.layouts[0].noisy
 
     @property
     def silent(self) -> bool:

@@ -44,12 +44,17 @@ def mix_bits(bits: torch.Tensor) -> torch.Tensor:
 
 def parameter_key(step: int, index: int) -> int:
     """An int32 that stands for one parameter at one step."""
-    return _signed(mix(mix(step) + index * 0x9E3779B9))
+    return _signed(mix(mix(step) + parameter_salt(index)))
+
+
+def parameter_salt(index: int) -> int:
+    """An int32 that stands for one parameter at all steps."""
+    return _signed(index * 0x9E3779B9)
 
 
 def parameter_key_tensor(step: torch.Tensor, index: int) -> torch.Tensor:
     """`parameter_key` for a step that is an integer tensor, such as one batched by vmap."""
-    return mix_bits(mix_bits(step.to(torch.int32)) + _signed(index * 0x9E3779B9))
+    return mix_bits(mix_bits(step.to(torch.int32)) + parameter_salt(index))
 
 
 def salt_of(purpose: str, seed: int = 0) -> int:

@@ -13,6 +13,8 @@ from torch import nn
 
 from gradchain import engine, registry, shared
 from gradchain.chain import Chain
+from gradchain.compile_report import CompileReport
+from gradchain.counters import Counters, place_together
 from gradchain.errors import (
     ConfigError,
     GradientError,
@@ -22,7 +24,6 @@ from gradchain.errors import (
     nearest,
 )
 from gradchain.initial import expected, initial_state
-from gradchain.noise import parameter_key
 from gradchain.partitioned import ALONE, partition_of_all
 from gradchain.program import Numbers, Program
 from gradchain.rehearsal import check_split, foreign
@@ -30,6 +31,7 @@ from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
 from gradchain.sharding import Shard
+from gradchain.standing import Standing
 from gradchain.state import (
     LoadReport,
     chain_differences,
@@ -39,7 +41,7 @@ from gradchain.state import (
     fit_groups,
     fit_states,
 )
-from gradchain.telemetry import Telemetry
+from gradchain.telemetry import Recorded, Telemetry
 from gradchain.work import Seat, Work
 
 Compile = Literal["auto"] | bool
@@ -106,6 +108,7 @@ class Optimizer(torch.optim.Optimizer):
         self._settings: dict[int, tuple[tuple[Any, ...], list[Settings]]] = {}
         self._places: dict[torch.Tensor, tuple[int, int, int]] = {}
         self._memory: dict[str, Any] = {}
+        self._standing: Standing | None = None
         self._telemetry = Telemetry()
         self._role = role
         self._partition = partition_of_all(chain, partition_of, partition_group)
@@ -182,6 +185,7 @@ class Optimizer(torch.optim.Optimizer):
                 made[param] = self._initial(param, program, name)
         for text in advice:
             warnings.warn(text, UserWarning, stacklevel=5)
+        place_together(made.values())
         for param, state in made.items():
             self.state[param] = state
             self._fresh.add(param)
@@ -198,20 +202,51 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad():
-            works = self._collect()
-            recorded = engine.run(
-                works, compiled=self._compiled(), memory=self._memory, partition=self._partition.group
-            )
-            shards = [work.seat.shard for work in works]
-            shared.update(self.chain, self.param_groups, recorded, shards, self._partition.group)
-            self._count(works)
-            self._telemetry.take(works, recorded)
+            recorded = self._repeat()
+            if recorded is None:
+                works = self._collect()
+                group, compiled = self._partition.group, self._compiled()
+                recorded = engine.run(works, compiled=compiled, memory=self._memory, partition=group)
+                shards = [work.seat.shard for work in works]
+                shared.update(self.chain, self.param_groups, recorded, shards, group)
+                self._count(works)
+                self._telemetry.take(works[-1].step if works else None, recorded, [work.telemetry for work in works])
+                self._stand(works)
         return loss
+
+    def _repeat(self) -> list[Recorded] | None:
+        """The step, if it is compiled and like the last one; what each parameter recorded."""
+        standing, self._standing = self._standing, None
+        if standing is None or self.compile is False:
+            return None
+        grads = standing.gradients(self.state, self.param_groups, self._settings_of_all())
+        packs = None if grads is None else standing.packs(self._numbers)
+        if grads is None or packs is None:
+            return None
+        recorded = standing.run(grads, packs)
+        shared.update(self.chain, self.param_groups, recorded, standing.shards)
+        self._telemetry.take(standing.last, recorded, standing.telling)
+        self._standing = standing
+        return recorded
+
+    def _stand(self, works: Sequence[Work]) -> None:
+        """Remember a step that went by a known plan, for those that will be like it."""
+        plan = self._memory.pop("plan", None)
+        if plan is not None and all(work.owner is work.seat.param for work in works):
+            self._standing = Standing(works, plan, self.state, self.param_groups, self._settings_of_all())
+
+    def _settings_of_all(self) -> list[Any]:
+        """The settings of each group, checked."""
+        for number, group in enumerate(self.param_groups):
+            self._check_changed(number, group)
+        return [self._settings_of(number, group) for number, group in enumerate(self.param_groups)]
+
+    def _numbers(self, program: Program, group: Mapping[str, Any], step: int) -> Numbers:
+        return program.numbers(self.chain.bindings, group, step)
 
     def _count(self, works: Sequence[Work]) -> None:
         """Raise the step counters."""
-        if works:
-            torch._foreach_add_([work.state["step"] for work in works], 1)  # pyright: ignore
+        Counters([work.state["step"] for work in works]).raise_all()
         for work in works:
             work.seat.stepped()
         if self._fresh:
@@ -254,10 +289,10 @@ class Optimizer(torch.optim.Optimizer):
         step = seat.steps + 1
         key = (number, id(seat.program), step)
         if key not in numbers:
-            numbers[key] = seat.program.numbers(self.chain.bindings, group, step)
+            numbers[key] = self._numbers(seat.program, group, step)
         work = Work(*seat.local(grad), seat, numbers[key], group)
-        if seat.program.random:
-            work.noise = parameter_key(step, self._partition.place(param, place))
+        if seat.program.draws(param.dtype):
+            work.index = self._partition.place(param, place)
         return work
 
     @torch.no_grad()
@@ -270,7 +305,7 @@ class Optimizer(torch.optim.Optimizer):
         compiled = engine.worth_compiling([param]) if self.compile == "auto" else self.compile
         recorded = engine.run(works, compiled=compiled, memory=self._memory)
         self._count(works)
-        self._telemetry.add(works, recorded)
+        self._telemetry.add(param, works[0].step, recorded[0], works[0].telemetry)
         self._opt_called = True  # learning-rate schedulers look whether there has been a step
 
     def _place(self, param: torch.Tensor) -> tuple[int, int, int]:
@@ -322,8 +357,10 @@ class Optimizer(torch.optim.Optimizer):
         program = self._routing.program(param, settings, name)
         state = self.state[param]
         if "step" not in state or (param in self._fresh and float(state["step"]) == 0):
+            counter = state.get("step")
             state.clear()
             state.update(self._initial(param, program, name))
+            state["step"] = state["step"] if counter is None else counter
         else:  # ZeRO loads without asking us, and moves numbers to the CPU
             state.update({k: x.to(param.device) for k, x in state.items() if k != "step" and x.device != param.device})
             wanted = expected(program, param)
@@ -356,6 +393,15 @@ class Optimizer(torch.optim.Optimizer):
             for group in self.param_groups
             for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group))
         )
+
+    def compile_report(self) -> CompileReport:
+        """What has been compiled so far: buckets, kernels, seconds, and what runs eagerly because it could not be.
+
+        >>> print(gradchain.Optimizer([torch.nn.Parameter(torch.zeros(3))], gradchain.recipe("sgd")).compile_report())
+        nothing has been compiled
+        """
+        known = self._memory.get("compiled")
+        return CompileReport(()) if known is None else known.report()
 
     def telemetry(self) -> dict[str, float]:
         """What the stages recorded in the last step, over all parameters of groups with `telemetry=True`.
@@ -408,6 +454,7 @@ class Optimizer(torch.optim.Optimizer):
         self._checked.clear()
         self._fresh.clear()
         self._seats.clear()
+        place_together(states.values())
         self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
@@ -423,10 +470,11 @@ class Optimizer(torch.optim.Optimizer):
         super().__setstate__(state)
         if fresh is not None:  # unpickled or copied
             self._routing, self._checked, self._memory = Routing(self.chain), {}, {}
-            self._seats, self._settings, self._places = {}, {}, {}
+            self._seats, self._settings, self._places, self._standing = {}, {}, {}, None
             self._telemetry = Telemetry()
             parameters = self._parameters()
             self._fresh = {parameters[index] for index in fresh}
+            place_together(state for state in self.state.values() if "step" in state)
 
     def _parameters(self) -> list[torch.Tensor]:
         return [param for group in self.param_groups for param in group["params"]]

@@ -18,6 +18,7 @@ from gradchain.reduce import Request, Totals, run_locally
 from gradchain.sharding import Shard
 from gradchain.slots import check_slot, loaded, no_bits, parts_of, storage_for, stored
 from gradchain.stage import Result, Slots, Stage
+from gradchain.storage import Storage
 from gradchain.update import Update
 
 Numbers: TypeAlias = "tuple[dict[str, Any], ...]"
@@ -76,17 +77,20 @@ class Program:
         return {slot: (address, stage) for address, stage in self.stages for slot in stage.slots}
 
     @functools.cached_property
-    def random(self) -> bool:
-        """Whether any stage or storage draws random bits."""
-        storages = (stage.storage_of(slot) for _, stage in self.stages for slot in stage.slots)
-        return any(stage.random for _, stage in self.stages) or any(storage and storage.random for storage in storages)
+    def storages(self) -> tuple[Storage, ...]:
+        """The storages of its slots."""
+        found = (stage.storage_of(slot) for _, stage in self.stages for slot in stage.slots)
+        return tuple(storage for storage in found if storage is not None)
+
+    def draws(self, dtype: torch.dtype) -> bool:
+        """Whether any stage or storage draws random bits for parameters of a dtype."""
+        drawing = any(stage.draws(dtype) for _, stage in self.stages)
+        return drawing or any(storage.random for storage in self.storages)
 
     @functools.cached_property
     def elementwise(self) -> bool:
         """Whether the elements of a tensor have nothing to do with each other."""
-        storages = [stage.storage_of(slot) for _, stage in self.stages for slot in stage.slots]
-        kept = all(storage is None or storage.elementwise for storage in storages)
-        return kept and not self.random and all(stage.elementwise for _, stage in self.stages)
+        return all(stage.elementwise for _, stage in self.stages)
 
     def as_built(self, numbers: Numbers) -> bool:
         """Whether what was `None` when the chain was built still is, and nothing else: a stage may go by that."""

@@ -36,7 +36,7 @@ def stored(
     storage = storage_for(stage, slot, dense, param.shape)
     if storage is None:
         return {key: dense}
-    parts = storage.store(dense, _kept(stage, slot, param, shard), bits)
+    parts = storage.store(dense, kept(stage, slot, param, shard), bits)
     return _named_later(key, parts) if isinstance(parts, GeneratorType) else _named(key, cast("Parts", parts))
 
 
@@ -51,10 +51,12 @@ def _named_later(key: str, storing: Storing) -> Generator[Request, Totals, dict[
 def loaded(stage: Stage, slot: str, parts: Parts, param: torch.Tensor, shard: Shard) -> torch.Tensor:
     """The dense tensor of a slot."""
     storage = stage.storage_of(slot)
-    return parts[""] if storage is None or "" in parts else storage.load(parts, _kept(stage, slot, param, shard))
+    if storage is None or "" in parts:
+        return parts[""]
+    return storage.load(parts, kept(stage, slot, param, shard)).reshape(param.shape)
 
 
-def _kept(stage: Stage, slot: str, param: torch.Tensor, shard: Shard) -> Kept:
+def kept(stage: Stage, slot: str, param: torch.Tensor, shard: Shard) -> Kept:
     return Kept(shard.shape, param.dtype, slot not in stage.nonnegative, shard)
 
 

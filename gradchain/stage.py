@@ -124,6 +124,10 @@ class Stage(_FrozenFields):
 
     # What an author writes.
 
+    def draws(self, dtype: torch.dtype) -> bool:
+        """Whether it draws random bits for parameters of a dtype; by default if it is `random`."""
+        return self.random
+
     def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
         """The slots of one parameter before its first step. Stateless stages have none."""
         return {}

@@ -91,8 +91,8 @@ def fit_slots(
 
     `wanted` are tensors of the right form, `make` gives those before the first step. A slot that is kept as several
     tensors is taken over as a whole or not at all. Shapes must agree, unless the state dict is known to be of another
-    chain: then what does not fit starts afresh. Every slot keeps the dtype that it was saved in if its storage still uses
-    that dtype.
+    chain: then what does not fit starts afresh. Every slot keeps the dtype that it was saved in if its storage still
+    uses that dtype.
     """
     result: dict[str, Any] = {}
     another_chain = bool(report.differences)

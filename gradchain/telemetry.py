@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
 from gradchain.context import Reduction
-
-if TYPE_CHECKING:
-    from gradchain.work import Work
 
 Recorded = dict[tuple[str, Reduction], torch.Tensor]
 
@@ -23,18 +19,18 @@ class Telemetry:
         self._records: list[Recorded] = []
         self._seen: set[int] = set()
 
-    def take(self, works: Sequence[Work], recorded: Sequence[Recorded]) -> None:
-        self.step = works[-1].step if works else self.step
-        self._records = [record for work, record in zip(works, recorded) if work.telemetry]
+    def take(self, step: int | None, recorded: Sequence[Recorded], telling: Sequence[bool]) -> None:
+        """Keep what was recorded by those that tell."""
+        self.step = self.step if step is None else step
+        self._records = [record for record, tells in zip(recorded, telling) if tells]
 
-    def add(self, works: Sequence[Work], recorded: Sequence[Recorded]) -> None:
-        """As `take`, of parameters that are stepped one by one; those that come again begin a new step."""
-        new = {id(work.seat.param) for work in works}
-        if new & self._seen:
+    def add(self, param: torch.Tensor, step: int, recorded: Recorded, tells: bool) -> None:
+        """As `take`, of parameters that are stepped one by one; one that comes again begins a new step."""
+        if id(param) in self._seen:
             self._seen, self._records = set(), []
-        self._seen |= new
-        self.step = works[-1].step
-        self._records += [record for work, record in zip(works, recorded) if work.telemetry]
+        self._seen.add(id(param))
+        self.step = step
+        self._records += [recorded] if tells else []
 
     def report(self, names: Sequence[str]) -> dict[str, float]:
         """Means (or sums) over the recorded parameters. The only place that waits for the device."""

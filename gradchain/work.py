@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gradchain.errors import ChainError, GradientError
+from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Outcome, Program, Running
 from gradchain.sharding import Shard, is_distributed, local_of
 
@@ -70,20 +71,9 @@ class Seat:
     """What an optimizer knows of a parameter from step to step, so that it need not look again."""
 
     __slots__ = (
-        "_counter",
-        "_plain",
-        "_seen",
-        "_steps",
-        "_version",
-        "here",
-        "layout",
-        "name",
-        "param",
-        "program",
-        "settings",
-        "shard",
-        "state",
-    )
+        "_counter", "_plain", "_seen", "_steps", "_version", "here", "layout", "name", "param", "program", "settings",
+        "shard", "state",
+    )  # fmt: skip
 
     def __init__(
         self, settings: object, program: Program, state: dict[str, Any], param: torch.Tensor, name: str
@@ -131,7 +121,9 @@ class Seat:
 class Work:
     """A parameter that is due for a step."""
 
-    __slots__ = ("_noise_key", "_task", "grad", "maximize", "noise", "numbers", "owner", "seat", "step", "telemetry")
+    __slots__ = (
+        "_task", "grad", "group", "index", "maximize", "numbers", "owner", "seat", "step", "telemetry",
+    )  # fmt: skip
 
     def __init__(
         self, owner: torch.Tensor, grad: torch.Tensor, seat: Seat, numbers: Numbers, group: Mapping[str, Any]
@@ -140,9 +132,9 @@ class Work:
         self.step: int = seat.steps + 1
         self.maximize: bool = group["maximize"]
         self.telemetry: bool = group["telemetry"]
-        self.noise: int | None = None
+        self.group = group
+        self.index: int | None = None  # of the parameter, if its program draws noise
         self._task: Task | None = None
-        self._noise_key: torch.Tensor | None = None
 
     @property
     def program(self) -> Program:
@@ -153,11 +145,9 @@ class Work:
         return self.seat.here
 
     @property
-    def noise_key(self) -> torch.Tensor | None:
-        """The noise key as a tensor, if the program draws noise."""
-        if self._noise_key is None and self.noise is not None:
-            self._noise_key = torch.tensor(self.noise, dtype=torch.int32, device=self.owner.device)
-        return self._noise_key
+    def noise(self) -> int | None:
+        """The noise key of this step, if the program draws noise."""
+        return None if self.index is None else parameter_key(self.step, self.index)
 
     def inputs(self) -> list[torch.Tensor]:
         """The tensors that a step reads."""
@@ -167,7 +157,9 @@ class Work:
     def task(self) -> Task:
         if self._task is None:
             gradient = -self.grad.detach() if self.maximize else self.grad.detach()
+            key = self.noise
+            noise_key = None if key is None else torch.tensor(key, dtype=torch.int32).to(self.owner.device)
             self._task = Task(
-                self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key, self.seat.shard
+                self.owner.detach(), gradient, self.state, self.program, self.numbers, noise_key, self.seat.shard
             )
         return self._task

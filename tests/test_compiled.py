@@ -31,7 +31,7 @@ def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[Any, kernel.Kernel
 @pytest.fixture
 def traced(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> dict[Any, kernel.Kernel]:
     """Runs the traced graphs as they are: all of the compiled path but inductor, in milliseconds."""
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs: graph)
+    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
     return kernels
 
 
@@ -247,7 +247,7 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(
     """Also if the first `good` phases can be compiled, and only the last one cannot."""
     left = [None] * good
 
-    def broken(graph: Any, inputs: Any) -> Any:
+    def broken(graph: Any, inputs: Any, **_: Any) -> Any:
         if left:
             left.pop()
             return graph
@@ -270,7 +270,7 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(
 def test_one_broken_bucket_does_not_spoil_the_others(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "SMALL_ELEMENTS", 10)  # tensors above it have a bucket each
 
-    def picky(graph: Any, inputs: Any) -> Any:
+    def picky(graph: Any, inputs: Any, **_: Any) -> Any:
         if inputs[0].shape == (6, 4):
             raise RuntimeError("no such fusion")
         return graph
@@ -282,3 +282,53 @@ def test_one_broken_bucket_does_not_spoil_the_others(kernels: Any, monkeypatch: 
     train(gradchain.Optimizer(expected, rich_adamw(), compile=False), expected, range(3))
     torch.testing.assert_close(params, expected)
     assert {made.compiled is None for made in kernels.values()} == {True, False}
+
+
+def test_the_report_tells_what_was_compiled(kernels: Any) -> None:
+    params = make_params(torch.float32, [(300, 300), (4, 1), (4, 1), (3,)])
+    optimizer = gradchain.Optimizer(params, rich_adamw(), compile=True)
+    assert str(optimizer.compile_report()) == "nothing has been compiled"
+    set_grads(params, 0)
+    optimizer.step()
+    report = optimizer.compile_report()
+    assert sorted((bucket.tensors, bucket.shapes, bucket.kernels) for bucket in report.buckets) == [
+        (1, "300 x 300", 2),  # one kernel up to the global norm, one after it
+        (3, "2 of 4 x 1, 3", 2),
+    ]
+    assert report.kernels == 4
+    assert report.seconds > 0.1
+    assert report.fallbacks == ()
+    assert "300 x 300" in str(report)
+    set_grads(params, 1)
+    optimizer.step()
+    assert optimizer.compile_report() == report
+
+
+def test_kernels_of_another_optimizer_cost_nothing(traced: Any) -> None:
+    reports = []
+    for _ in range(2):
+        params = make_params(torch.float32, [(4, 1), (3,)])
+        set_grads(params, 0)
+        optimizer = gradchain.Optimizer(params, rich_adamw(), compile=True)
+        optimizer.step()
+        reports.append(optimizer.compile_report())
+    assert reports[0].seconds > 0
+    assert reports[1].seconds == 0
+    assert reports[0].kernels == reports[1].kernels
+
+
+def test_the_report_names_what_fell_back(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(graph: Any, inputs: Any, **_: Any) -> Any:
+        raise RuntimeError("no such fusion")
+
+    monkeypatch.setattr(kernel, "compile_graph", fail)
+    params = make_params(torch.float32, [(4, 1)])
+    set_grads(params, 0)
+    optimizer = gradchain.Optimizer(params, recipe("sgd"), compile=True)
+    with pytest.warns(gradchain.CompileWarning):
+        optimizer.step()
+    report = optimizer.compile_report()
+    assert report.kernels == 0
+    (reason,) = report.fallbacks
+    assert "no such fusion" in reason
+    assert reason in str(report)

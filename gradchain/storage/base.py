@@ -47,8 +47,12 @@ class Storage:
         return {"": dense.to(kept.dtype)}
 
     def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
-        """The dense tensor that `parts` stand for: of shape `kept.part.here`, which is `kept.shape` if all is here."""
+        """The dense tensor that `parts` stand for: what is here of it, in order, in whatever shape."""
         return parts[""]
+
+    def matrix(self, kept: Kept) -> tuple[int, int] | None:
+        """The matrix as which this storage looks at a slot, if it looks at it as one."""
+        return None
 
     def splits(self, part: str, shape: torch.Size) -> bool:
         """Whether a part has one row for each row of a slot of some shape; all others are the same in all processes."""

@@ -53,6 +53,9 @@ class Factored(Storage):
         enough_axes = len(kept.shape) >= (1 if self.vectors else 2)
         return enough_axes and near_square(kept.shape.numel())[1] > 1
 
+    def matrix(self, kept: Kept) -> tuple[int, int] | None:
+        return near_square(kept.shape.numel()) if self.factors(kept) else None
+
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
         return self._factors(dense, kept) if self.factors(kept) else {"": dense.to(torch.float32)}
 
@@ -62,7 +65,7 @@ class Factored(Storage):
     def _factors(self, dense: torch.Tensor, kept: Kept) -> Storing:
         start, matrix = _matrix(dense.to(torch.float32), kept)
         sizes = matrix.abs() if kept.signed else matrix
-        rows, columns = sizes.sum(1, dtype=torch.float64), sizes.sum(0, dtype=torch.float64)
+        rows, columns = sizes.sum(1, dtype=torch.float64), _column_sums(sizes)
         partials = {"row": _among(rows, start, near_square(kept.shape.numel())[0]), "column": columns}
         vector = kept.signed and len(kept.shape) < 2
         if vector:
@@ -73,7 +76,7 @@ class Factored(Storage):
         parts = {"row": totals.row.to(torch.float32), "column": column.to(torch.float32)}
         if not kept.signed:
             return parts
-        return {**parts, "sign": totals.sign if vector else pack(dense.reshape(len(dense), kept.part.row_numel) > 0)}
+        return {**parts, "sign": totals.sign if vector else pack(dense.reshape(-1, kept.part.row_numel) > 0)}
 
     def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
         if "" in parts:
@@ -82,15 +85,17 @@ class Factored(Storage):
         if part.group is not None:  # only the rows of the matrix that reach in here
             first, last = part.offset // column.numel(), -(-(part.offset + part.numel) // column.numel())
             row = row[first:last]
-        skipped = part.offset % column.numel()
-        sizes = torch.outer(row, column).view(-1)[skipped : skipped + part.numel].view(part.here)
+        sizes = torch.outer(row, column)
+        if part.group is not None:
+            skipped = part.offset % column.numel()
+            sizes = sizes.view(-1)[skipped : skipped + part.numel]
         if not kept.signed:
             return sizes
         if len(kept.shape) < 2:
             positive = unpack_vector(parts["sign"], part, column.numel())
         else:
-            positive = unpack(parts["sign"], part.row_numel).view(part.here)
-        return torch.where(positive, sizes, -sizes)
+            positive = unpack(parts["sign"], part.row_numel)
+        return torch.where(positive.view(sizes.shape), sizes, -sizes)
 
 
 @dataclass(frozen=True)
@@ -132,6 +137,19 @@ class CompactFactored(Factored):
         return super().load(factors, kept)
 
 
+ROWS = 64
+"""How many rows are summed at a time: all at once would touch a new page of memory at every step."""
+
+
+def _column_sums(matrix: torch.Tensor) -> torch.Tensor:
+    rows, columns = matrix.shape
+    whole = rows - rows % ROWS
+    last = matrix[whole:].sum(0, dtype=torch.float64)
+    if not whole:
+        return last
+    return matrix[:whole].view(-1, ROWS, columns).sum(1, dtype=torch.float64).sum(0) + last
+
+
 def _unsigned(shape: torch.Size) -> Kept:
     return Kept(shape, torch.float32, signed=False)
 
@@ -139,9 +157,9 @@ def _unsigned(shape: torch.Size) -> Kept:
 def _matrix(dense: torch.Tensor, kept: Kept) -> tuple[int, torch.Tensor]:
     """The rows of the near-square matrix that reach into what is here, with zeros for what is not, and the first one."""
     columns, part = near_square(kept.shape.numel())[1], kept.part
-    flat = dense.reshape(-1)
     if part.group is None:
-        return 0, flat.view(-1, columns)
+        return 0, dense.reshape(-1, columns)
+    flat = dense.reshape(-1)
     head = part.offset % columns
     flat = torch.nn.functional.pad(flat, (head, -(head + part.numel) % columns))
     return part.offset // columns, flat.view(-1, columns)

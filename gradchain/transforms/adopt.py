@@ -85,7 +85,7 @@ class adopt(Stage):
 
         kept = Kept(ctx.shape, ctx.stored_param.dtype, signed=False, shard=ctx.shard)
         parts = storage.store(start, kept, bits)
-        loaded = storage.load(parts if isinstance(parts, Mapping) else (yield from parts), kept)
+        loaded = storage.load(parts if isinstance(parts, Mapping) else (yield from parts), kept).reshape(start.shape)
         return loaded.to(ctx.dtype)
 
 

@@ -119,11 +119,15 @@ class stochastic_round(Stage):
     'stochastic_round'
     """
 
+    elementwise = True
     place = "last"
     random = True
     source = "Revisiting BFloat16 Training, arXiv:2010.06192"
 
     seed: int = static(default=0)
+
+    def draws(self, dtype: torch.dtype) -> bool:
+        return dtype == torch.bfloat16
 
     def check_place(self, before: Sequence[Stage], address: str) -> None:
         if any(isinstance(stage, master_weights) for stage in before):

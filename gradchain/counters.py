@@ -1,0 +1,52 @@
+"""Step counters: each parameter has its own, and those of a group lie side by side, so that one addition raises them all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+
+def place_together(states: Iterable[dict[str, Any]]) -> None:
+    """Put the counters of these states next to each other in memory; their values stay."""
+    held = list(states)
+    if held:
+        together = torch.stack([torch.as_tensor(state["step"], dtype=torch.float32) for state in held])
+        for state, counter in zip(held, together.unbind()):
+            state["step"] = counter
+
+
+class Counters:
+    """The counters of the parameters that a step is for."""
+
+    def __init__(self, counters: Sequence[torch.Tensor]) -> None:
+        self.alone: list[torch.Tensor] = []
+        homes: dict[int, tuple[torch.Tensor, list[int]]] = {}
+        for counter in counters:
+            home = counter._base  # pyright: ignore[reportPrivateUsage]
+            if home is None:
+                self.alone.append(counter)
+            else:
+                homes.setdefault(id(home), (home, []))[1].append(int(counter.storage_offset()))
+        self.homes = [(home, _raise_by(home, places)) for home, places in homes.values()]
+
+    def raise_all(self) -> None:
+        """Add one to each."""
+        for home, by in self.homes:
+            home.add_(by)
+        if self.alone:
+            torch._foreach_add_(self.alone, 1)  # pyright: ignore
+
+    def versions(self) -> list[int]:
+        """How often the counters have been written to, by anyone."""
+        return [x._version for x in (*(home for home, _ in self.homes), *self.alone)]  # pyright: ignore[reportPrivateUsage]
+
+
+def _raise_by(home: torch.Tensor, places: Sequence[int]) -> torch.Tensor | int:
+    """What to add to a home: one, to the counters that stand at these places."""
+    if len(places) == home.numel():
+        return 1
+    by = torch.zeros_like(home)
+    by[list(places)] = 1
+    return by

@@ -1,0 +1,231 @@
+"""A step that is like the last one is run without a look at each parameter: whatever differs must be noticed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gradchain
+from gradchain import chain, kernel, standing
+from gradchain import transforms as t
+from tests.test_optimizer import assert_same, frozen_copy
+
+Optimizer = gradchain.Optimizer
+SHAPES = [(4, 4), (3,), (2, 5), (4, 4)]
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced graphs as they are: what is tested comes before the kernels."""
+    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Counts the steps that were found to be like the last."""
+    count: list[int] = []
+    original = standing.Standing.run
+    monkeypatch.setattr(standing.Standing, "run", lambda *args: count.append(1) or original(*args))
+    return count
+
+
+def make(compile: bool, recipe: str = "adamw") -> Optimizer:
+    generator = torch.Generator().manual_seed(0)
+    params = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+    groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.02}]
+    if recipe == "noisy":
+        return Optimizer(groups, chain(t.first_moment(storage="int8"), t.scale_by_learning_rate(0.1)), compile=compile)
+    return gradchain.optimizer(recipe, groups, compile=compile)
+
+
+def params_of(optimizer: Optimizer) -> list[torch.Tensor]:
+    return [param for group in optimizer.param_groups for param in group["params"]]
+
+
+def set_grads(optimizer: Optimizer, step: int) -> None:
+    generator = torch.Generator().manual_seed(100 + step)
+    for param in params_of(optimizer):
+        param.grad = torch.randn(param.shape, generator=generator, dtype=param.dtype)
+
+
+def first(optimizer: Optimizer) -> torch.Tensor:
+    return params_of(optimizer)[0]
+
+
+def group(optimizer: Optimizer) -> dict[str, Any]:
+    return optimizer.param_groups[0]
+
+
+def rate(optimizer: Optimizer) -> None:
+    group(optimizer)["lr"] = 0.5
+
+
+def betas(optimizer: Optimizer) -> None:
+    group(optimizer)["betas"] = (0.5, 0.6)
+
+
+def ascent(optimizer: Optimizer) -> None:
+    group(optimizer)["maximize"] = True
+
+
+def disabled(optimizer: Optimizer) -> None:
+    group(optimizer)["disable"] = ("decoupled_decay",)
+
+
+def tensor_rate(optimizer: Optimizer) -> None:
+    group(optimizer)["lr"] = torch.tensor(0.3)
+
+
+def missing_gradient(optimizer: Optimizer) -> None:
+    first(optimizer).grad = None
+
+
+def turned_gradient(optimizer: Optimizer) -> None:
+    grad = first(optimizer).grad
+    assert grad is not None
+    first(optimizer).grad = grad.clone().t()
+
+
+def own_gradient(optimizer: Optimizer) -> None:
+    first(optimizer).grad = first(optimizer).detach()
+
+
+def state_as_gradient(optimizer: Optimizer) -> None:
+    first(optimizer).grad = optimizer.state[first(optimizer)]["first_moment.exp_avg"]
+
+
+def moved_parameter(optimizer: Optimizer) -> None:
+    first(optimizer).data = first(optimizer).detach().clone() * 2
+
+
+def turned_parameter(optimizer: Optimizer) -> None:
+    first(optimizer).data = first(optimizer).data.t()
+
+
+def other_slot(optimizer: Optimizer) -> None:
+    state = optimizer.state[first(optimizer)]
+    state["first_moment.exp_avg"] = torch.ones_like(state["first_moment.exp_avg"])
+
+
+def other_state(optimizer: Optimizer) -> None:
+    optimizer.state[first(optimizer)] = {
+        key: value.clone() * 2 for key, value in optimizer.state[first(optimizer)].items()
+    }
+
+
+def no_state(optimizer: Optimizer) -> None:
+    del optimizer.state[first(optimizer)]
+
+
+def other_count(optimizer: Optimizer) -> None:
+    optimizer.state[first(optimizer)]["step"].fill_(20)
+
+
+def new_counter(optimizer: Optimizer) -> None:
+    optimizer.state[first(optimizer)]["step"] = torch.tensor(20.0)
+
+
+def more_parameters(optimizer: Optimizer) -> None:
+    param = nn.Parameter(torch.ones(3))
+    param.grad = torch.ones(3)
+    optimizer.add_param_group({"params": [param]})
+
+
+def fewer_parameters(optimizer: Optimizer) -> None:
+    group(optimizer)["params"] = group(optimizer)["params"][1:]
+
+
+def exchanged_parameter(optimizer: Optimizer) -> None:
+    param = nn.Parameter(torch.ones(4, 4))
+    param.grad = torch.ones(4, 4)
+    group(optimizer)["params"][0] = param
+
+
+def loaded(optimizer: Optimizer) -> None:
+    saved = copy.deepcopy(optimizer.state_dict())
+    for state in saved["state"].values():
+        state["first_moment.exp_avg"] += 1
+    optimizer.load_state_dict(saved)
+
+
+CHANGES = [
+    rate, betas, ascent, disabled, tensor_rate, missing_gradient, turned_gradient, own_gradient, state_as_gradient,
+    moved_parameter, turned_parameter, other_slot, other_state, no_state, other_count, new_counter, more_parameters,
+    fewer_parameters, exchanged_parameter, loaded,
+]  # fmt: skip
+
+
+def train(compile: bool, change: Callable[[Optimizer], None]) -> Any:
+    optimizer = make(compile)
+    for step in range(9):
+        set_grads(optimizer, step)
+        if step == 5:
+            change(optimizer)
+        optimizer.step()
+    return frozen_copy(optimizer)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_between_steps_is_noticed(change: Callable[[Optimizer], None], ran: list[int]) -> None:
+    eager = train(False, change)
+    assert not ran
+    torch.testing.assert_close(train(True, change), eager, rtol=1e-5, atol=1e-6)
+    assert len(ran) >= 4
+
+
+@pytest.mark.parametrize("recipe", ["noisy", "adv-prodigy", "gyro-adam", "adamw"])
+def test_standing_steps_are_the_same_steps(recipe: str, ran: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    results: list[Any] = []
+    for looks in (False, True):
+        if looks:
+            monkeypatch.setattr(standing.Standing, "gradients", lambda *args: None)
+        optimizer = make(True, recipe)
+        for step in range(7):
+            set_grads(optimizer, step)
+            optimizer.step()
+        results.append(frozen_copy(optimizer))
+    assert len(ran) == 5
+    assert_same(*results)
+
+
+def test_values_are_checked_in_standing_steps() -> None:
+    optimizer = make(True)
+    for step in range(4):
+        set_grads(optimizer, step)
+        optimizer.step()
+    before = frozen_copy(optimizer)
+    group(optimizer)["lr"] = -1.0
+    with pytest.raises(gradchain.OptionError, match=r"lr"):
+        optimizer.step()
+    group(optimizer)["lr"] = 1e-3
+    assert_same(frozen_copy(optimizer), before)
+    optimizer.step()
+    assert int(optimizer.state[first(optimizer)]["step"]) == 5
+
+
+def test_a_copy_goes_its_own_way() -> None:
+    optimizer = make(True)
+    for step in range(4):
+        set_grads(optimizer, step)
+        optimizer.step()
+    before, twin = frozen_copy(optimizer), copy.deepcopy(optimizer)
+    set_grads(twin, 9)
+    twin.step()
+    assert_same(frozen_copy(optimizer), before)
+
+
+def test_no_gradient_is_kept_alive() -> None:
+    import weakref
+
+    optimizer = make(True)
+    for step in range(4):
+        set_grads(optimizer, step)
+        optimizer.step()
+    held = weakref.ref(first(optimizer).grad)
+    optimizer.zero_grad()
+    assert held() is None
