@@ -24,9 +24,10 @@ from gradchain.errors import (
     UnknownOptionError,
     nearest,
 )
-from gradchain.initial import initial_state
+from gradchain.initial import expected, initial_state
 from gradchain.partitioned import ALONE, partition_of_all
 from gradchain.program import Numbers, Program
+from gradchain.rehearsal import check_split, foreign
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
@@ -171,14 +172,19 @@ class Optimizer(torch.optim.Optimizer):
         """Check the parameters of a new group and make their state."""
         advice: dict[str, None] = {}
         made: dict[torch.Tensor, dict[str, Any]] = {}
+        rehearsed: set[tuple[Program, torch.Size]] = set()
         for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group)):
             if param.is_complex() or not param.is_floating_point():
                 raise ParameterError(
                     f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is {param.dtype}; gradchain steps real "
                     "floating parameters. Optimize torch.view_as_real(p) of a complex one."
                 )
-            Shard.of(param, name)
+            shard = Shard.of(param, name)
             program = self._routing.program(param, settings, name)
+            if shard.group is not None and foreign(program) and (program, shard.shape) not in rehearsed:
+                rehearsed.add((program, shard.shape))
+                numbers = [program.numbers(self.chain.bindings, group, step) for step in (1, 2)]
+                check_split(program, shard.shape, numbers, name)
             for _, stage in program.stages:
                 if (text := stage.advice(param.shape)) is not None:
                     advice[f"{name or 'a parameter'}: {text}"] = None
@@ -374,14 +380,17 @@ class Optimizer(torch.optim.Optimizer):
             state["step"] = state["step"] if counter is None else counter
         else:  # ZeRO loads without asking us, and moves numbers to the CPU
             state.update({k: x.to(param.device) for k, x in state.items() if k != "step" and x.device != param.device})
-            for slot, value in initial_state(program, param, name).items():  # a stage may have been switched on since
-                if state.setdefault(slot, value).shape != value.shape:
+            wanted = expected(program, param)
+            if wanted.keys() - state.keys():  # a stage may have been switched on since
+                state.update({**initial_state(program, param, name), **state})
+            for slot, value in wanted.items():
+                if state[slot].shape != value.shape:
                     raise OptionError(
                         f"parameter {name or '(unnamed)'}: slot {slot} has shape {tuple(state[slot].shape)}, and under role "
                         f"{settings.role!r} it would be {tuple(value.shape)}. A role cannot change in mid-run: make a new "
                         "optimizer."
                     )
-        seat = self._seats[param] = Seat(settings, program, state, param)
+        seat = self._seats[param] = Seat(settings, program, state, param, name)
         return seat
 
     def routing_table(self) -> str:

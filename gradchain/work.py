@@ -71,16 +71,19 @@ class Seat:
     """What an optimizer knows of a parameter from step to step, so that it need not look again."""
 
     __slots__ = (
-        "_counter", "_seen", "_steps", "_version", "here", "layout", "param", "program", "salt", "settings", "shard",
-        "state",
+        "_counter", "_plain", "_seen", "_steps", "_version", "here", "layout", "name", "param", "program", "salt",
+        "settings", "shard", "state",
     )  # fmt: skip
 
-    def __init__(self, settings: object, program: Program, state: dict[str, Any], param: torch.Tensor) -> None:
-        self.settings, self.program, self.state, self.param = settings, program, state, param
+    def __init__(
+        self, settings: object, program: Program, state: dict[str, Any], param: torch.Tensor, name: str
+    ) -> None:
+        self.settings, self.program, self.state, self.param, self.name = settings, program, state, param, name
         self.shard = Shard.of(param)
         self.here = state
         """The state with the parts that are here in the place of DTensors."""
         self._seen: list[Any] = []
+        self._plain = not is_distributed(param)
         self.layout: Any = None  # the compiled path's
         self.salt: torch.Tensor | None = None  # of the noise, where it is made on the device
         self._counter, self._version, self._steps = None, 0, 0
@@ -95,14 +98,16 @@ class Seat:
 
     def local(self, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The parts of the parameter and of its gradient that are here; `here` is brought up to date."""
-        if not is_distributed(self.param):
+        if self._plain and not is_distributed(grad):
             return self.param, grad
         like: Any = self.param
-        if not is_distributed(grad) or grad.placements != like.placements:  # type: ignore[attr-defined]
-            how = f"with placements {grad.placements}" if is_distributed(grad) else "as a plain tensor"  # type: ignore[attr-defined]
+        theirs = getattr(grad, "placements", None)
+        if theirs is None or theirs != getattr(like, "placements", None):
+            how = "as a plain tensor" if theirs is None else f"with placements {theirs}"
+            is_a = "a plain tensor" if self._plain else f"a DTensor with placements {like.placements}"
             raise GradientError(
-                f"a parameter of shape {tuple(like.shape)} is a DTensor with placements {like.placements}, and its gradient "
-                f"comes {how}; give it the parameter's mesh and placements (grad.redistribute(...))."
+                f"parameter {self.name or '(unnamed)'} of shape {tuple(like.shape)} is {is_a}, and its gradient comes "
+                f"{how}; give it the parameter's mesh and placements (grad.redistribute(...))."
             )
         if len(self._seen) != len(self.state) or any(a is not b for a, b in zip(self._seen, self.state.values())):
             self._seen = list(self.state.values())

@@ -61,13 +61,13 @@ class Model(nn.Module):
 
 def made(chain: Chain, mode: str, seed: int) -> tuple[Model, gradchain.Optimizer]:
     model = Model(seed)
-    if mode == "fsdp":
-        fully_shard(model, mesh=mesh_of("fsdp"))
+    if mode != "plain":
+        fully_shard(model, mesh=mesh_of(mode))
     return model, build(model, chain, compile=False)
 
 
 def train(model: Model, optimizer: gradchain.Optimizer, grads: Sequence[Sequence[torch.Tensor]], mode: str) -> None:
-    mesh = mesh_of("fsdp") if mode == "fsdp" else None
+    mesh = None if mode == "plain" else mesh_of(mode)
     for step in grads:
         for param, grad in zip(model.held, step, strict=True):
             param.grad = grad.clone() if mesh is None else split(grad, mesh)
@@ -98,14 +98,14 @@ def resume(
     """The same model from the checkpoint, three more steps, against six steps in one piece."""
     warnings.simplefilter("ignore")
     options = StateDictOptions(
-        flatten_optimizer_state_dict=flat, full_state_dict=full, broadcast_from_rank0=full and mode == "fsdp"
+        flatten_optimizer_state_dict=flat, full_state_dict=full, broadcast_from_rank0=full and mode != "plain"
     )
     found: list[str] = []
     for name in names or CHAINS:
         model, optimizer = made(CHAINS[name], mode, 2)
         place = f"{folder}/{name.replace('/', '_')}"
         if full:
-            first = dist.get_rank() == 0 or mode != "fsdp"
+            first = dist.get_rank() == 0 or mode == "plain"
             state = torch.load(place, weights_only=False) if first else {"model": {}, "optimizer": {}}
         else:
             state = {

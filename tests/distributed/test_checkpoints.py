@@ -45,8 +45,15 @@ def test_two_processes_become_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(("fsdp", 2), ("fsdp", 3)), (("fsdp", 3), ("fsdp", 2)), (("fsdp", 2), ("plain", 1)), (("plain", 2), ("fsdp", 3))],
-    ids=["to three", "to two", "to one", "from copies"],
+    [
+        (("fsdp", 2), ("fsdp", 3)),
+        (("fsdp", 3), ("fsdp", 2)),
+        (("fsdp", 2), ("plain", 1)),
+        (("plain", 2), ("fsdp", 3)),
+        (("fsdp", 2), ("hsdp", 4)),
+        (("hsdp", 4), ("fsdp", 2)),
+    ],
+    ids=["to three", "to two", "to one", "from copies", "to two by two", "from two by two"],
 )
 def test_every_storage(tmp_path: Path, before: tuple[str, int], after: tuple[str, int]) -> None:
     check(tmp_path, before, after, ALL, NESTED, FLAT, FULL)

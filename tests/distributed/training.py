@@ -131,6 +131,13 @@ class rows_undeclared(gradchain.Stage):
         return {"size": param.new_zeros(param.shape[0])}
 
 
+class by_hand(gradchain.Stage):
+    """Divides by the norm without asking for the whole of it."""
+
+    def update(self, update: gradchain.Update, ctx: gradchain.Context) -> gradchain.Update:
+        return update.replace(value=update.value / (1 + update.value.norm()))
+
+
 class rows_declared(gradchain.Stage):
     """The mean size of each row; one that does, with a vector for all rows beside it."""
 
@@ -219,6 +226,12 @@ def refusals() -> list[str]:
         gc.ChainError,
         ["rows_undeclared.size", "row_slots", "w"],
         lambda: build([("w", by_rows)], gc.chain(rows_undeclared(), LR)),
+    )
+    refused(
+        "a sum by hand",
+        gc.ChainError,
+        ["parameter w", "by_hand", "yield whole_tensor"],
+        lambda: build([("w", by_rows)], gc.chain(by_hand(), LR)),
     )
     optimizer = build([by_rows], lion, compile=False)
     by_rows.grad = distribute_tensor(torch.ones(4, 6), mesh, [Replicate()])
