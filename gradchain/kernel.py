@@ -69,6 +69,7 @@ class Layout:
     noisy: bool
     shard: Shard
     matrix: tuple[int, int] | None
+    common: tuple[str, ...]
 
     @staticmethod
     def of(work: Work) -> Layout:
@@ -84,6 +85,7 @@ class Layout:
             work.index is not None,
             work.seat.shard,
             _matrix_of(work),
+            work.common,
         )
 
     def task(
@@ -103,10 +105,15 @@ class Layout:
 def _matrix_of(work: Work) -> tuple[int, int] | None:
     """The matrix as which a kernel sees an elementwise step: that of its storages, which else would divide at each index."""
     dense = [x for x in (work.owner, work.grad, *work.state.values()) if x.shape == work.owner.shape]
-    if work.seat.shard.group is not None or not work.program.elementwise or not all(x.is_contiguous() for x in dense):
+    shard = work.seat.shard
+    if (
+        (shard.group is not None and shard.columns is None)
+        or not work.program.elementwise
+        or not all(x.is_contiguous() for x in dense)
+    ):
         return None
     matrices = {
-        storage.matrix(kept(stage, slot, work.owner, work.seat.shard))
+        storage.matrix(kept(stage, slot, work.owner, shard))
         for slot, (_, stage) in work.program.owners.items()
         if (storage := stage.storage_of(slot)) is not None
     }
@@ -264,9 +271,12 @@ class Kernel:
                 self.requests.append(result)
                 outputs += result[1].partials.values()
             elif self.status == "done":
-                task.commit(result)
-                self.recorded.append([key for key in result.recorded if layout.telemetry or key[1] == "total"])
-                outputs += [result.recorded[key] for key in self.recorded[-1]]
+                own = {slot: value for slot, value in result.state.items() if slot not in layout.common}
+                task.commit(dataclasses.replace(result, state=own))
+                recorded = {key: x for key, x in result.recorded.items() if layout.telemetry or key[1] == "total"}
+                recorded |= {(slot, "common"): result.state[slot] for slot in layout.common}
+                self.recorded.append(list(recorded))
+                outputs += recorded.values()
         # One more output keeps the graph from having none.
         return [*outputs, flat[0].new_zeros((), dtype=torch.int32)]
 
