@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
-import torch._inductor
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from gradchain.errors import GradchainError
+from gradchain.inductor import compile_graph
 from gradchain.packs import Packs, pattern_of
 from gradchain.program import Outcome, Program
 from gradchain.reduce import Totals
@@ -34,26 +31,6 @@ Status = Literal["done", "asks", "uneven"]
 
 Known: TypeAlias = "tuple[tuple[tuple[str, ...], ...], ...]"
 """For each work, for each answered request, the names of the totals."""
-
-SERIAL_ELEMENTS = 1 << 16
-"""A bucket of so few elements is done before a second thread has started."""
-
-
-READS = 8
-"""What is made of so many inputs is computed again where it is used again, and not written to memory in between."""
-
-
-def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True) -> Callable[..., Any]:
-    """A function that computes what a traced graph does. `inline`: rather compute anew than write to memory."""
-    options: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}  # layouts are checked by `seated`
-    if sum(x.numel() for x in examples) < 4 * SERIAL_ELEMENTS:
-        options["cpp.threads"] = 1
-    if inline:
-        options["realize_reads_threshold"] = READS
-    make = cast("Callable[..., Callable[..., Any]]", torch._inductor.compile)  # pyright: ignore[reportPrivateUsage]
-    mode = FakeTensorMode(shape_env=ShapeEnv())  # without one, inductor does not look into its cache of graphs
-    with tracing(TracingContext(mode)):
-        return make(graph, [mode.from_tensor(x, static_shapes=True) for x in examples], options=options)
 
 
 @dataclass(frozen=True)
