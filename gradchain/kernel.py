@@ -133,9 +133,9 @@ _numbers: dict[Layout, int] = {}
 
 def seated(work: Work, packs: Packs) -> Seated:
     """What is known of a parameter, found anew if it has changed since the last step."""
-    grad, state = work.grad, work.seat.state
+    grad, owner, state = work.grad, work.owner, work.seat.state
     signature = (
-        grad.stride(), grad.dtype, work.owner.data_ptr(), packs.pattern(work.numbers),
+        grad.stride(), grad.dtype, owner.data_ptr(), owner.shape, owner.stride(), owner.dtype, packs.pattern(work.numbers),
         work.maximize, work.telemetry, work.index is None,
     )  # fmt: skip
     known: Seated | None = work.seat.layout

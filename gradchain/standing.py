@@ -155,12 +155,12 @@ def _kept(work: Work) -> list[torch.Tensor]:
     return [work.owner, *work.seat.layout.tensors]
 
 
-def _layouts(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:
-    return [x.stride() for x in tensors], [x.dtype for x in tensors]
+def _layouts(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any], list[Any]]:
+    return [x.shape for x in tensors], [x.stride() for x in tensors], [x.dtype for x in tensors]
 
 
-def _places(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:
-    return [x.stride() for x in tensors], [x.data_ptr() for x in tensors]
+def _places(tensors: Sequence[torch.Tensor]) -> tuple[Any, list[Any]]:
+    return _layouts(tensors), [x.data_ptr() for x in tensors]
 
 
 def _flags(groups: Sequence[Group]) -> list[Any]:

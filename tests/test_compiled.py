@@ -332,3 +332,16 @@ def test_the_report_names_what_fell_back(kernels: Any, monkeypatch: pytest.Monke
     (reason,) = report.fallbacks
     assert "no such fusion" in reason
     assert reason in str(report)
+
+
+def test_a_parameter_turned_or_cut_in_place_is_not_taken_for_the_old_one(traced: Any) -> None:
+    param = nn.Parameter(torch.ones(6, 6))
+    optimizer = gradchain.optimizer("sgd", [param], momentum=0.0, lr=0.1, compile=True)
+    for data in (lambda x: x, lambda x: x, lambda x: x, torch.t, lambda x: x[:3], lambda x: x[:, :2]):
+        param.data, before = data(param.data), param.data_ptr()
+        param.grad = torch.ones(param.shape)
+        optimizer.step()
+        assert param.data_ptr() == before
+        (key,) = optimizer._memory["compiled"].last.calls  # pyright: ignore[reportPrivateUsage]
+        shape, stride, *_ = key[1].layouts[0].tensors[0]
+        assert (torch.Size(shape), stride) == (param.shape, param.stride())
