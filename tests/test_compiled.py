@@ -345,3 +345,16 @@ def test_a_parameter_turned_or_cut_in_place_is_not_taken_for_the_old_one(traced:
         (key,) = optimizer._memory["compiled"].last.calls  # pyright: ignore[reportPrivateUsage]
         shape, stride, *_ = key[1].layouts[0].tensors[0]
         assert (torch.Size(shape), stride) == (param.shape, param.stride())
+
+
+def test_packed_signs_that_have_the_shape_of_their_parameter(traced: Any) -> None:
+    results: list[Any] = []
+    for compile in (False, True):
+        param = nn.Parameter(torch.arange(12.0).view(12, 1))
+        built = chain(t.first_moment(storage="factored"), t.scale_by_learning_rate(0.1))
+        optimizer = gradchain.Optimizer([param], built, compile=compile)
+        for sign in (1, -1, 1):
+            param.grad = sign * torch.linspace(-1, 2, 12).view(12, 1)
+            optimizer.step()
+        results.append(frozen_copy(optimizer))
+    assert_same(*results)
