@@ -358,3 +358,18 @@ def test_packed_signs_that_have_the_shape_of_their_parameter(traced: Any) -> Non
             optimizer.step()
         results.append(frozen_copy(optimizer))
     assert_same(*results)
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_some_parameters_draw_noise_and_others_do_not(dtypes: Any, capturable: bool, traced: Any) -> None:
+    results: list[Any] = []
+    for compile, on_device in ((False, False), (False, capturable), (True, capturable)):
+        params = [nn.Parameter(torch.linspace(-1, 1, 64).view(8, 8).to(dtype)) for dtype in dtypes]
+        optimizer = gradchain.optimizer("rose", params, lr=1e-2, compile=compile, capturable=on_device)
+        for step in range(5):
+            set_grads(params, step)
+            optimizer.step()
+        results.append([param.detach().clone() for param in params])
+    assert_same(results[1], results[0])
+    assert_same(results[2], results[0])
