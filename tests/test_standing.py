@@ -247,5 +247,7 @@ def test_a_plan_of_steps_in_backward_is_not_taken_up_by_a_step_of_all() -> None:
             backward(some)
             optimizer.step()
             optimizer.zero_grad()
+            standing_still = optimizer._standing  # pyright: ignore[reportPrivateUsage]
+            assert standing_still is None or len(standing_still.params) == len(some)
         results.append(frozen_copy(optimizer))
     torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
