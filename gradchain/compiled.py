@@ -259,7 +259,8 @@ def buckets(works: Sequence[Work]) -> list[list[Work]]:
         if work.owner.numel() > SMALL_ELEMENTS:
             result.append([work])
         else:
-            small.setdefault((work.program.structure, work.owner.device), []).append(work)
+            key = (work.program.structure, work.owner.device, work.index is None)  # noise is drawn by all or by none
+            small.setdefault(key, []).append(work)
     for members in small.values():
         result += [members[i : i + TENSORS_PER_CALL] for i in range(0, len(members), TENSORS_PER_CALL)]
     return result

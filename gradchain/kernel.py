@@ -74,9 +74,15 @@ class Layout:
         values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
         gradient = -grad if self.maximize else grad
         if self.matrix is not None:
-            slots = [x.view(self.matrix) if x.shape == param.shape else x for x in slots]
+            dense = [_is_dense(slot) and x.shape == param.shape for slot, x in zip(self.slots, slots)]
+            slots = [x.view(self.matrix) if whole else x for x, whole in zip(slots, dense)]
             param, gradient = param.view(self.matrix), gradient.view(self.matrix)
         return Task(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard)
+
+
+def _is_dense(slot: str) -> bool:
+    """Whether a tensor of the state has a number for each element, going by its name; packed signs may have its shape."""
+    return slot.count(".") < 2 or slot.endswith(".data")
 
 
 def _matrix_of(work: Work) -> tuple[int, int] | None:
@@ -117,9 +123,9 @@ _numbers: dict[Layout, int] = {}
 
 def seated(work: Work, packs: Packs) -> Seated:
     """What is known of a parameter, found anew if it has changed since the last step."""
-    grad, state = work.grad, work.seat.state
+    grad, owner, state = work.grad, work.owner, work.seat.state
     signature = (
-        grad.stride(), grad.dtype, work.owner.data_ptr(), packs.pattern(work.numbers),
+        grad.stride(), grad.dtype, owner.data_ptr(), owner.shape, owner.stride(), owner.dtype, packs.pattern(work.numbers),
         work.maximize, work.telemetry, work.index is None,
     )  # fmt: skip
     known: Seated | None = work.seat.layout

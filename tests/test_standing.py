@@ -229,3 +229,25 @@ def test_no_gradient_is_kept_alive() -> None:
     held = weakref.ref(first(optimizer).grad)
     optimizer.zero_grad()
     assert held() is None
+
+
+def test_a_plan_of_steps_in_backward_is_not_taken_up_by_a_step_of_all() -> None:
+    results: list[Any] = []
+    for compile in (False, True):
+        params = [nn.Parameter(torch.full(shape, 0.5)) for shape in ((3,), (5, 5), (5, 5))]
+        optimizer = gradchain.optimizer("adamw", params, compile=compile)
+
+        def backward(some: list[nn.Parameter]) -> None:
+            torch.stack([(param * param).sum() for param in some]).sum().backward()
+
+        with gradchain.step_in_backward(optimizer):
+            for _ in range(3):
+                backward(params)
+        for some in (params, params[:1]):
+            backward(some)
+            optimizer.step()
+            optimizer.zero_grad()
+            standing_still = optimizer._standing  # pyright: ignore[reportPrivateUsage]
+            assert standing_still is None or len(standing_still.params) == len(some)
+        results.append(frozen_copy(optimizer))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
