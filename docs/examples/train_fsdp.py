@@ -4,7 +4,7 @@
     torchrun --nproc-per-node 3 docs/examples/train_fsdp.py runs/fsdp
 
 The second command goes on from the last checkpoint and reaches the loss of a run that was never interrupted. It runs
-with gloo on CPUs, and with nccl where each process has a GPU. The text is Python's own documentation, which comes with Python.
+with gloo on CPUs, and with nccl where each process has a GPU. The text is the documentation that comes with Python.
 """
 
 from __future__ import annotations
