@@ -1,7 +1,7 @@
 """What a step of sharded parameters costs in communication, on paper: for planning a run of thousands of processes.
 
-The formulas are data, one for each time that a chain asks for totals. The tests hold them against counted collectives, and the
-documentation prints them. Nothing in a step depends on them.
+The formulas are data, one for each time that a chain asks for totals. The tests hold them against counted collectives, and
+the documentation prints them. Nothing in a step depends on them.
 """
 
 from __future__ import annotations
