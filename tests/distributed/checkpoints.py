@@ -140,8 +140,8 @@ def resume(
 def _compared(name: str, chain: Chain, model: Model, optimizer: gradchain.Optimizer) -> list[str]:
     plain, reference = stepped(chain, tensors(1, SHAPES), gradients(6, SHAPES))
     found: list[str] = []
-    for shape, ours, theirs in zip(SHAPES, model.held, plain, strict=True):
-        if text := differences(ours, theirs, is_exact(chain)):
+    for shape, ours, theirs, start in zip(SHAPES, model.held, plain, tensors(1, SHAPES), strict=True):
+        if text := differences(ours, theirs, is_exact(chain), start):
             found.append(f"{name} {shape}: {text}")
         if optimizer.state[ours].keys() != reference.state[theirs].keys():
             found.append(f"{name} {shape}: slots {sorted(optimizer.state[ours])}")
