@@ -18,12 +18,15 @@ from gradchain.sharding import is_distributed
 class StepInBackward:
     """The hooks of `step_in_backward`; `remove()`, or the end of a `with` block, takes them away."""
 
-    def __init__(self, optimizer: Optimizer) -> None:
+    def __init__(self, optimizer: Optimizer, model: nn.Module | None = None) -> None:
         self.optimizer = optimizer
         step = functools.partial(_step, optimizer)
-        self._hooks = [
+        self._hooks: list[Any] = [
             param.register_post_accumulate_grad_hook(step) for param in _parameters(optimizer) if param.requires_grad
         ]
+        if model is not None and _several():  # it may be wrapped later
+            holders = [part for part in model.modules() if next(part.parameters(recurse=False), None) is not None]
+            self._hooks += [part.register_forward_pre_hook(_check_unwrapped) for part in holders]
 
     def remove(self) -> None:
         """Gradients are kept from now on, and wait for `optimizer.step()`."""
@@ -40,6 +43,18 @@ class StepInBackward:
         self.remove()
 
 
+WRAPPED = (
+    "is wrapped in DistributedDataParallel, whose gradients are averaged after each parameter's hook has run: the processes "
+    "would drift apart. Use fully_shard, or call optimizer.step() after the backward pass."
+)
+
+
+def _check_unwrapped(model: nn.Module, inputs: Any) -> None:
+    """Raise if this is the forward pass of DistributedDataParallel."""
+    if getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None) is not None:
+        raise OptionError(f"the model of step_in_backward {WRAPPED}")
+
+
 def _step(optimizer: Optimizer, param: torch.Tensor) -> None:
     optimizer.step_parameter(param)
     param.grad = None
@@ -51,7 +66,8 @@ def step_in_backward(optimizer: Optimizer, model: nn.Module | None = None) -> St
     There is never more than about one layer's gradients in memory; do not call `optimizer.step()`. Schedulers, parameter
     groups and checkpoints work as ever. A model under `fully_shard` steps what is reduced: with
     `model.set_requires_gradient_sync(False)`, gradients accumulate, and the backward pass that syncs makes the step.
-    Reductions over a sharded tensor cost a collective for each tensor, instead of one for all.
+    Reductions over a sharded tensor cost a collective for each tensor, instead of one for all. Gradients are taken as they
+    are: a loss that `torch.amp.GradScaler` has scaled makes steps of scaled gradients.
 
     Args:
         optimizer: the optimizer. All its parameters are stepped so from now on.
@@ -86,16 +102,13 @@ def step_in_backward(optimizer: Optimizer, model: nn.Module | None = None) -> St
         name or "the model" for name, part in _modules(model) if isinstance(part, nn.parallel.DistributedDataParallel)
     ]
     if wrapped:
-        raise OptionError(
-            f"{wrapped[0]} is wrapped in DistributedDataParallel, whose gradients are averaged after each parameter's hook "
-            "has run: the processes would drift apart. Use fully_shard, or call optimizer.step() after the backward pass."
-        )
+        raise OptionError(f"{wrapped[0]} {WRAPPED}")
     if any(map(_hooked, _parameters(optimizer))):
         raise OptionError(
             "a parameter of this optimizer is stepped in the backward pass already. Call remove() on what step_in_backward "
             "returned before you call it again."
         )
-    return StepInBackward(optimizer)
+    return StepInBackward(optimizer, model)
 
 
 def _parameters(optimizer: Optimizer) -> list[torch.Tensor]:

@@ -25,7 +25,7 @@ from gradchain.errors import (
     nearest,
 )
 from gradchain.initial import expected, initial_state
-from gradchain.partitioned import ALONE, partition_of_all
+from gradchain.partitioned import partition_of_all
 from gradchain.program import Numbers, Program
 from gradchain.rehearsal import check_split, foreign
 from gradchain.roles import Rule, assign, check_matched, roles_of
@@ -420,14 +420,26 @@ class Optimizer(torch.optim.Optimizer):
         known = self._memory.get("compiled")
         return CompileReport(()) if known is None else known.report()
 
-    def telemetry(self) -> dict[str, float]:
+    def telemetry(self, gather: bool | None = None) -> dict[str, float]:
         """What the stages recorded in the last step, over all parameters of groups with `telemetry=True`.
 
         `step` is the counter of the parameter visited last. Before the first step, and without telemetry, all else
         is 0. This call syncs with the device; the step does not.
+
+        Args:
+            gather: with `partition_of`, `True` for the numbers of the whole model, for which all processes must call this,
+                or `False` for those of the parameters that are stepped here. Otherwise there is no difference.
+
+        Raises:
+            OptionError: the parameters are divided over processes, and `gather` does not say which numbers are meant.
         """
         names = {name for program in self._routing.programs for name in program.records}
-        return self._telemetry.report(sorted(names))
+        if gather is None and self._partition.places:
+            raise OptionError(
+                "the parameters are divided over processes. Pass gather=True, in all processes, for the telemetry of the "
+                "whole model, or gather=False for that of the parameters that this process steps."
+            )
+        return self._telemetry.report(sorted(names), self._partition.members if gather else None)
 
     # Saving and loading.
 
@@ -486,10 +498,10 @@ class Optimizer(torch.optim.Optimizer):
             "compile": self.compile,
             "capturable": self.capturable,
             "_role": None,
-            "_partition": ALONE,
+            "_partition": self._partition.forgotten(),
         }
         fresh = [index for index, param in enumerate(self._parameters()) if param in self._fresh]
-        return {**super().__getstate__(), **kept, "_role": None, "_partition": ALONE, "fresh": fresh}
+        return {**super().__getstate__(), **kept, "fresh": fresh}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         fresh = state.pop("fresh", None)

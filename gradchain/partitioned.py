@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,16 @@ if TYPE_CHECKING:
 class Partitioned:
     """Who steps the other parameters, and the place of each parameter among all."""
 
-    group: Any = None
-    """The process group to make totals over; `None` if no stage asks for any."""
+    members: Any = None
+    """The process group that the parameters are divided over."""
+    joint: bool = False
+    """Whether a stage asks for totals over all parameters."""
     places: Mapping[torch.Tensor, int] = field(default_factory=dict[torch.Tensor, int])
+
+    @property
+    def group(self) -> Any:
+        """The process group to make totals over; `None` if no stage asks for any."""
+        return self.members if self.joint else None
 
     def place(self, param: torch.Tensor, otherwise: int) -> int:
         if not self.places:
@@ -32,6 +40,30 @@ class Partitioned:
                 "parameters are from, or all of them."
             )
         return self.places[param]
+
+    def forgotten(self) -> Partitioned:
+        """That of a copy of the optimizer."""
+        return Forgotten(joint=self.joint) if self.places else self
+
+
+class Forgotten(Partitioned):
+    """That of an optimizer which was copied or unpickled: there are others, but the copy does not know who."""
+
+    @property
+    def group(self) -> Any:
+        return self._refuse("sum over all parameters") if self.joint else None
+
+    def place(self, param: torch.Tensor, otherwise: int) -> int:
+        return self._refuse("draw the noise of a parameter by its place among all")
+
+    def forgotten(self) -> Partitioned:
+        return self
+
+    def _refuse(self, what: str) -> Any:
+        raise OptionError(
+            f"this optimizer is a copy of one with partition_of, and cannot {what}: partition_of is not copied, since it "
+            "names parameters of the original. Make an optimizer with partition_of=, and load the state dict."
+        )
 
 
 ALONE = Partitioned()
@@ -46,16 +78,34 @@ def partition_of_all(chain: Chain, whole: nn.Module | Iterable[torch.Tensor] | N
                 "partition_group is given without partition_of. Pass partition_of=model as well: the noise of a parameter "
                 "depends on its place among all parameters."
             )
+        _check_not_zero(chain)
         return ALONE
     params = list(whole.parameters() if isinstance(whole, nn.Module) else whole)
     places = {param: place for place, param in enumerate(params)}
-    if not any(stage.reaches_out for stage in chain):
-        return Partitioned(None, places)
+    joint = any(stage.reaches_out for stage in chain)
     from torch import distributed as dist
 
-    if not dist.is_initialized():
+    started = dist.is_available() and dist.is_initialized()
+    if joint and not started:
         raise OptionError(
             "partition_of is given, but there is no process group. Call torch.distributed.init_process_group first, or "
             "leave partition_of out."
         )
-    return Partitioned(dist.group.WORLD if group is None else group, places)
+    return Partitioned(dist.group.WORLD if group is None and started else group, joint, places)
+
+
+def _check_not_zero(chain: Chain) -> None:
+    """Raise if ZeRO is making an optimizer for some of the parameters, and a stage needs all of them."""
+    joint = next((at for at, stage in chain.addressed if stage.reaches_out), None)
+    kind = getattr(
+        sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer"), "ZeroRedundancyOptimizer", None
+    )
+    if joint is None or kind is None:
+        return
+    frame = sys._getframe()  # nothing else tells the optimizer who makes it
+    while (frame := frame.f_back) is not None:
+        if isinstance(frame.f_locals.get("self"), kind):
+            raise OptionError(
+                f"{joint} needs all parameters at one time, and ZeroRedundancyOptimizer gives each process some of them. "
+                "Pass partition_of=model, by functools.partial(gradchain.Optimizer, chain=chain, partition_of=model)."
+            )

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from gradchain.context import Reduction
+from gradchain.totals import gather
 
 Recorded = dict[tuple[str, Reduction], torch.Tensor]
+
+Sums = dict[tuple[str, Reduction], float]
 
 
 class Telemetry:
@@ -32,13 +36,25 @@ class Telemetry:
         self.step = step
         self._records += [recorded] if tells else []
 
-    def report(self, names: Sequence[str]) -> dict[str, float]:
-        """Means (or sums) over the recorded parameters. The only place that waits for the device."""
-        totals: dict[tuple[str, Reduction], float] = {}
+    def report(self, names: Sequence[str], partition: Any = None) -> dict[str, float]:
+        """Means (or sums) over the recorded parameters, those of all members of a `partition` if there is one.
+
+        The only place that waits for the device.
+        """
+        own = (int(self.step), len(self._records), self._totals())
+        everybody: list[tuple[int, int, Sums]] = [own] if partition is None else gather(own, partition)
+        totals: Sums = {}
+        for _, _, theirs in everybody:
+            for key, value in theirs.items():
+                totals[key] = totals.get(key, 0.0) + value
+        count = max(sum(count for _, count, _ in everybody), 1)
+        means = {name: total / count if reduce == "mean" else total for (name, reduce), total in totals.items()}
+        return {"step": max(step for step, _, _ in everybody), **{name: means.get(name, 0.0) for name in names}}
+
+    def _totals(self) -> Sums:
+        totals: Sums = {}
         for record in self._records:
             for key, value in record.items():
                 if key[1] != "total":
                     totals[key] = totals.get(key, 0.0) + float(value)
-        count = max(len(self._records), 1)
-        means = {name: total / count if reduce == "mean" else total for (name, reduce), total in totals.items()}
-        return {"step": int(self.step), **{name: means.get(name, 0.0) for name in names}}
+        return totals

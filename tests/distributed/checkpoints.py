@@ -13,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
     get_optimizer_state_dict,
+    get_state_dict,
     set_model_state_dict,
     set_optimizer_state_dict,
 )
@@ -92,6 +93,22 @@ def save(folder: str, mode: str, names: Sequence[str] | None = None, flat: bool 
             torch.save(state, place)
 
 
+def save_while_training(folder: str, names: Sequence[str]) -> list[str]:
+    """As `save`, in the background of the steps that follow, with a process group of its own; these are as ever."""
+    warnings.simplefilter("ignore")
+    group, found = dist.new_group(backend="gloo"), []
+    for name in names:
+        model, optimizer = made(CHAINS[name], "fsdp", 1)
+        train(model, optimizer, gradients(3, SHAPES), "fsdp")
+        held, state = get_state_dict(model, optimizer)
+        place = f"{folder}/{name.replace('/', '_')}"
+        saving = checkpoint.async_save({"model": held, "optimizer": state}, checkpoint_id=place, process_group=group)
+        train(model, optimizer, gradients(6, SHAPES)[3:], "fsdp")
+        saving.result()
+        found += _compared(name, CHAINS[name], model, optimizer)
+    return found
+
+
 def resume(
     folder: str, mode: str, names: Sequence[str] | None = None, flat: bool = False, full: bool = False
 ) -> list[str]:
@@ -123,8 +140,8 @@ def resume(
 def _compared(name: str, chain: Chain, model: Model, optimizer: gradchain.Optimizer) -> list[str]:
     plain, reference = stepped(chain, tensors(1, SHAPES), gradients(6, SHAPES))
     found: list[str] = []
-    for shape, ours, theirs in zip(SHAPES, model.held, plain, strict=True):
-        if text := differences(ours, theirs, is_exact(chain)):
+    for shape, ours, theirs, start in zip(SHAPES, model.held, plain, tensors(1, SHAPES), strict=True):
+        if text := differences(ours, theirs, is_exact(chain), start):
             found.append(f"{name} {shape}: {text}")
         if optimizer.state[ours].keys() != reference.state[theirs].keys():
             found.append(f"{name} {shape}: slots {sorted(optimizer.state[ours])}")

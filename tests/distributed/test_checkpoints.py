@@ -42,6 +42,14 @@ def test_two_processes_become_one(tmp_path: Path) -> None:
     check(tmp_path, ("fsdp", 2), ("plain", 1), FEW, NESTED, FLAT)
 
 
+def test_saving_in_the_background(tmp_path: Path) -> None:
+    """On a process group of its own: on that of training, torch (2.13) mixes up its collectives with those of the steps."""
+    names = ["moments/int8"]
+    assert worlds.run(checkpoints.save_while_training, 2, folder=str(tmp_path), names=names) == [[], []]
+    found = worlds.run(checkpoints.resume, 2, folder=str(tmp_path), names=names, mode="fsdp")
+    assert found == [[], []]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "after"),

@@ -69,7 +69,12 @@ def test_compiled(name: str) -> None:
 
 def test_zero_steps_as_one_optimizer_does() -> None:
     names = ["adamw", "clip_by_global_norm", "kourkoutas_beta", "prodigy", "first_moment/int8", "stochastic_sign"]
-    assert worlds.run(zero.equals, 2, names=names) == [[], []]
+    jobs: list[worlds.Job] = [
+        (zero.equals, {"names": names}),
+        (zero.telemetry_of_the_whole_model, {}),
+        (zero.wrong_uses, {}),
+    ]
+    assert worlds.run_all(jobs, 2) == [[[]] * len(jobs)] * 2
 
 
 def test_zero_with_more_processes_than_parameters() -> None:

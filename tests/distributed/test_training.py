@@ -70,6 +70,16 @@ def test_hooks_are_put_up_once() -> None:
     gradchain.step_in_backward(optimizer).remove()
 
 
+def test_a_scaler_of_gradients_finds_none() -> None:
+    """One step of scaled gradients cannot be helped; torch's own loop ends there."""
+    model, scaler = layers(1), torch.amp.GradScaler("cpu")
+    optimizer = gradchain.optimizer("adamw", model.parameters(), compile=False)
+    with gradchain.step_in_backward(optimizer):
+        scaler.scale(model(torch.ones(1, 16)).sum()).backward()
+        with pytest.raises(AssertionError, match="No inf checks were recorded"):
+            scaler.step(optimizer)
+
+
 def test_a_stage_that_needs_all_gradients_is_refused() -> None:
     chain = gradchain.recipe("adamw").insert_before("first_moment", gradchain.clip_by_global_norm(1.0))
     with pytest.raises(gradchain.ChainError, match="clip_by_global_norm needs the gradients of all"):

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import gradchain
-from tests.distributed.sharded import Counter, differences, is_exact, mesh_of, split, whole
+from tests.distributed.sharded import differences, is_exact, mesh_of, split, whole
 from tests.laws.cases import CASES
 from tests.laws.running import build
 
@@ -91,11 +91,11 @@ def equals(names: Sequence[str]) -> list[str]:
         run(plain, optimizer_of(name, plain), range(world))
         sharded = sharded_model()
         run(sharded, optimizer_of(name, sharded), [rank])
-        found += compared(f"{name} fsdp", sharded, plain, False)
+        found += compared(f"{name} fsdp", sharded, plain, is_exact(CASES[name].chain))
         model = Model()
         copies = nn.parallel.DistributedDataParallel(model)
         run(copies, optimizer_of(name, model), [rank])
-        found += compared(f"{name} ddp", model, plain, False)
+        found += compared(f"{name} ddp", model, plain, is_exact(CASES[name].chain))
         if not any(stage.reaches_out for stage in CASES[name].chain):
             found += in_backward(name, rank)
     return found
@@ -245,6 +245,11 @@ def refusals() -> list[str]:
     adamw = optimizer_of("adamw", ddp)
     refused("DDP", gc.OptionError, ["DistributedDataParallel"], lambda: gc.step_in_backward(adamw, ddp))
     refused("an unknown model", gc.OptionError, ["pass model="], lambda: gc.step_in_backward(adamw))
+    later = Model()
+    with gc.step_in_backward(optimizer_of("adamw", later), later):
+        wrapped = nn.parallel.DistributedDataParallel(later)
+        refused("DDP afterwards", gc.OptionError, ["DistributedDataParallel"], lambda: loss_of(wrapped, 0, 0))
+    loss_of(wrapped, 0, 0).backward()
     joint = build([copies], CASES["clip_by_global_norm"].chain)
     refused("a joint stage", gc.ChainError, ["clip_by_global_norm"], lambda: gc.step_in_backward(joint))
     refused(
@@ -254,17 +259,3 @@ def refusals() -> list[str]:
         lambda: build([copies], lion, partition_group=dist.group.WORLD),
     )
     return found
-
-
-def collectives(names: Sequence[str]) -> dict[str, int]:
-    """How many collectives a step takes, on a model of many parameters."""
-    counts: dict[str, int] = {}
-    for name in names:
-        model = sharded_model()
-        optimizer = optimizer_of(name, model)
-        loss_of(model, 0, dist.get_rank()).backward()
-        optimizer.step()
-        with Counter() as counter:
-            optimizer.step()
-        counts[name] = counter.count
-    return counts

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import io
+import pickle
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,10 +22,10 @@ from tests.laws.running import build, gradients, tensors
 SHAPES = [(7, 6), (5, 4, 3), (1,), (6,), (33, 65)]
 
 
-def zero(chain: Chain, held: list[Any]) -> Any:
+def zero(chain: Chain, held: list[Any], **options: Any) -> Any:
     from torch.distributed.optim import ZeroRedundancyOptimizer  # warns of its own deprecations
 
-    make = functools.partial(build_inner, chain=chain, partition_of=held)
+    make = functools.partial(build_inner, chain=chain, partition_of=held, **options)
     return ZeroRedundancyOptimizer(held, optimizer_class=make)
 
 
@@ -87,4 +89,59 @@ def into_plain(name: str, optimizer: Any, reference: gradchain.Optimizer, chain:
         for key, slot in reference.state[other].items():
             if text := differences(alone.state[ours][key], slot, True):
                 found.append(f"{name} {tuple(ours.shape)} {key} in a plain optimizer: {text}")
+    return found
+
+
+def telemetry_of_the_whole_model() -> list[Any]:
+    """Each process records its own parameters; all together, when they are asked, those of one process alone."""
+    warnings.simplefilter("ignore")
+    chain, grads = CASES["gyro-adam:now"].chain, gradients(3, SHAPES)
+    alone = [torch.nn.Parameter(p) for p in tensors(1, SHAPES)]
+    held = [torch.nn.Parameter(p) for p in tensors(1, SHAPES)]
+    reference = build(alone, chain, compile=False, telemetry=True)
+    optimizer = zero(chain, held, telemetry=True)
+    for step in grads:
+        for ours, theirs, grad in zip(held, alone, step, strict=True):
+            ours.grad, theirs.grad = grad.clone(), grad.clone()
+        optimizer.step()
+        reference.step()
+    expected, own = reference.telemetry(), optimizer.optim.telemetry(gather=False)
+    whole = optimizer.optim.telemetry(gather=True)
+    found = [key for key in expected if abs(expected[key] - whole[key]) > 1e-6 * abs(expected[key])]
+    found += [] if own["valid_cosines"] < whole["valid_cosines"] else ["this process has all the parameters"]
+    return found + refused("telemetry", "gather=True", optimizer.optim.telemetry)
+
+
+def refused(what: str, says: str, action: Callable[[], Any]) -> list[str]:
+    try:
+        action()
+    except gradchain.OptionError as error:
+        return [] if says in str(error) else [f"{what} does not say {says!r}: {error}"]
+    return [f"{what} is not refused"]
+
+
+def wrong_uses() -> list[str]:
+    """What would be silently wrong."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer
+
+    warnings.simplefilter("ignore")
+    found: list[str] = []
+    for name, works in [("adamw", True), ("clip_by_global_norm", False), ("stochastic_sign", False)]:
+        chain = CASES[name].chain
+        held = [torch.nn.Parameter(p) for p in tensors(1, SHAPES)]
+        copies = [copy.deepcopy(zero(chain, held).optim), pickle.loads(pickle.dumps(zero(chain, held).optim))]
+        for twin in [*copies, copy.deepcopy(copies[0])]:
+            for param in twin.param_groups[0]["params"]:
+                param.grad = torch.ones_like(param)
+            if works:
+                twin.step()
+            else:
+                found += refused(f"a copy with {name}", "partition_of is not copied", twin.step)
+        make = functools.partial(build_inner, chain=chain)
+        if name != "clip_by_global_norm":
+            ZeroRedundancyOptimizer(held, optimizer_class=make)
+        else:
+            untold = functools.partial(ZeroRedundancyOptimizer, held, optimizer_class=make)
+            found += refused("ZeRO without partition_of", "clip_by_global_norm needs all", untold)
+            build(held, chain)  # no ZeRO
     return found

@@ -1,0 +1,71 @@
+"""The formulas for communication say what is counted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import gradchain
+from gradchain import collectives, totals
+from tests.distributed import costs, worlds
+
+NAMES = [*collectives.RECIPES, *collectives.PARTS]
+ALONE = [name for name in NAMES if not any(stage.reaches_out for stage in costs.chain_of(name))]
+JOINT = {"adamw": 0, "gyro-adam": 0, "clip_by_global_norm": 2, "kourkoutas_beta": 2, "adv-prodigy": 2, "prodigy": 2}
+"""Exchanges under ZeRO-1: one for each round of a stage over all parameters, one to find that there are no more, and one for
+shared numbers."""
+
+
+def on_paper(names: list[str], world: int, shapes: Any = costs.SHAPES) -> dict[str, list[int]]:
+    found = {name: collectives.cost(name, shapes, world) for name in names}
+    return {name: [cost.collectives, cost.numbers] for name, cost in found.items()}
+
+
+def one_by_one(names: list[str], world: int) -> dict[str, list[int]]:
+    """The sums over parameters, each of which is alone in its rounds."""
+    each = [on_paper(names, world, [shape]) for shape in costs.SHAPES]
+    return {name: [sum(found[name][place] for found in each) for place in range(2)] for name in names}
+
+
+def test_every_recipe_has_a_formula() -> None:
+    assert sorted(collectives.RECIPES) == sorted(gradchain.recipes())
+
+
+def check(world: int, monkeypatch: pytest.MonkeyPatch, *more: worlds.Job) -> None:
+    """Count, on so many processes."""
+    jobs: list[worlds.Job] = [(costs.split_rows, {"names": NAMES}), *more]
+    counted = worlds.run_all(jobs, world, seconds=120)[0]
+    assert counted[0] == on_paper(NAMES, world)
+    for (job, options), found in zip(jobs[1:], counted[1:], strict=True):
+        if job is costs.partitioned:
+            assert found == {name: [exchanges, 0] for name, exchanges in JOINT.items()}
+        elif job is costs.one_by_one:
+            assert found == one_by_one(ALONE, world)
+        else:
+            monkeypatch.setattr(totals, "FEW", options["few"])
+            assert found == on_paper(NAMES, world)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_as_many_as_on_paper(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(world, monkeypatch, *[(costs.partitioned, {"names": list(JOINT)})] * (world == 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3, 4])
+def test_as_many_with_many_maxima_or_one_by_one(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    check(
+        world,
+        monkeypatch,
+        (costs.partitioned, {"names": list(JOINT)}),
+        (costs.one_by_one, {"names": ALONE}),
+        (costs.split_rows, {"names": NAMES, "few": 50}),
+    )
+
+
+def test_formulas_are_for_matrices_and_vectors() -> None:
+    with pytest.raises(gradchain.ParameterError, match=r"\(3, 2, 2\)"):
+        collectives.cost("adams", [(3, 2, 2)], 2)
+    with pytest.raises(gradchain.errors.UnknownNameError, match="adams"):
+        collectives.cost("adms", [(3, 2)], 2)
