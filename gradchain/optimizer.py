@@ -241,7 +241,7 @@ class Optimizer(torch.optim.Optimizer):
     def _stand(self, works: Sequence[Work]) -> None:
         """Remember a step that went by a known plan, for those that will be like it."""
         plan = self._memory.pop("plan", None)
-        if plan is not None and all(work.owner is work.seat.param and work.step is not None for work in works):
+        if plan and works and all(work.owner is work.seat.param and work.step is not None for work in works):
             self._standing = Standing(works, plan, self.state, self.param_groups, self._settings_of_all())
 
     def _settings_of_all(self) -> list[Any]:

@@ -251,3 +251,13 @@ def test_a_plan_of_steps_in_backward_is_not_taken_up_by_a_step_of_all() -> None:
             assert standing_still is None or len(standing_still.params) == len(some)
         results.append(frozen_copy(optimizer))
     torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
+def test_steps_without_any_gradient() -> None:
+    optimizer = make(True)
+    for step in range(8):
+        if step == 4:
+            set_grads(optimizer, step)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert float(optimizer.state[first(optimizer)]["step"]) == 1
