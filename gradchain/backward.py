@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -20,16 +21,20 @@ class StepInBackward:
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.optimizer = optimizer
-        step = functools.partial(_step, optimizer)
-        self._hooks = [
-            param.register_post_accumulate_grad_hook(step) for param in _parameters(optimizer) if param.requires_grad
-        ]
+        self._hooks: list[Any] = []
+        self._take_up(_parameters(optimizer))
+        optimizer._in_backward = self._take_up  # pyright: ignore[reportPrivateUsage]
+
+    def _take_up(self, params: Iterable[torch.Tensor]) -> None:
+        step = functools.partial(_step, self.optimizer)
+        self._hooks += [_hook(param, step) for param in params]
 
     def remove(self) -> None:
         """Gradients are kept from now on, and wait for `optimizer.step()`."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self.optimizer._in_backward = None  # pyright: ignore[reportPrivateUsage]
 
     def __enter__(self) -> Self:
         return self
@@ -38,6 +43,15 @@ class StepInBackward:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.remove()
+
+
+def _hook(param: torch.Tensor, step: Any) -> Any:
+    """A hook for a parameter, also for one that is frozen and may be thawed later."""
+    trained = param.requires_grad
+    try:
+        return param.requires_grad_().register_post_accumulate_grad_hook(step)
+    finally:
+        param.requires_grad_(trained)
 
 
 def _step(optimizer: Optimizer, param: torch.Tensor) -> None:

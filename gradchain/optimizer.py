@@ -116,6 +116,7 @@ class Optimizer(torch.optim.Optimizer):
         self._places: dict[torch.Tensor, tuple[int, int, int]] = {}
         self._memory: dict[str, Any] = {}
         self._standing: Standing | None = None
+        self._in_backward: Callable[[Iterable[torch.Tensor]], None] | None = None  # takes up parameters that are added
         self._telemetry = Telemetry()
         self._role = role
         self._partition = partition_of_all(chain, partition_of, partition_group)
@@ -164,6 +165,8 @@ class Optimizer(torch.optim.Optimizer):
                 roles_of(group, f"group {len(self.param_groups) - 1}: ")
             shared.adopt(self.chain, group, self.param_groups[0])
             self._take_up(group)
+            if self._in_backward is not None:
+                self._in_backward(group["params"])
         except Exception:
             self.param_groups.pop()
             raise
@@ -327,7 +330,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def _place(self, param: torch.Tensor) -> tuple[int, int, int]:
         """The group of a parameter, its position there, and among all."""
-        if len(self._places) != sum(len(group["params"]) for group in self.param_groups):
+        number, position, _ = self._places.get(param, (0, 0, 0))
+        held = self.param_groups[number]["params"] if number < len(self.param_groups) else []
+        if param not in self._places or position >= len(held) or held[position] is not param:
             listed = [
                 (number, position, other)
                 for number, group in enumerate(self.param_groups)
@@ -471,6 +476,7 @@ class Optimizer(torch.optim.Optimizer):
         self._checked.clear()
         self._fresh.clear()
         self._seats.clear()
+        self._standing = None  # it holds the old state
         if self.capturable:
             for param, state in states.items():
                 state["step"] = state["step"].to(param.device)
@@ -497,6 +503,7 @@ class Optimizer(torch.optim.Optimizer):
         if fresh is not None:  # unpickled or copied
             self._routing, self._checked, self._memory = Routing(self.chain), {}, {}
             self._seats, self._settings, self._places, self._standing = {}, {}, {}, None
+            self._in_backward = None
             self._telemetry = Telemetry()
             parameters = self._parameters()
             self._fresh = {parameters[index] for index in fresh}
