@@ -359,7 +359,7 @@ class Optimizer(torch.optim.Optimizer):
         """Check the group's values again if anyone has written to them since the last step."""
         values = tuple(tuple(value) if isinstance(value := group.get(key), list) else value for key in self.defaults)
         known = self._checked.get(number)
-        if known is None or any(old is not new and old != new for old, new in zip(known, values)):
+        if known is None or any(map(_differ, known, values)):
             self._routing.check({**self.defaults, **group}, f"group {number}: ")
             self._checked[number] = values
 
@@ -514,6 +514,14 @@ class Optimizer(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(\n{self.chain}\n)\n{super().__repr__()}"
+
+
+def _differ(old: Any, new: Any) -> bool:
+    """Whether a value has been exchanged for another one."""
+    try:
+        return old is not new and bool(old != new)
+    except RuntimeError:  # a tensor of several elements says neither yes nor no
+        return True
 
 
 def _listed(params: nn.Module | Iterable[Any]) -> Any:

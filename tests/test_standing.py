@@ -261,3 +261,15 @@ def test_steps_without_any_gradient() -> None:
         optimizer.step()
         optimizer.zero_grad()
     assert float(optimizer.state[first(optimizer)]["step"]) == 1
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_rate_of_two_elements_is_refused_whatever_it_was_before(compile: bool) -> None:
+    optimizer = make(compile)
+    for rate in (0.1, torch.tensor(0.1), torch.tensor(0.2)):
+        group(optimizer)["lr"] = rate
+        set_grads(optimizer, 0)
+        optimizer.step()
+        group(optimizer)["lr"] = torch.ones(2)
+        with pytest.raises(gradchain.OptionError, match=r"shape \(2,\)"):
+            optimizer.step()
