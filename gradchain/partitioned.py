@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -102,8 +103,8 @@ def _check_not_zero(chain: Chain) -> None:
     )
     if joint is None or kind is None:
         return
-    frame = sys._getframe()  # nothing else tells the optimizer who makes it
-    while (frame := frame.f_back) is not None:
+    frame = inspect.currentframe()  # nothing else tells the optimizer who makes it
+    while frame is not None and (frame := frame.f_back) is not None:
         if isinstance(frame.f_locals.get("self"), kind):
             raise OptionError(
                 f"{joint} needs all parameters at one time, and ZeroRedundancyOptimizer gives each process some of them. "
