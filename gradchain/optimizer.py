@@ -402,8 +402,8 @@ class Optimizer(torch.optim.Optimizer):
         known = expected(self._routing.chain.route(name, param, settings.role), param).keys()
         if foreign_slots := sorted({*(held - known), *(wanted.keys() - held)}):
             raise StateError(
-                f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)}: the state that was loaded does not belong to "
-                f"this chain, by its slots {', '.join(foreign_slots)}. Build the same chain. (ZeroRedundancyOptimizer loads "
+                f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)}: the loaded state does not belong to this "
+                f"chain, by its slots {', '.join(foreign_slots)}. Build the same chain. (ZeroRedundancyOptimizer loads "
                 "without asking the optimizer; load_state_dict of gradchain.Optimizer explains the differences.)"
             )
 

@@ -166,7 +166,7 @@ def foreign_checkpoints() -> list[str]:
         try:
             other.step()
         except gradchain.StateError as error:
-            found += [] if "does not belong to this chain" in str(error) else [str(error)]
+            found += [] if "does not belong to this chain, by its slots" in str(error) else [str(error)]
         else:
             found += [f"{before} in {after} is not refused"]
         found += [] if all(map(torch.equal, values, held)) else [f"{before} in {after} made a step"]
