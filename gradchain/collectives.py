@@ -72,7 +72,8 @@ PARTS: dict[str, tuple[Round, ...]] = {
 class Cost:
     """The communication of one step, the same for each process.
 
-    >>> Cost(collectives=2, numbers=100).sent(4)
+    >>> from gradchain import collectives
+    >>> collectives.Cost(collectives=2, numbers=100).sent(4)
     1200.0
     """
 
@@ -98,7 +99,8 @@ def cost(name: str, params: nn.Module | Iterable[Sequence[int]], world: int) -> 
         UnknownNameError: there is no formula for this name.
         ParameterError: a shape is neither a matrix nor a vector.
 
-    >>> cost("adams", torch.nn.Linear(1024, 4096, device="meta"), 512)
+    >>> from gradchain import collectives
+    >>> collectives.cost("adams", torch.nn.Linear(1024, 4096, device="meta"), 512)
     Cost(collectives=2, numbers=1025)
     """
     rounds = {**RECIPES, **PARTS}
@@ -143,7 +145,8 @@ def _words(bits: int) -> int:
 def table(rounds: dict[str, tuple[Round, ...]]) -> str:
     """The formulas, a row for each chain, the rounds divided by semicolons.
 
-    >>> print(table({"adams": RECIPES["adams"]}))
+    >>> from gradchain import collectives
+    >>> print(collectives.table({"adams": collectives.RECIPES["adams"]}))
     chain  rounds  each matrix  each vector  once
     -----  ------  -----------  -----------  ----
     adams  2       C; 1

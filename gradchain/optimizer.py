@@ -21,6 +21,7 @@ from gradchain.errors import (
     GradientError,
     OptionError,
     ParameterError,
+    StateError,
     UnknownOptionError,
     nearest,
 )
@@ -386,6 +387,8 @@ class Optimizer(torch.optim.Optimizer):
         else:  # ZeRO loads without asking us, and moves numbers to the CPU
             state.update({k: x.to(param.device) for k, x in state.items() if k != "step" and x.device != param.device})
             wanted = expected(program, param)
+            if param in self._fresh:
+                self._check_slots(param, settings, name, wanted)
             if wanted.keys() - state.keys():  # a stage may have been switched on since
                 state.update({**initial_state(program, param, name), **state})
             for slot, value in wanted.items():
@@ -397,6 +400,17 @@ class Optimizer(torch.optim.Optimizer):
                     )
         seat = self._seats[param] = Seat(settings, program, state, param, name)
         return seat
+
+    def _check_slots(self, param: torch.Tensor, settings: Settings, name: str, wanted: Mapping[str, Any]) -> None:
+        """Raise unless a state that was put here by others, as ZeRO does when it loads, belongs to this chain."""
+        held = self.state[param].keys() - {"step"}
+        known = expected(self._routing.chain.route(name, param, settings.role), param).keys()
+        if foreign_slots := sorted({*(held - known), *(wanted.keys() - held)}):
+            raise StateError(
+                f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)}: the loaded state does not belong to this "
+                f"chain, by its slots {', '.join(foreign_slots)}. Build the same chain. (ZeroRedundancyOptimizer loads "
+                "without asking the optimizer; load_state_dict of gradchain.Optimizer explains the differences.)"
+            )
 
     def routing_table(self) -> str:
         """What the optimizer will do with each parameter: its role, the stages it goes through, its bytes of state.

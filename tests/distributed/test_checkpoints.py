@@ -18,11 +18,11 @@ STATELESS = ["rose"]
 NESTED: dict[str, Any] = {}
 FLAT, FULL = {"flat": True}, {"full": True}
 
+World = tuple[str, int]
 
-def check(
-    folder: Path, before: tuple[str, int], after: tuple[str, int], names: Sequence[str], *forms: dict[str, Any]
-) -> None:
-    """Save and resume in each form, in two worlds of a mode and a number of processes."""
+
+def check(folder: Path, before: World, after: Sequence[World], names: Sequence[str], *forms: dict[str, Any]) -> None:
+    """Save in one world, a mode and a number of processes, in each form, and resume in others."""
     jobs: list[dict[str, Any]] = []
     for number, form in enumerate(forms):
         place = folder / str(number)
@@ -30,24 +30,21 @@ def check(
         able = [name for name in names if not (form == FULL and name in STATELESS)]
         jobs.append({"folder": str(place), "names": able, **form})
     worlds.run_all([(checkpoints.save, {**job, "mode": before[0]}) for job in jobs], before[1], seconds=300)
-    found = worlds.run_all([(checkpoints.resume, {**job, "mode": after[0]}) for job in jobs], after[1], seconds=300)
-    assert found == [[[]] * len(jobs)] * after[1]
+    for mode, world in after:
+        found = worlds.run_all([(checkpoints.resume, {**job, "mode": mode}) for job in jobs], world, seconds=300)
+        assert found == [[[]] * len(jobs)] * world
 
 
-def test_two_processes_become_three(tmp_path: Path) -> None:
-    check(tmp_path, ("fsdp", 2), ("fsdp", 3), FEW, NESTED, FULL)
-
-
-def test_two_processes_become_one(tmp_path: Path) -> None:
-    check(tmp_path, ("fsdp", 2), ("plain", 1), FEW, NESTED, FLAT)
+def test_two_processes_become_three_and_one(tmp_path: Path) -> None:
+    check(tmp_path, ("fsdp", 2), [("fsdp", 3), ("plain", 1)], FEW, NESTED, FLAT, FULL)
 
 
 def test_saving_in_the_background(tmp_path: Path) -> None:
     """On a process group of its own: on that of training, torch (2.13) mixes up its collectives with those of the steps."""
     names = ["moments/int8"]
-    assert worlds.run(checkpoints.save_while_training, 2, folder=str(tmp_path), names=names) == [[], []]
-    found = worlds.run(checkpoints.resume, 2, folder=str(tmp_path), names=names, mode="fsdp")
-    assert found == [[], []]
+    options = {"folder": str(tmp_path), "names": names}
+    jobs = [(checkpoints.save_while_training, options), (checkpoints.resume, {**options, "mode": "fsdp"})]
+    assert worlds.run_all(jobs, 2) == [[[], []], [[], []]]
 
 
 @pytest.mark.slow
@@ -63,5 +60,5 @@ def test_saving_in_the_background(tmp_path: Path) -> None:
     ],
     ids=["to three", "to two", "to one", "from copies", "to two by two", "from two by two"],
 )
-def test_every_storage(tmp_path: Path, before: tuple[str, int], after: tuple[str, int]) -> None:
-    check(tmp_path, before, after, ALL, NESTED, FLAT, FULL)
+def test_every_storage(tmp_path: Path, before: World, after: World) -> None:
+    check(tmp_path, before, [after], ALL, NESTED, FLAT, FULL)

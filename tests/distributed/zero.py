@@ -145,3 +145,29 @@ def wrong_uses() -> list[str]:
             found += refused("ZeRO without partition_of", "clip_by_global_norm needs all", untold)
             build(held, chain)  # no ZeRO
     return found
+
+
+def foreign_checkpoints() -> list[str]:
+    """The consolidated state of another chain: ZeRO loads it without asking."""
+    found: list[str] = []
+    for before, after in [
+        ("adamw", "lion"),
+        ("lion", "adamw"),
+        ("sgd", "adamw"),
+        ("first_moment/int8", "first_moment"),
+    ]:
+        held = [torch.nn.Parameter(p) for p in tensors(1, SHAPES)]
+        optimizer = zero(CASES[before].chain, held)
+        for param in held:
+            param.grad = torch.ones_like(param)
+        optimizer.step()
+        values = [param.detach().clone() for param in held]
+        other = reloaded(optimizer, CASES[after].chain, held)
+        try:
+            other.step()
+        except gradchain.StateError as error:
+            found += [] if "does not belong to this chain, by its slots" in str(error) else [str(error)]
+        else:
+            found += [f"{before} in {after} is not refused"]
+        found += [] if all(map(torch.equal, values, held)) else [f"{before} in {after} made a step"]
+    return found
