@@ -281,6 +281,10 @@ class Optimizer(torch.optim.Optimizer):
                 if param.grad is not None:
                     works.append(self._work(param, settings, number, position, first + position, numbers))
             first += len(group["params"])
+        if len(self._seats) > first:  # some have left: their memory is theirs to free
+            here = set(self._parameters())
+            self._seats = {param: seat for param, seat in self._seats.items() if param in here}
+            self._routing.forget(here)
         if self.capturable:
             on_device.number(works, self._numbers)
         return works
