@@ -129,7 +129,7 @@ class Seated:
         self.layout = Layout.of(work)
         self.number = _numbers.setdefault(self.layout, len(_numbers))
         self.tensors: list[torch.Tensor] = [work.state[slot] for slot in self.layout.slots]
-        self.held = list(zip(self.layout.slots, self.tensors))
+        self.held = [(slot, x, x.stride()) for slot, x in zip(self.layout.slots, self.tensors)]
         self.spans = [_span(x) for x in (work.owner, *self.tensors)]
 
 
@@ -146,8 +146,8 @@ def seated(work: Work, packs: Packs) -> Seated:
     )  # fmt: skip
     known: Seated | None = work.seat.layout
     if known is not None and known.signature == signature:
-        for slot, tensor in known.held:
-            if state[slot] is not tensor:
+        for slot, tensor, stride in known.held:
+            if state[slot] is not tensor or tensor.stride() != stride:
                 break
         else:
             return known
