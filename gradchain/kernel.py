@@ -139,7 +139,7 @@ _numbers: dict[Layout, int] = {}
 
 def seated(work: Work, packs: Packs) -> Seated:
     """What is known of a parameter, found anew if it has changed since the last step."""
-    grad, owner, state = work.grad, work.owner, work.seat.state
+    grad, owner, state = work.grad, work.owner, work.state
     signature = (
         grad.stride(), grad.dtype, owner.data_ptr(), owner.shape, owner.stride(), owner.dtype, packs.pattern(work.numbers),
         work.maximize, work.telemetry, work.index is None,
