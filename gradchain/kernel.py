@@ -113,7 +113,7 @@ class Seated:
         self.layout = Layout.of(work)
         self.number = _numbers.setdefault(self.layout, len(_numbers))
         self.tensors: list[torch.Tensor] = [work.state[slot] for slot in self.layout.slots]
-        self.held = list(zip(self.layout.slots, self.tensors))
+        self.held = [(slot, x, x.stride()) for slot, x in zip(self.layout.slots, self.tensors)]
         self.spans = [_span(x) for x in (work.owner, *self.tensors)]
 
 
@@ -123,15 +123,15 @@ _numbers: dict[Layout, int] = {}
 
 def seated(work: Work, packs: Packs) -> Seated:
     """What is known of a parameter, found anew if it has changed since the last step."""
-    grad, owner, state = work.grad, work.owner, work.seat.state
+    grad, owner, state = work.grad, work.owner, work.state
     signature = (
         grad.stride(), grad.dtype, owner.data_ptr(), owner.shape, owner.stride(), owner.dtype, packs.pattern(work.numbers),
         work.maximize, work.telemetry, work.index is None,
     )  # fmt: skip
     known: Seated | None = work.seat.layout
     if known is not None and known.signature == signature:
-        for slot, tensor in known.held:
-            if state[slot] is not tensor:
+        for slot, tensor, stride in known.held:
+            if state[slot] is not tensor or tensor.stride() != stride:
                 break
         else:
             return known

@@ -78,7 +78,8 @@ class Optimizer(torch.optim.Optimizer):
         hyperparameters: other defaults for the chain's hyperparameters, by their names in `param_groups`.
 
     The state of a parameter is made when the optimizer takes it up and set again from the parameter's value at its
-    first step, so a model may be loaded or moved in between. If anything fails in a step, nothing has been written.
+    first step, so a model may be loaded or moved in between. If anything fails in a step, nothing has been written; but for a
+    stage's `share`, which makes numbers for the next step when this one is done.
 
     >>> optimizer = gradchain.Optimizer(model, gradchain.recipe("rose", lr=1e-2))
     >>> loss.backward()
@@ -282,6 +283,10 @@ class Optimizer(torch.optim.Optimizer):
                 if param.grad is not None:
                     works.append(self._work(param, settings, number, position, first + position, numbers))
             first += len(group["params"])
+        if len(self._seats) > first:  # some have left: their memory is theirs to free
+            here = set(self._parameters())
+            self._seats = {param: seat for param, seat in self._seats.items() if param in here}
+            self._routing.forget(here)
         if self.capturable:
             on_device.number(works, self._numbers)
         return works

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -52,6 +52,10 @@ class Routing:
             known = (settings, self.variant(settings.disable).route(name, param, settings.role))
             self._programs[param] = known
         return known[1]
+
+    def forget(self, here: Container[torch.Tensor]) -> None:
+        """Let go of the parameters that are no longer here."""
+        self._programs = {param: known for param, known in self._programs.items() if param in here}
 
     @property
     def programs(self) -> Iterable[Program]:

@@ -48,6 +48,7 @@ class Standing:
         stepped = {id(param) for param in self.params}
         self.idle = [param for group in groups for param in group["params"] if id(param) not in stepped]
         self.slots = [(w.state, key, w.state[key]) for w in order for key in ("step", *w.seat.layout.layout.slots)]
+        self.slot_layouts = [tensor.stride() for _, _, tensor in self.slots]
         self.places, self.flags = _places(self.params), _flags(groups)
         self.counters = Counters([work.state["step"] for work in order])
         self.versions = self.counters.versions()
@@ -76,6 +77,7 @@ class Standing:
             all(_same(row, known) for row, known in zip(_rows(state, groups, settings), self.rows, strict=True))
             and _flags(groups) == self.flags
             and all(state.get(key) is tensor for state, key, tensor in self.slots)
+            and [tensor.stride() for _, _, tensor in self.slots] == self.slot_layouts  # someone may set `.data`
             and _places(self.params) == self.places
             and self.counters.versions() == self.versions
         )

@@ -50,7 +50,7 @@ def _copied(value: torch.Tensor) -> torch.Tensor:
 
 def versions_of(tensors: Iterable[torch.Tensor]) -> list[int]:
     """How often each tensor has been written to."""
-    return [tensor._version for tensor in tensors]  # pyright: ignore[reportPrivateUsage]
+    return [0 if x.is_inference() else x._version for x in tensors]  # pyright: ignore[reportPrivateUsage]
 
 
 def check_purity(program: Program, before: list[int], after: list[int]) -> None:
@@ -92,6 +92,8 @@ class Seat:
     def steps(self) -> int:
         """The steps taken so far. The counter in the state is only read if someone else has written to it."""
         counter = self.state["step"]
+        if not isinstance(counter, torch.Tensor):  # set by hand
+            counter = self.state["step"] = torch.tensor(float(counter))
         if counter is not self._counter or counter._version != self._version:
             self._counter, self._version, self._steps = counter, counter._version, int(counter)
         return self._steps

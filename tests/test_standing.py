@@ -273,3 +273,34 @@ def test_a_rate_of_two_elements_is_refused_whatever_it_was_before(compile: bool)
         group(optimizer)["lr"] = torch.ones(2)
         with pytest.raises(gradchain.OptionError, match=r"shape \(2,\)"):
             optimizer.step()
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_parameter_that_has_left_is_let_go(compile: bool) -> None:
+    import gc
+    import weakref
+
+    optimizer = make(compile)
+    gone: Any = None
+    for step in range(6):
+        if step == 4:
+            left = optimizer.param_groups[-1]["params"].pop()
+            del optimizer.state[left]
+            gone = weakref.ref(left)
+            del left
+        set_grads(optimizer, step)
+        optimizer.step()
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_slot_that_was_turned_in_place_is_not_taken_for_the_old_one() -> None:
+    optimizer = make(True)
+    for step in range(6):
+        set_grads(optimizer, step)
+        if step == 4:
+            slot = optimizer.state[first(optimizer)]["first_moment.exp_avg"]
+            slot.data = slot.t()
+        optimizer.step()
+    (_, made), *_ = optimizer._memory["compiled"].last.calls  # pyright: ignore[reportPrivateUsage]
+    assert any(stride == (1, 4) for layout in made.layouts for _, stride, *_ in layout.tensors)

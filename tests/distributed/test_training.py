@@ -20,6 +20,7 @@ JOBS: list[worlds.Job] = [
     (training.telemetry_is_of_the_whole_model, {}),
     (training.states_change_places, {}),
     (training.refusals, {}),
+    (training.layouts_are_found_once, {}),
 ]
 
 

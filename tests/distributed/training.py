@@ -112,6 +112,20 @@ def in_backward(name: str, rank: int) -> list[str]:
     return found + [f"{name}: a gradient was kept" for p in other.parameters() if p.grad is not None]
 
 
+def layouts_are_found_once() -> list[str]:
+    """The compiled path looks at a sharded parameter once, and not in every step."""
+    from gradchain import kernel
+
+    kernel.compile_graph = lambda graph, inputs, **_: graph  # type: ignore[assignment]
+    made: list[kernel.Seated] = []
+    original = kernel.Seated.__init__
+    kernel.Seated.__init__ = lambda self, *args: made.append(self) or original(self, *args)  # type: ignore[method-assign]
+    model = sharded_model()
+    optimizer = gradchain.optimizer("adamw", model.parameters(), compile=True)
+    run(model, optimizer, [0])
+    return [] if len(made) == len(list(model.parameters())) else [f"{len(made)} layouts were made"]
+
+
 def telemetry_is_of_the_whole_model() -> list[Any]:
     """What is recorded, sharded and not."""
     plain = Model()
