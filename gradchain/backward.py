@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
 
@@ -20,19 +21,23 @@ class StepInBackward:
 
     def __init__(self, optimizer: Optimizer, model: nn.Module | None = None) -> None:
         self.optimizer = optimizer
-        step = functools.partial(_step, optimizer)
-        self._hooks: list[Any] = [
-            param.register_post_accumulate_grad_hook(step) for param in _parameters(optimizer) if param.requires_grad
-        ]
+        self._hooks: list[Any] = []
+        self._take_up(_parameters(optimizer))
+        optimizer._in_backward = self._take_up  # pyright: ignore[reportPrivateUsage]
         if model is not None and _several():  # it may be wrapped later
             holders = [part for part in model.modules() if next(part.parameters(recurse=False), None) is not None]
             self._hooks += [part.register_forward_pre_hook(_check_unwrapped) for part in holders]
+
+    def _take_up(self, params: Iterable[torch.Tensor]) -> None:
+        step = functools.partial(_step, self.optimizer)
+        self._hooks += [_hook(param, step) for param in params]
 
     def remove(self) -> None:
         """Gradients are kept from now on, and wait for `optimizer.step()`."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        self.optimizer._in_backward = None  # pyright: ignore[reportPrivateUsage]
 
     def __enter__(self) -> Self:
         return self
@@ -53,6 +58,15 @@ def _check_unwrapped(model: nn.Module, inputs: Any) -> None:
     """Raise if this is the forward pass of DistributedDataParallel."""
     if getattr(nn.parallel.DistributedDataParallel, "_active_ddp_module", None) is not None:
         raise OptionError(f"the model of step_in_backward {WRAPPED}")
+
+
+def _hook(param: torch.Tensor, step: Any) -> Any:
+    """A hook for a parameter, also for one that is frozen and may be thawed later."""
+    trained = param.requires_grad
+    try:
+        return param.requires_grad_().register_post_accumulate_grad_hook(step)
+    finally:
+        param.requires_grad_(trained)
 
 
 def _step(optimizer: Optimizer, param: torch.Tensor) -> None:

@@ -38,7 +38,8 @@ def fits(work: Work) -> bool:
     if not work.grad.is_contiguous() or work.grad.dtype != work.owner.dtype:
         return False
     shape = work.owner.shape
-    return all(work.state[key].shape == shape for key in work.program.keys(work.state))
+    slots = [work.state[key] for key in work.program.keys(work.state)]
+    return all(slot.shape == shape and slot.is_contiguous() for slot in slots)
 
 
 def divided(works: Sequence[Work]) -> tuple[list[Work], list[Work]]:

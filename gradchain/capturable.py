@@ -22,7 +22,8 @@ def number(works: Sequence[Work], compute: Compute) -> None:
     """Give each work its numbers and its noise key: at once for all that have a group, a program and a device in common."""
     alike: dict[Any, list[Work]] = {}
     for work in works:
-        alike.setdefault((id(work.group), id(work.program), work.owner.device), []).append(work)
+        key = (id(work.group), id(work.program), work.owner.device, work.index is None)
+        alike.setdefault(key, []).append(work)
     for members in alike.values():
         first = members[0]
         steps = torch.stack([work.state["step"] for work in members]) + 1
@@ -34,7 +35,7 @@ def number(works: Sequence[Work], compute: Compute) -> None:
             values = iter(row.unbind())
             named = ({name: None if x is None else next(values) for name, x in stage.items()} for stage in numbers)
             work.numbers, work.pack = tuple(named), row
-        if first.program.draws(first.owner.dtype):
+        if first.index is not None:
             salts = torch.stack([_salt(work) for work in members])
             for work, key in zip(members, mix_bits(mix_bits(steps.to(torch.int32)) + salts).unbind()):
                 work.noise_key = key

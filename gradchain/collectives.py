@@ -14,7 +14,7 @@ from torch import nn
 
 from gradchain import totals
 from gradchain.errors import ParameterError, UnknownNameError, nearest
-from gradchain.storage.factored import near_square
+from gradchain.storage import near_square
 from gradchain.storage.signs import word_dtype
 from gradchain.table import aligned
 

@@ -20,6 +20,7 @@ from gradchain.compile_report import Bucket, CompileReport, bucket_of
 from gradchain.errors import CompileWarning
 from gradchain.kernel import Kernel, Known, Status, inputs_of, seated, status_of
 from gradchain.packs import Packs
+from gradchain.pieces import Pieces, cut
 from gradchain.program import Outcome
 from gradchain.reduce import Totals
 from gradchain.telemetry import Recorded
@@ -119,9 +120,11 @@ class Plan:
         self.calls = [([places[id(work)] for work in call.works], call.kernel([])) for call in calls]
 
     @staticmethod
-    def fits(calls: Sequence[Call]) -> bool:
-        """Whether all calls were compiled and took one phase."""
-        return all(not any(call.answers) and call.kernel([]).compiled is not None for call in calls)
+    def of(works: Sequence[Work], calls: Sequence[AnyCall]) -> Plan | None:
+        """A plan, if all calls were compiled and took one phase."""
+        plain = [call for call in calls if isinstance(call, Call) and not any(call.answers)]
+        fits = len(plain) == len(calls) and all(call.kernel([]).compiled is not None for call in plain)
+        return Plan(works, plain) if fits else None
 
     def run(self, works: Sequence[Work], packs: Packs) -> list[Recorded]:
         inputs = [inputs_of([works[place] for place in places], packs) for places, _ in self.calls]
@@ -133,6 +136,9 @@ class Plan:
                     recorded[place] = record
         torch.autograd.graph.increment_version([work.owner for work in works])
         return recorded
+
+
+AnyCall: TypeAlias = "Call | Pieces"
 
 
 class Memory:
@@ -168,7 +174,7 @@ def run(works: Sequence[Work], memory: dict[str, Any], partition: Any = None) ->
         kept.last = plan
         return plan.run(works, packs)
     calls, recorded = _run_once(works, packs, kept, partition)
-    kept.last = Plan(works, calls) if partition is None and Plan.fits(calls) else None
+    kept.last = Plan.of(works, calls) if partition is None else None
     if kept.last is not None:
         if len(kept.plans) >= PLANS:
             kept.plans.clear()
@@ -176,12 +182,14 @@ def run(works: Sequence[Work], memory: dict[str, Any], partition: Any = None) ->
     return recorded
 
 
-def _run_once(works: Sequence[Work], packs: Packs, memory: Memory, partition: Any) -> tuple[list[Call], list[Recorded]]:
+def _run_once(
+    works: Sequence[Work], packs: Packs, memory: Memory, partition: Any
+) -> tuple[list[AnyCall], list[Recorded]]:
     """A step without a plan."""
     failures: list[str] = []
-    ready = [call for bucket in buckets(works) for call in calls_for(bucket, packs, memory, len(works))]
+    ready: list[AnyCall] = [call for bucket in buckets(works) for call in calls_for(bucket, packs, memory, len(works))]
     waiting: list[Call] = []
-    done: list[Call] = []
+    done: list[AnyCall] = []
     places = {id(work): place for place, work in enumerate(works)}
     while True:
         while ready:
@@ -189,12 +197,16 @@ def _run_once(works: Sequence[Work], packs: Packs, memory: Memory, partition: An
             status = call.advance(failures)
             if status == "uneven":
                 ready += call.split()
+            elif status == "done":
+                done.append(call)
             else:
-                (done if status == "done" else waiting).append(call)
+                assert isinstance(call, Call)  # pieces answer each other
+                waiting.append(call)
         if (given := _answered(waiting, places, partition)) is None:
             break
-        for call in (ready := [call for call in waiting if call in given]):
+        for call in given:
             call.take(given[call])
+        ready += given
         waiting = [call for call in waiting if call not in given]
     _warn(failures)
     for call in done:
@@ -218,9 +230,11 @@ def _answered(waiting: Sequence[Call], places: Mapping[int, int], partition: Any
     return {call: [totals[at] for at in ats] for call, ats in called.items() if ats[0] in totals}
 
 
-def calls_for(bucket: list[Work], packs: Packs, memory: Memory, works: int) -> list[Call]:
+def calls_for(bucket: list[Work], packs: Packs, memory: Memory, works: int) -> Sequence[AnyCall]:
     """One call for the bucket, or one for each of its tensors if their company has changed too often."""
     call = Call(bucket, packs, [[] for _ in bucket], memory)
+    if len(bucket) == 1 and (parts := cut(bucket[0])):
+        return [Pieces(bucket[0], parts, packs, memory, call)]
     if len(bucket) == 1 or call.numbers in memory.companies:
         return [call]
     if len(memory.companies) >= BUCKETS_PER_CALL * -(-works // TENSORS_PER_CALL):
@@ -245,7 +259,8 @@ def buckets(works: Sequence[Work]) -> list[list[Work]]:
         if work.owner.numel() > SMALL_ELEMENTS:
             result.append([work])
         else:
-            small.setdefault((work.program.structure, work.owner.device), []).append(work)
+            key = (work.program.structure, work.owner.device, work.index is None)  # noise is drawn by all or by none
+            small.setdefault(key, []).append(work)
     for members in small.values():
         result += [members[i : i + TENSORS_PER_CALL] for i in range(0, len(members), TENSORS_PER_CALL)]
     return result

@@ -24,6 +24,7 @@ def run(works: Sequence[Work], *, compiled: bool, memory: dict[str, Any], partit
 
     With a `partition`, totals over parameters are those over all members of this process group.
     """
+    memory.pop("plan", None)  # what a step went by is good for the one after it, and nobody may have taken it up
     if not compiled:
         return run_eagerly(works, partition)
     from gradchain import compiled as compiled_path  # the compiler takes a second to import

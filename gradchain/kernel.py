@@ -10,13 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
-import torch._inductor
-from torch._guards import TracingContext, tracing
-from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
-from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from gradchain.errors import GradchainError
+from gradchain.inductor import compile_graph
 from gradchain.packs import Packs, pattern_of
 from gradchain.program import Outcome, Program
 from gradchain.reduce import Totals
@@ -35,26 +32,6 @@ Status = Literal["done", "asks", "uneven"]
 Known: TypeAlias = "tuple[tuple[tuple[str, ...], ...], ...]"
 """For each work, for each answered request, the names of the totals."""
 
-SERIAL_ELEMENTS = 1 << 16
-"""A bucket of so few elements is done before a second thread has started."""
-
-
-READS = 8
-"""What is made of so many inputs is computed again where it is used again, and not written to memory in between."""
-
-
-def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True) -> Callable[..., Any]:
-    """A function that computes what a traced graph does. `inline`: rather compute anew than write to memory."""
-    options: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}  # layouts are checked by `seated`
-    if sum(x.numel() for x in examples) < 4 * SERIAL_ELEMENTS:
-        options["cpp.threads"] = 1
-    if inline:
-        options["realize_reads_threshold"] = READS
-    make = cast("Callable[..., Callable[..., Any]]", torch._inductor.compile)  # pyright: ignore[reportPrivateUsage]
-    mode = FakeTensorMode(shape_env=ShapeEnv())  # without one, inductor does not look into its cache of graphs
-    with tracing(TracingContext(mode)):
-        return make(graph, [mode.from_tensor(x, static_shapes=True) for x in examples], options=options)
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -69,6 +46,7 @@ class Layout:
     noisy: bool
     shard: Shard
     matrix: tuple[int, int] | None
+    common: tuple[str, ...]
 
     @staticmethod
     def of(work: Work) -> Layout:
@@ -84,6 +62,7 @@ class Layout:
             work.index is not None,
             work.seat.shard,
             _matrix_of(work),
+            work.common,
         )
 
     def task(
@@ -95,18 +74,29 @@ class Layout:
         values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
         gradient = -grad if self.maximize else grad
         if self.matrix is not None:
-            slots = [x.view(self.matrix) if x.shape == param.shape else x for x in slots]
+            dense = [_is_dense(slot) and x.shape == param.shape for slot, x in zip(self.slots, slots)]
+            slots = [x.view(self.matrix) if whole else x for x, whole in zip(slots, dense)]
             param, gradient = param.view(self.matrix), gradient.view(self.matrix)
         return Task(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard)
+
+
+def _is_dense(slot: str) -> bool:
+    """Whether a tensor of the state has a number for each element, going by its name; packed signs may have its shape."""
+    return slot.count(".") < 2 or slot.endswith(".data")
 
 
 def _matrix_of(work: Work) -> tuple[int, int] | None:
     """The matrix as which a kernel sees an elementwise step: that of its storages, which else would divide at each index."""
     dense = [x for x in (work.owner, work.grad, *work.state.values()) if x.shape == work.owner.shape]
-    if work.seat.shard.group is not None or not work.program.elementwise or not all(x.is_contiguous() for x in dense):
+    shard = work.seat.shard
+    if (
+        (shard.group is not None and shard.columns is None)
+        or not work.program.elementwise
+        or not all(x.is_contiguous() for x in dense)
+    ):
         return None
     matrices = {
-        storage.matrix(kept(stage, slot, work.owner, work.seat.shard))
+        storage.matrix(kept(stage, slot, work.owner, shard))
         for slot, (_, stage) in work.program.owners.items()
         if (storage := stage.storage_of(slot)) is not None
     }
@@ -133,9 +123,9 @@ _numbers: dict[Layout, int] = {}
 
 def seated(work: Work, packs: Packs) -> Seated:
     """What is known of a parameter, found anew if it has changed since the last step."""
-    grad, state = work.grad, work.seat.state
+    grad, owner, state = work.grad, work.owner, work.seat.state
     signature = (
-        grad.stride(), grad.dtype, work.owner.data_ptr(), packs.pattern(work.numbers),
+        grad.stride(), grad.dtype, owner.data_ptr(), owner.shape, owner.stride(), owner.dtype, packs.pattern(work.numbers),
         work.maximize, work.telemetry, work.index is None,
     )  # fmt: skip
     known: Seated | None = work.seat.layout
@@ -264,9 +254,12 @@ class Kernel:
                 self.requests.append(result)
                 outputs += result[1].partials.values()
             elif self.status == "done":
-                task.commit(result)
-                self.recorded.append([key for key in result.recorded if layout.telemetry or key[1] == "total"])
-                outputs += [result.recorded[key] for key in self.recorded[-1]]
+                own = {slot: value for slot, value in result.state.items() if slot not in layout.common}
+                task.commit(dataclasses.replace(result, state=own))
+                recorded = {key: x for key, x in result.recorded.items() if layout.telemetry or key[1] == "total"}
+                recorded |= {(slot, "common"): result.state[slot] for slot in layout.common}
+                self.recorded.append(list(recorded))
+                outputs += recorded.values()
         # One more output keeps the graph from having none.
         return [*outputs, flat[0].new_zeros((), dtype=torch.int32)]
 

@@ -117,6 +117,7 @@ class Optimizer(torch.optim.Optimizer):
         self._places: dict[torch.Tensor, tuple[int, int, int]] = {}
         self._memory: dict[str, Any] = {}
         self._standing: Standing | None = None
+        self._in_backward: Callable[[Iterable[torch.Tensor]], None] | None = None  # takes up parameters that are added
         self._telemetry = Telemetry()
         self._role = role
         self._partition = partition_of_all(chain, partition_of, partition_group)
@@ -165,6 +166,8 @@ class Optimizer(torch.optim.Optimizer):
                 roles_of(group, f"group {len(self.param_groups) - 1}: ")
             shared.adopt(self.chain, group, self.param_groups[0])
             self._take_up(group)
+            if self._in_backward is not None:
+                self._in_backward(group["params"])
         except Exception:
             self.param_groups.pop()
             raise
@@ -242,7 +245,7 @@ class Optimizer(torch.optim.Optimizer):
     def _stand(self, works: Sequence[Work]) -> None:
         """Remember a step that went by a known plan, for those that will be like it."""
         plan = self._memory.pop("plan", None)
-        if plan is not None and all(work.owner is work.seat.param and work.step is not None for work in works):
+        if plan and works and all(work.owner is work.seat.param and work.step is not None for work in works):
             self._standing = Standing(works, plan, self.state, self.param_groups, self._settings_of_all())
 
     def _settings_of_all(self) -> list[Any]:
@@ -328,7 +331,9 @@ class Optimizer(torch.optim.Optimizer):
 
     def _place(self, param: torch.Tensor) -> tuple[int, int, int]:
         """The group of a parameter, its position there, and among all."""
-        if len(self._places) != sum(len(group["params"]) for group in self.param_groups):
+        number, position, _ = self._places.get(param, (0, 0, 0))
+        held = self.param_groups[number]["params"] if number < len(self.param_groups) else []
+        if param not in self._places or position >= len(held) or held[position] is not param:
             listed = [
                 (number, position, other)
                 for number, group in enumerate(self.param_groups)
@@ -355,7 +360,7 @@ class Optimizer(torch.optim.Optimizer):
         """Check the group's values again if anyone has written to them since the last step."""
         values = tuple(tuple(value) if isinstance(value := group.get(key), list) else value for key in self.defaults)
         known = self._checked.get(number)
-        if known is None or any(old is not new and old != new for old, new in zip(known, values)):
+        if known is None or any(map(_differ, known, values)):
             self._routing.check({**self.defaults, **group}, f"group {number}: ")
             self._checked[number] = values
 
@@ -497,6 +502,7 @@ class Optimizer(torch.optim.Optimizer):
         self._checked.clear()
         self._fresh.clear()
         self._seats.clear()
+        self._standing = None  # it holds the old state
         if self.capturable:
             for param, state in states.items():
                 state["step"] = state["step"].to(param.device)
@@ -523,6 +529,7 @@ class Optimizer(torch.optim.Optimizer):
         if fresh is not None:  # unpickled or copied
             self._routing, self._checked, self._memory = Routing(self.chain), {}, {}
             self._seats, self._settings, self._places, self._standing = {}, {}, {}, None
+            self._in_backward = None
             self._telemetry = Telemetry()
             parameters = self._parameters()
             self._fresh = {parameters[index] for index in fresh}
@@ -533,6 +540,14 @@ class Optimizer(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(\n{self.chain}\n)\n{super().__repr__()}"
+
+
+def _differ(old: Any, new: Any) -> bool:
+    """Whether a value has been exchanged for another one."""
+    try:
+        return old is not new and bool(old != new)
+    except RuntimeError:  # a tensor of several elements says neither yes nor no
+        return True
 
 
 def _listed(params: nn.Module | Iterable[Any]) -> Any:

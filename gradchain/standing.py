@@ -51,8 +51,8 @@ class Standing:
         self.places, self.flags = _places(self.params), _flags(groups)
         self.counters = Counters([work.state["step"] for work in order])
         self.versions = self.counters.versions()
-        self.heads = {id(work.numbers): Head(work) for work in order}
-        self.head_of = [id(work.numbers) for work in order]
+        self.head_of = [(id(work.numbers), work.owner.device) for work in order]
+        self.heads = {key: Head(work) for key, work in zip(self.head_of, order)}
         self.noise = Noise(order) if any(work.index is not None for work in order) else None
         self.telling = [work.telemetry for work in works]
         self.shards = [work.seat.shard for work in works]
@@ -93,7 +93,7 @@ class Standing:
 
     def packs(self, compute: Compute) -> list[torch.Tensor] | None:
         """The numbers of the next step, for each parameter; `None` if the kernels were made for others."""
-        packs: dict[int, torch.Tensor] = {}
+        packs: dict[Any, torch.Tensor] = {}
         for key, head in self.heads.items():
             numbers = compute(head.program, head.group, head.step + 1)
             if pattern_of(numbers) != head.pattern:
@@ -155,12 +155,12 @@ def _kept(work: Work) -> list[torch.Tensor]:
     return [work.owner, *work.seat.layout.tensors]
 
 
-def _layouts(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:
-    return [x.stride() for x in tensors], [x.dtype for x in tensors]
+def _layouts(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any], list[Any]]:
+    return [x.shape for x in tensors], [x.stride() for x in tensors], [x.dtype for x in tensors]
 
 
-def _places(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:
-    return [x.stride() for x in tensors], [x.data_ptr() for x in tensors]
+def _places(tensors: Sequence[torch.Tensor]) -> tuple[Any, list[Any]]:
+    return _layouts(tensors), [x.data_ptr() for x in tensors]
 
 
 def _flags(groups: Sequence[Group]) -> list[Any]:

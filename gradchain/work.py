@@ -123,7 +123,8 @@ class Work:
     """A parameter that is due for a step."""
 
     __slots__ = (
-        "_task", "grad", "group", "index", "maximize", "noise_key", "numbers", "owner", "pack", "seat", "step", "telemetry",
+        "_task", "common", "grad", "group", "index", "maximize", "noise_key", "numbers", "owner", "pack", "seat", "step",
+        "telemetry",
     )  # fmt: skip
 
     def __init__(
@@ -137,6 +138,7 @@ class Work:
     ) -> None:
         self.owner, self.grad, self.seat, self.numbers = owner, grad, seat, numbers
         self.step = step  # `None` where only the device knows
+        self.common: tuple[str, ...] = ()  # slots that the other pieces of the tensor have too
         self.pack: torch.Tensor | None = None  # the numbers as one tensor, if they come as one
         self.noise_key: torch.Tensor | None = None
         self.maximize: bool = group["maximize"]

@@ -79,3 +79,16 @@ def test_an_error_in_a_block_leaves_everything_as_it_was() -> None:
         optimizer.step()
     assert all((p == 1).all() for p in params)
     assert not optimizer.state[params[0]]["first_moment.exp_avg"].any()
+
+
+def test_state_of_a_parameter_that_was_laid_out_otherwise() -> None:
+    results: list[torch.Tensor] = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        param = torch.nn.Parameter(torch.linspace(-1, 1, 36).view(2, 2, 3, 3).contiguous(memory_format=layout))
+        optimizer = gc.optimizer("adamw", [param], compile=False)
+        for _ in range(3):
+            param.grad = torch.linspace(1, -2, 36).view(2, 2, 3, 3)
+            optimizer.step()
+            param.grad, param.data = None, param.data.contiguous()  # as model.to(memory_format=torch.contiguous_format)
+        results.append(param.detach())
+    torch.testing.assert_close(results[1], results[0])

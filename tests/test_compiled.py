@@ -332,3 +332,44 @@ def test_the_report_names_what_fell_back(kernels: Any, monkeypatch: pytest.Monke
     (reason,) = report.fallbacks
     assert "no such fusion" in reason
     assert reason in str(report)
+
+
+def test_a_parameter_turned_or_cut_in_place_is_not_taken_for_the_old_one(traced: Any) -> None:
+    param = nn.Parameter(torch.ones(6, 6))
+    optimizer = gradchain.optimizer("sgd", [param], momentum=0.0, lr=0.1, compile=True)
+    for data in (lambda x: x, lambda x: x, lambda x: x, torch.t, lambda x: x[:3], lambda x: x[:, :2]):
+        param.data, before = data(param.data), param.data_ptr()
+        param.grad = torch.ones(param.shape)
+        optimizer.step()
+        assert param.data_ptr() == before
+        (key,) = optimizer._memory["compiled"].last.calls  # pyright: ignore[reportPrivateUsage]
+        shape, stride, *_ = key[1].layouts[0].tensors[0]
+        assert (torch.Size(shape), stride) == (param.shape, param.stride())
+
+
+def test_packed_signs_that_have_the_shape_of_their_parameter(traced: Any) -> None:
+    results: list[Any] = []
+    for compile in (False, True):
+        param = nn.Parameter(torch.arange(12.0).view(12, 1))
+        built = chain(t.first_moment(storage="factored"), t.scale_by_learning_rate(0.1))
+        optimizer = gradchain.Optimizer([param], built, compile=compile)
+        for sign in (1, -1, 1):
+            param.grad = sign * torch.linspace(-1, 2, 12).view(12, 1)
+            optimizer.step()
+        results.append(frozen_copy(optimizer))
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+@pytest.mark.parametrize("capturable", [False, True])
+def test_some_parameters_draw_noise_and_others_do_not(dtypes: Any, capturable: bool, traced: Any) -> None:
+    results: list[Any] = []
+    for compile, on_device in ((False, False), (False, capturable), (True, capturable)):
+        params = [nn.Parameter(torch.linspace(-1, 1, 64).view(8, 8).to(dtype)) for dtype in dtypes]
+        optimizer = gradchain.optimizer("rose", params, lr=1e-2, compile=compile, capturable=on_device)
+        for step in range(5):
+            set_grads(params, step)
+            optimizer.step()
+        results.append([param.detach().clone() for param in params])
+    assert_same(results[1], results[0])
+    assert_same(results[2], results[0])

@@ -229,3 +229,47 @@ def test_no_gradient_is_kept_alive() -> None:
     held = weakref.ref(first(optimizer).grad)
     optimizer.zero_grad()
     assert held() is None
+
+
+def test_a_plan_of_steps_in_backward_is_not_taken_up_by_a_step_of_all() -> None:
+    results: list[Any] = []
+    for compile in (False, True):
+        params = [nn.Parameter(torch.full(shape, 0.5)) for shape in ((3,), (5, 5), (5, 5))]
+        optimizer = gradchain.optimizer("adamw", params, compile=compile)
+
+        def backward(some: list[nn.Parameter]) -> None:
+            torch.stack([(param * param).sum() for param in some]).sum().backward()
+
+        with gradchain.step_in_backward(optimizer):
+            for _ in range(3):
+                backward(params)
+        for some in (params, params[:1]):
+            backward(some)
+            optimizer.step()
+            optimizer.zero_grad()
+            standing_still = optimizer._standing  # pyright: ignore[reportPrivateUsage]
+            assert standing_still is None or len(standing_still.params) == len(some)
+        results.append(frozen_copy(optimizer))
+    torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
+
+
+def test_steps_without_any_gradient() -> None:
+    optimizer = make(True)
+    for step in range(8):
+        if step == 4:
+            set_grads(optimizer, step)
+        optimizer.step()
+        optimizer.zero_grad()
+    assert float(optimizer.state[first(optimizer)]["step"]) == 1
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_rate_of_two_elements_is_refused_whatever_it_was_before(compile: bool) -> None:
+    optimizer = make(compile)
+    for rate in (0.1, torch.tensor(0.1), torch.tensor(0.2)):
+        group(optimizer)["lr"] = rate
+        set_grads(optimizer, 0)
+        optimizer.step()
+        group(optimizer)["lr"] = torch.ones(2)
+        with pytest.raises(gradchain.OptionError, match=r"shape \(2,\)"):
+            optimizer.step()

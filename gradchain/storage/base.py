@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
@@ -34,12 +35,33 @@ class Kept:
         """Which rows of it are here."""
         return Shard.whole(self.shape) if self.shard is None else self.shard
 
+    @property
+    def square(self) -> tuple[int, int]:
+        """The rows and columns of the matrix, as nearly square as may be, that factors describe."""
+        columns = self.part.columns
+        return near_square(self.shape.numel()) if columns is None else (self.shape.numel() // columns, columns)
+
+
+def near_square(numel: int) -> tuple[int, int]:
+    """The factors `(a, b)` of `numel`, `a >= b`, that are nearest to each other.
+
+    >>> from gradchain.storage import near_square
+    >>> near_square(108), near_square(7), near_square(0)
+    ((12, 9), (7, 1), (0, 0))
+    """
+    if numel == 0:
+        return 0, 0
+    b = next(i for i in range(math.isqrt(numel), 0, -1) if numel % i == 0)
+    return numel // b, b
+
 
 @dataclass(frozen=True)
 class Storage:
     """How a slot is kept; this base class: as one dense tensor in the parameter's own dtype."""
 
     elementwise: ClassVar[bool] = False
+    in_pieces: ClassVar[bool] = False
+    """Whether a large tensor can be stepped in pieces (`gradchain.pieces`)."""
     random: ClassVar[bool] = False
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:

@@ -17,6 +17,7 @@ class AsParameter(Storage):
     """The parameter's own dtype."""
 
     elementwise: ClassVar[bool] = True
+    in_pieces: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Float32(Storage):
     """float32, whatever the parameter has."""
 
     elementwise: ClassVar[bool] = True
+    in_pieces: ClassVar[bool] = True
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
         return {"": dense.to(torch.float32)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -14,19 +13,6 @@ from gradchain.reduce import run_locally, tensor_partials
 from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
 from gradchain.storage.int8 import Int8
 from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
-
-
-def near_square(numel: int) -> tuple[int, int]:
-    """The factors `(a, b)` of `numel`, `a >= b`, that are nearest to each other.
-
-    >>> from gradchain.storage import near_square
-    >>> near_square(108), near_square(7), near_square(0)
-    ((12, 9), (7, 1), (0, 0))
-    """
-    if numel == 0:
-        return 0, 0
-    b = next(i for i in range(math.isqrt(numel), 0, -1) if numel % i == 0)
-    return numel // b, b
 
 
 @dataclass(frozen=True)
@@ -46,15 +32,16 @@ class Factored(Storage):
     Source: Park & Lee (2024), SMMF, arXiv:2412.08894.
     """
 
+    in_pieces: ClassVar[bool] = True
     vectors: bool = False
 
     def factors(self, kept: Kept) -> bool:
         """Whether a slot is factored at all."""
         enough_axes = len(kept.shape) >= (1 if self.vectors else 2)
-        return enough_axes and near_square(kept.shape.numel())[1] > 1
+        return enough_axes and kept.square[1] > 1
 
     def matrix(self, kept: Kept) -> tuple[int, int] | None:
-        return near_square(kept.shape.numel()) if self.factors(kept) else None
+        return kept.square if self.factors(kept) else None
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
         return self._factors(dense, kept) if self.factors(kept) else {"": dense.to(torch.float32)}
@@ -66,7 +53,7 @@ class Factored(Storage):
         start, matrix = _matrix(dense.to(torch.float32), kept)
         sizes = matrix.abs() if kept.signed else matrix
         rows, columns = sizes.sum(1, dtype=torch.float64), _column_sums(sizes)
-        partials = {"row": _among(rows, start, near_square(kept.shape.numel())[0]), "column": columns}
+        partials = {"row": _among(rows, start, kept.square[0]), "column": columns}
         vector = kept.signed and len(kept.shape) < 2
         if vector:
             partials["sign"] = pack_vector(dense > 0, kept.part, columns.numel())
@@ -129,7 +116,7 @@ class CompactFactored(Factored):
         if kept.signed:
             wide = {name: part.to(torch.float32) if name != "sign" else part for name, part in parts.items()}
             return super().load(wide, kept)
-        rows, columns = near_square(kept.shape.numel())
+        rows, columns = kept.square
         factors = {
             name: Int8().load({"data": parts[f"{name}_data"], "scale": parts[f"{name}_scale"]}, _unsigned(size))
             for name, size in (("row", torch.Size([rows])), ("column", torch.Size([columns])))
@@ -156,7 +143,7 @@ def _unsigned(shape: torch.Size) -> Kept:
 
 def _matrix(dense: torch.Tensor, kept: Kept) -> tuple[int, torch.Tensor]:
     """The rows of the near-square matrix that reach into what is here, with zeros for what is not, and the first one."""
-    columns, part = near_square(kept.shape.numel())[1], kept.part
+    columns, part = kept.square[1], kept.part
     if part.group is None:
         return 0, dense.reshape(-1, columns)
     flat = dense.reshape(-1)

@@ -1,0 +1,59 @@
+"""What the compiler is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.fx import symbolic_trace
+
+from gradchain import inductor
+
+
+def test_options_by_device() -> None:
+    small, large = torch.empty(10), torch.empty(1 << 18)
+    assert inductor.options_for([small], inline=True)[0]["cpp.threads"] == 1
+    assert "cpp.threads" not in inductor.options_for([small, large], inline=True)[0]
+    assert "realize_reads_threshold" not in inductor.options_for([small], inline=False)[0]
+    first, second = inductor.options_for([torch.empty(10, device="meta")], inline=True)
+    assert first.pop("combo_kernels")
+    assert first == second
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_options_that_fail_give_way_to_the_next(failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[dict[str, Any]] = []
+
+    def make(graph: Any, examples: Any, options: dict[str, Any]) -> Any:
+        told.append(options)
+        if len(told) <= failing:
+            raise RuntimeError("no such fusion")
+        return graph
+
+    monkeypatch.setattr(torch._inductor, "compile", make)
+    graph, examples = symbolic_trace(torch.nn.Identity()), [torch.empty(3, device="meta")]
+    if failing == 2:
+        with pytest.raises(RuntimeError, match="no such fusion"):
+            inductor.compile_graph(graph, examples)
+    else:
+        assert inductor.compile_graph(graph, examples) is graph
+    assert len(told) == min(failing + 1, 2)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_graphs_are_found_in_the_cache_on_disk(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    from torch._dynamo.utils import counters
+
+    for expected in (0, 1):
+        counters.clear()
+        compiled = inductor.compile_graph(symbolic_trace(Twice()), [torch.ones(5)])
+        assert torch.equal(compiled(torch.ones(5))[0], torch.full((5,), 2.0))
+        hits = counters["aot_autograd"]["autograd_cache_hit"] + counters["inductor"]["fxgraph_cache_hit"]
+        assert min(hits, 1) == expected
+
+
+class Twice(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return [x * 2]

@@ -1,0 +1,102 @@
+"""Large factored tensors are stepped in pieces: the same step, in less memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gradchain
+from gradchain import compiled, kernel, pieces
+from tests.test_optimizer import frozen_copy
+
+SHAPES = [(64, 48), (50, 6, 8), (96, 40), (9, 7), (48,)]
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pieces, "LARGE", 1000)
+    monkeypatch.setattr(pieces, "ELEMENTS", 600)
+    monkeypatch.setattr(compiled, "SMALL_ELEMENTS", 500)
+
+
+def factored(name: str = "adv-adamw", **options: Any) -> gradchain.Chain:
+    return gradchain.recipe(name, lr=0.02, nnmf_factor=True, **options)
+
+
+CHAINS = {
+    "adamw": factored(),
+    "one": gradchain.recipe("adamw", lr=0.02, weight_decay=0.1).with_options(**{"second_moment.storage": "factored"}),
+    "fp32": gradchain.recipe("adamw").with_options(
+        **{"first_moment.storage": "fp32", "second_moment.storage": "factored"}
+    ),
+    "ademamix": factored(ademamix=True),
+    "lion": factored("adv-lion"),
+}
+
+
+def run(chain: gradchain.Chain, compile: bool, **group: Any) -> Any:
+    generator = torch.Generator().manual_seed(0)
+    params = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+    optimizer = gradchain.Optimizer([{"params": params, **group}], chain, compile=compile)
+    for step in range(5):
+        for param in params:
+            param.grad = torch.randn(param.shape, generator=generator)
+        params[1].grad = None if step == 3 else params[1].grad
+        optimizer.step()
+    return frozen_copy(optimizer)
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pieces each tensor came in."""
+    counts: list[int] = []
+    original = pieces.Pieces.finish
+
+    def finish(self: pieces.Pieces) -> None:
+        counts.append(len(self.calls))
+        original(self)
+
+    monkeypatch.setattr(pieces.Pieces, "finish", finish)
+    return counts
+
+
+@pytest.mark.parametrize("group", [{}, {"maximize": True}], ids=["down", "up"])
+@pytest.mark.parametrize("name", CHAINS)
+def test_pieces_make_the_step_of_the_whole(
+    name: str, group: Any, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+    expected = run(CHAINS[name], compile=False, **group)
+    result = run(CHAINS[name], compile=True, **group)
+    assert max(counted) >= 3
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_compiled_pieces(counted: list[int]) -> None:
+    torch.testing.assert_close(run(CHAINS["adamw"], True), run(CHAINS["adamw"], False), rtol=1e-5, atol=1e-6)
+    assert counted
+
+
+def test_pieces_that_cannot_be_compiled_are_stepped_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    def picky(graph: Any, inputs: Any, **_: Any) -> Any:
+        if inputs[0].shape[0] in (16, 12, 24, 48):
+            raise RuntimeError("no such fusion")
+        return graph
+
+    monkeypatch.setattr(kernel, "compile_graph", picky)
+    monkeypatch.setattr(compiled, "_kernels", {})
+    expected = run(CHAINS["adamw"], compile=False)
+    with pytest.warns(gradchain.CompileWarning, match="no such fusion"):
+        result = run(CHAINS["adamw"], compile=True)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["rose", "adv-adamw", "adv-adopt-factored"])
+def test_others_stay_whole(name: str, counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without factors, and with noise, which goes by an element's place in the whole."""
+    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+    run(gradchain.recipe(name), compile=True)
+    assert not counted
