@@ -106,7 +106,7 @@ def fit_slots(
             kind = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise StateError(
                 f"{parameter}: slot {wrong[0]} has {kind} in the state dict, but shape {tuple(fresh.shape)} here. The "
-                "state belongs to a model of other shapes, or an earlier version of gradchain kept this slot in another form "
+                "state belongs to a model of other shapes, or an earlier version of gradchain kept this slot in another way "
                 "(the anchors int8 and int4, prodigy's s and p0): then drop the slot from the state dict and load it with "
                 "strict=False. Nothing was loaded."
             )
