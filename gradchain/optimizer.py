@@ -78,8 +78,8 @@ class Optimizer(torch.optim.Optimizer):
         hyperparameters: other defaults for the chain's hyperparameters, by their names in `param_groups`.
 
     The state of a parameter is made when the optimizer takes it up and set again from the parameter's value at its
-    first step, so a model may be loaded or moved in between. If anything fails in a step, nothing has been written; but for a
-    stage's `share`, which makes numbers for the next step when this one is done.
+    first step, so a model may be loaded or moved in between. If anything fails in a step, nothing has been written; but
+    for a stage's `share`, which makes numbers for the next step when this one is done.
 
     >>> optimizer = gradchain.Optimizer(model, gradchain.recipe("rose", lr=1e-2))
     >>> loss.backward()
@@ -112,7 +112,8 @@ class Optimizer(torch.optim.Optimizer):
         self.capturable = capturable
         self._routing = Routing(chain)
         self._checked: dict[int, tuple[Any, ...]] = {}
-        self._fresh: set[torch.Tensor] = set()
+        self._fresh: dict[torch.Tensor, torch.Tensor] = {}
+        """The counters of states that nobody has stepped or loaded yet."""
         self._seats: dict[torch.Tensor, Seat] = {}
         self._settings: dict[int, tuple[tuple[Any, ...], list[Settings]]] = {}
         self._places: dict[torch.Tensor, tuple[int, int, int]] = {}
@@ -200,7 +201,7 @@ class Optimizer(torch.optim.Optimizer):
         place_together(made.values())
         for param, state in made.items():
             self.state[param] = state
-            self._fresh.add(param)
+            self._fresh[param] = state["step"]
 
     def _initial(self, param: torch.Tensor, program: Program, name: str) -> dict[str, Any]:
         device = param.device if self.capturable else None
@@ -265,7 +266,8 @@ class Optimizer(torch.optim.Optimizer):
             if work.step is not None:
                 work.seat.stepped()
         if self._fresh:
-            self._fresh.difference_update(work.seat.param for work in works)
+            for work in works:
+                self._fresh.pop(work.seat.param, None)
 
     def _compiled(self) -> bool:
         if self.compile == "auto":
@@ -384,7 +386,7 @@ class Optimizer(torch.optim.Optimizer):
         """A parameter's seat: its state is made or completed where it is missing, and made anew before its first step."""
         program = self._routing.program(param, settings, name)
         state = self.state[param]
-        if "step" not in state or (param in self._fresh and (self.capturable or float(state["step"]) == 0)):
+        if "step" not in state or (self._fresh.get(param) is state["step"] and self._unstepped(state["step"])):
             counter = state.get("step")
             state.clear()
             state.update(self._initial(param, program, name))
@@ -405,6 +407,10 @@ class Optimizer(torch.optim.Optimizer):
                     )
         seat = self._seats[param] = Seat(settings, program, state, param, name)
         return seat
+
+    def _unstepped(self, counter: torch.Tensor) -> bool:
+        """Whether a counter is 0, where it can be read without waiting for a device."""
+        return self.capturable or float(counter) == 0
 
     def _check_slots(self, param: torch.Tensor, settings: Settings, name: str, wanted: Mapping[str, Any]) -> None:
         """Raise unless a state that was put here by others, as ZeRO does when it loads, belongs to this chain."""
@@ -537,8 +543,9 @@ class Optimizer(torch.optim.Optimizer):
             self._in_backward = None
             self._telemetry = Telemetry()
             parameters = self._parameters()
-            self._fresh = {parameters[index] for index in fresh}
             place_together(state for state in self.state.values() if "step" in state)
+            made = {parameters[index]: self.state.get(parameters[index], {}) for index in fresh}
+            self._fresh = {param: state["step"] for param, state in made.items() if "step" in state}
 
     def _parameters(self) -> list[torch.Tensor]:
         return [param for group in self.param_groups for param in group["params"]]
