@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING
 
-from gradchain.backward import StepInBackward as StepInBackward
-from gradchain.backward import step_in_backward as step_in_backward
 from gradchain.chain import Chain as Chain
 from gradchain.chain import chain as chain
 from gradchain.context import Context as Context
+from gradchain.distributed.backward import StepInBackward as StepInBackward
+from gradchain.distributed.backward import step_in_backward as step_in_backward
 from gradchain.errors import ChainError as ChainError
 from gradchain.errors import CompileWarning as CompileWarning
 from gradchain.errors import ConfigError as ConfigError

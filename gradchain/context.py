@@ -7,9 +7,9 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError
 from gradchain.noise import random_bits, salt_of
-from gradchain.sharding import Shard
 
 Reduction = Literal["mean", "sum", "total"]
 """How what parameters report is put together; `total` is for contributions to shared numbers."""

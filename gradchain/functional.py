@@ -10,13 +10,13 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from gradchain import shared
+from gradchain.distributed.sharding import is_distributed
+from gradchain.engine.run import drive
 from gradchain.errors import GradientError, OptionError, UnknownOptionError, nearest
 from gradchain.noise import parameter_key_tensor
 from gradchain.program import Running
 from gradchain.roles import Rule, assign, roles_of
 from gradchain.routes_table import program_bytes
-from gradchain.run import drive
-from gradchain.sharding import is_distributed
 
 if TYPE_CHECKING:
     from gradchain.chain import Chain

@@ -11,11 +11,17 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from gradchain import capturable as on_device
 from gradchain import engine, registry, shared
 from gradchain.chain import Chain
-from gradchain.compile_report import CompileReport
-from gradchain.counters import Counters, place_together
+from gradchain.distributed.initial import expected, initial_state
+from gradchain.distributed.partitioned import partition_of_all
+from gradchain.distributed.rehearsal import check_split, foreign
+from gradchain.distributed.sharding import Shard
+from gradchain.engine import capturable as on_device
+from gradchain.engine.counters import Counters, place_together
+from gradchain.engine.report import CompileReport
+from gradchain.engine.standing import Standing
+from gradchain.engine.work import Seat, Work
 from gradchain.errors import (
     ConfigError,
     GradientError,
@@ -25,15 +31,10 @@ from gradchain.errors import (
     UnknownOptionError,
     nearest,
 )
-from gradchain.initial import expected, initial_state
-from gradchain.partitioned import partition_of_all
 from gradchain.program import Numbers, Program
-from gradchain.rehearsal import check_split, foreign
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
-from gradchain.sharding import Shard
-from gradchain.standing import Standing
 from gradchain.state import (
     LoadReport,
     chain_differences,
@@ -44,7 +45,6 @@ from gradchain.state import (
     fit_states,
 )
 from gradchain.telemetry import Recorded, Telemetry
-from gradchain.work import Seat, Work
 
 Compile = Literal["auto"] | bool
 

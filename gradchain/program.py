@@ -12,11 +12,11 @@ from typing import Any, TypeAlias, cast
 import torch
 
 from gradchain.context import Context, Lazy, Reduction, undeclared
+from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError
 from gradchain.hyperparameters import Binding, Bindings
 from gradchain.ops import where
 from gradchain.reduce import Request, Totals, run_locally
-from gradchain.sharding import Shard
 from gradchain.slots import check_slot, loaded, no_bits, parts_of, storage_for, stored
 from gradchain.stage import Result, Slots, Stage
 from gradchain.storage import Storage

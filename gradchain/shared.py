@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gradchain.distributed.sharding import Shard
+from gradchain.distributed.totals import Pool, gather, reduce_pools
 from gradchain.errors import ChainError
-from gradchain.sharding import Shard
 from gradchain.stage import Stage
-from gradchain.totals import Pool, gather, reduce_pools
 
 if TYPE_CHECKING:
     from gradchain.chain import Chain

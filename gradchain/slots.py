@@ -8,9 +8,9 @@ from typing import Any, cast
 
 import torch
 
+from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError
 from gradchain.reduce import Request, Totals
-from gradchain.sharding import Shard
 from gradchain.stage import Stage
 from gradchain.storage import Kept, Parts, Storage, Storing
 from gradchain.storage.base import Bits

@@ -15,11 +15,11 @@ import torch
 from typing_extensions import Self, dataclass_transform
 
 from gradchain import registry
+from gradchain.distributed.sharding import Shard
 from gradchain.errors import OptionError, UnknownOptionError, nearest
 from gradchain.fields import Spec, check_number, check_static, follow, hyper, spec_of, static
 from gradchain.reduce import Request, Totals
 from gradchain.roles import ROLES
-from gradchain.sharding import Shard
 from gradchain.storage import STORAGES, Storage
 from gradchain.update import Update
 

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from gradchain import registry, shared
+from gradchain.distributed.initial import expected, initial_state
+from gradchain.distributed.sharding import take
 from gradchain.errors import StateError
 from gradchain.fields import DTYPES
-from gradchain.initial import expected, initial_state
 from gradchain.program import Program
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
-from gradchain.sharding import take
 
 
 @dataclass

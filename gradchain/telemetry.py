@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from gradchain.context import Reduction
-from gradchain.totals import gather
+from gradchain.distributed.totals import gather
 
 Recorded = dict[tuple[str, Reduction], torch.Tensor]
 

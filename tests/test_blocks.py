@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import gradchain as gc
-from gradchain import blocks
+from gradchain.engine import blocks
 from tests.laws.cases import CASES
 from tests.laws.running import gradients, optimize, tensors
 

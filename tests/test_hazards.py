@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain import compiled, kernel
 from gradchain import transforms as t
+from gradchain.engine import compiled, kernel
 
 MODES = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 

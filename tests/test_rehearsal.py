@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gradchain as gc
-from gradchain.rehearsal import check_split
+from gradchain.distributed.rehearsal import check_split
 from tests.laws.cases import Case
 from tests.laws.running import over_all_cases
 

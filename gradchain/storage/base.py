@@ -9,8 +9,8 @@ from typing import ClassVar, TypeAlias
 
 import torch
 
+from gradchain.distributed.sharding import Shard
 from gradchain.reduce import Request, Totals
-from gradchain.sharding import Shard
 
 Bits: TypeAlias = "Callable[..., torch.Tensor]"
 """Gives int32 noise of the slot's shape; or, as `bits(like, part)`, noise for a smaller tensor that stands for a part."""
@@ -61,7 +61,7 @@ class Storage:
 
     elementwise: ClassVar[bool] = False
     in_pieces: ClassVar[bool] = False
-    """Whether a large tensor can be stepped in pieces (`gradchain.pieces`)."""
+    """Whether a large tensor can be stepped in pieces (`gradchain.engine.pieces`)."""
     random: ClassVar[bool] = False
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 
 from gradchain.context import Context
+from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError, OptionError
 from gradchain.fields import Spec, follow, hyper, static
 from gradchain.ops import minimum, wide
 from gradchain.reduce import accumulate
-from gradchain.sharding import Shard
 from gradchain.stage import Number, Slots, Stage
 from gradchain.update import Update
 

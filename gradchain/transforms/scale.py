@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 
 from gradchain.context import Context
+from gradchain.distributed.sharding import Shard
 from gradchain.errors import OptionError
 from gradchain.fields import hyper, static
 from gradchain.ops import root, wide
 from gradchain.reduce import Request, Totals, whole_tensor, whole_tensor_max
-from gradchain.sharding import Shard
 from gradchain.stage import Slots, Stage, Yields
 from gradchain.transforms.power_iteration import (
     length,

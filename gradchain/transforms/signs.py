@@ -8,11 +8,11 @@ from collections.abc import Generator, Sequence
 import torch
 
 from gradchain.context import Context
+from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError, OptionError
 from gradchain.fields import hyper, static
 from gradchain.ops import arctangent, nonzero, root, where, wide
 from gradchain.reduce import Request, Totals, tensor_partials, tensor_partials_max, whole_tensor
-from gradchain.sharding import Shard
 from gradchain.stage import Number, Stage, Yields
 from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
 from gradchain.update import Update

@@ -7,11 +7,11 @@ from collections.abc import Generator
 import torch
 
 from gradchain.context import Context
+from gradchain.distributed.sharding import Shard
 from gradchain.fields import follow, hyper, static
 from gradchain.ops import minimum, root, where, wide
 from gradchain.reduce import Request, Totals, tensor_partials, whole_tensor
 from gradchain.registry import label_function
-from gradchain.sharding import Shard
 from gradchain.stage import Number, Stage, Yields
 from gradchain.update import Update
 

@@ -13,7 +13,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import gradchain
-from gradchain import Chain, totals
+from gradchain import Chain
+from gradchain.distributed import totals
 from tests.laws.cases import CASES
 from tests.laws.running import build, gradients, tensors
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import gradchain
-from gradchain import collectives, totals
+from gradchain.distributed import collectives, totals
 from tests.distributed import costs, worlds
 
 NAMES = [*collectives.RECIPES, *collectives.PARTS]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gradchain import totals
+from gradchain.distributed import totals
 from tests.distributed import sharded, worlds, zero
 from tests.laws.cases import RECIPES
 

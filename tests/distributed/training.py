@@ -114,7 +114,7 @@ def in_backward(name: str, rank: int) -> list[str]:
 
 def layouts_are_found_once() -> list[str]:
     """The compiled path looks at a sharded parameter once, and not in every step."""
-    from gradchain import kernel
+    from gradchain.engine import kernel
 
     kernel.compile_graph = lambda graph, inputs, **_: graph  # type: ignore[assignment]
     made: list[kernel.Seated] = []

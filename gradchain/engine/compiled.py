@@ -16,16 +16,16 @@ from typing import Any, TypeAlias
 
 import torch
 
-from gradchain.compile_report import Bucket, CompileReport, bucket_of
+from gradchain.distributed.totals import Asked, answers
+from gradchain.engine.kernel import Kernel, Known, Status, inputs_of, seated, status_of
+from gradchain.engine.packs import Packs
+from gradchain.engine.pieces import Pieces, cut
+from gradchain.engine.report import Bucket, CompileReport, bucket_of
+from gradchain.engine.work import Work
 from gradchain.errors import CompileWarning
-from gradchain.kernel import Kernel, Known, Status, inputs_of, seated, status_of
-from gradchain.packs import Packs
-from gradchain.pieces import Pieces, cut
 from gradchain.program import Outcome
 from gradchain.reduce import Totals
 from gradchain.telemetry import Recorded
-from gradchain.totals import Asked, answers
-from gradchain.work import Work
 
 SMALL_ELEMENTS = 1 << 16
 TENSORS_PER_CALL = 16

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from typing_extensions import Self
 
+from gradchain.distributed.sharding import is_distributed
 from gradchain.errors import ChainError, OptionError
 from gradchain.optimizer import Optimizer
-from gradchain.sharding import is_distributed
 
 
 class StepInBackward:

@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 
-from gradchain import blocks
-from gradchain.run import drive
+from gradchain.engine import blocks
+from gradchain.engine.run import drive
+from gradchain.engine.work import Work, check_purity, versions_of
 from gradchain.telemetry import Recorded
-from gradchain.work import Work, check_purity, versions_of
 
 AUTO_ELEMENTS = 10_000_000
 """`compile="auto"` compiles from this many elements on: below, the compiler takes longer than it saves."""
@@ -27,9 +27,9 @@ def run(works: Sequence[Work], *, compiled: bool, memory: dict[str, Any], partit
     memory.pop("plan", None)  # what a step went by is good for the one after it, and nobody may have taken it up
     if not compiled:
         return run_eagerly(works, partition)
-    from gradchain import compiled as compiled_path  # the compiler takes a second to import
+    from gradchain.engine.compiled import run as run_compiled  # the compiler takes a second to import
 
-    return compiled_path.run(works, memory, partition)
+    return run_compiled(works, memory, partition)
 
 
 def run_eagerly(works: Sequence[Work], partition: Any = None) -> list[Recorded]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from gradchain.distributed.totals import Asked, answers
 from gradchain.program import Outcome, Program, Running
 from gradchain.reduce import Totals
-from gradchain.totals import Asked, answers
 
 
 def advance(running: Running, answer: Totals | None = None) -> Asked | Outcome:

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradchain.counters import Counters
+from gradchain.engine.counters import Counters
+from gradchain.engine.packs import pack, pattern_of
+from gradchain.engine.work import Work
 from gradchain.noise import mix_bits, parameter_salt
-from gradchain.packs import pack, pattern_of
 from gradchain.program import Numbers, Program
 from gradchain.telemetry import Recorded
-from gradchain.work import Work
 
 if TYPE_CHECKING:
-    from gradchain.compiled import Plan
+    from gradchain.engine.compiled import Plan
 
 Group = Mapping[str, Any]
 Compute = Callable[[Program, Group, int], Numbers]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from gradchain import totals
+from gradchain.distributed import totals
 from gradchain.errors import ParameterError, UnknownNameError, nearest
 from gradchain.storage import near_square
 from gradchain.storage.signs import word_dtype
@@ -72,7 +72,7 @@ PARTS: dict[str, tuple[Round, ...]] = {
 class Cost:
     """The communication of one step, the same for each process.
 
-    >>> from gradchain import collectives
+    >>> from gradchain.distributed import collectives
     >>> collectives.Cost(collectives=2, numbers=100).sent(4)
     1200.0
     """
@@ -99,7 +99,7 @@ def cost(name: str, params: nn.Module | Iterable[Sequence[int]], world: int) -> 
         UnknownNameError: there is no formula for this name.
         ParameterError: a shape is neither a matrix nor a vector.
 
-    >>> from gradchain import collectives
+    >>> from gradchain.distributed import collectives
     >>> collectives.cost("adams", torch.nn.Linear(1024, 4096, device="meta"), 512)
     Cost(collectives=2, numbers=1025)
     """
@@ -145,7 +145,7 @@ def _words(bits: int) -> int:
 def table(rounds: dict[str, tuple[Round, ...]]) -> str:
     """The formulas, a row for each chain, the rounds divided by semicolons.
 
-    >>> from gradchain import collectives
+    >>> from gradchain.distributed import collectives
     >>> print(collectives.table({"adams": collectives.RECIPES["adams"]}))
     chain  rounds  each matrix  each vector  once
     -----  ------  -----------  -----------  ----

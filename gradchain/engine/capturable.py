@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from gradchain.engine.work import Work
 from gradchain.noise import mix_bits, parameter_salt
 from gradchain.program import Numbers, Program
-from gradchain.work import Work
 
 Compute = Callable[[Program, Mapping[str, Any], torch.Tensor], Numbers]
 

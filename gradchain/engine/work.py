@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
+from gradchain.distributed.sharding import Shard, is_distributed, local_of
 from gradchain.errors import ChainError, GradientError
 from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Outcome, Program, Running
-from gradchain.sharding import Shard, is_distributed, local_of
 
 
 @dataclass(frozen=True, eq=False)

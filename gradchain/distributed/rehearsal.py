@@ -11,11 +11,11 @@ from typing import Any, TypeVar
 
 import torch
 
+from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError
 from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Outcome, Program, State
 from gradchain.reduce import Request, Totals
-from gradchain.sharding import Shard
 
 ROWS, PARTS = 4, 3  # two rows, two rows, and none
 WIDEST = 3

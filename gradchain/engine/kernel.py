@@ -12,17 +12,17 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from gradchain.distributed.sharding import Shard
+from gradchain.distributed.totals import Asked
+from gradchain.engine.inductor import compile_graph
+from gradchain.engine.packs import Packs, pattern_of
+from gradchain.engine.run import advance
+from gradchain.engine.work import Task, Work, check_purity, memory_of, versions_of
 from gradchain.errors import GradchainError
-from gradchain.inductor import compile_graph
-from gradchain.packs import Packs, pattern_of
 from gradchain.program import Outcome, Program
 from gradchain.reduce import Totals
-from gradchain.run import advance
-from gradchain.sharding import Shard
 from gradchain.slots import kept
 from gradchain.telemetry import Recorded
-from gradchain.totals import Asked
-from gradchain.work import Task, Work, check_purity, memory_of, versions_of
 
 Result: TypeAlias = "Asked | Outcome"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from gradchain.distributed.sharding import Shard, distributed, is_distributed, local_of
+from gradchain.distributed.totals import answers
 from gradchain.errors import ChainError
 from gradchain.program import Program, Starting, State
-from gradchain.sharding import Shard, distributed, is_distributed, local_of
 from gradchain.slots import owned
-from gradchain.totals import answers
 
 
 @torch.no_grad()

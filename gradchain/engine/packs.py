@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from gradchain.engine.work import Work
 from gradchain.program import Numbers
-from gradchain.work import Work
 
 
 class Packs:

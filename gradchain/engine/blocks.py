@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
+from gradchain.engine.run import drive
+from gradchain.engine.work import Task, Work
 from gradchain.program import Outcome
-from gradchain.run import drive
-from gradchain.work import Task, Work
 
 ELEMENTS = 1 << 17
 """The size of a block."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gradchain.table import aligned
 
 if TYPE_CHECKING:
-    from gradchain.kernel import Kernel, Layout
+    from gradchain.engine.kernel import Kernel, Layout
 
 HEADER = ("tensors", "shapes", "dtype", "kernels", "seconds", "runs")
 

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from gradchain.kernel import Status
-from gradchain.packs import Packs
+from gradchain.distributed.sharding import Shard
+from gradchain.engine.kernel import Status
+from gradchain.engine.packs import Packs
+from gradchain.engine.work import Seat, Work
 from gradchain.reduce import Totals
-from gradchain.sharding import Shard
 from gradchain.slots import parts_of
 from gradchain.telemetry import Recorded
-from gradchain.work import Seat, Work
 
 if TYPE_CHECKING:
-    from gradchain.compiled import Call, Memory
+    from gradchain.engine.compiled import Call, Memory
 
 ELEMENTS = 1 << 20
 """The size of a piece, about."""
@@ -84,7 +84,7 @@ class Pieces:
     """The calls for the pieces of one tensor, in step with each other."""
 
     def __init__(self, work: Work, pieces: Sequence[Work], packs: Packs, memory: Memory, whole: Call) -> None:
-        from gradchain.compiled import Call
+        from gradchain.engine.compiled import Call
 
         self.works, self.whole = [work], whole
         self.calls = [Call([piece], packs, [[]], memory) for piece in pieces]
