@@ -9,7 +9,7 @@ import pytest
 from tests.distributed import memory, worlds
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="resident memory is counted in other units")
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak of resident memory is read from /proc")
 def test_resident_memory_of_one_process() -> None:
     (kept,), (freed,) = (worlds.run(memory.resident, 1, in_backward=flag) for flag in (False, True))
     assert kept > memory.LAYERS - 1
