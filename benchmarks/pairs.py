@@ -130,7 +130,7 @@ PAIRS = [
         "adamw-heavyball",
         recipe("adamw", **ADAM),
         published("heavyball", "heavyball.AdamW", **ADAM),
-        ("gpt2", "resnet50", "matrix"),  # on `small` its compiler takes minutes
+        LARGE,  # on `small` its compiler takes minutes
         dict.fromkeys(EVERY, 0.9),
     ),
     Pair("adamw-optimi", recipe("adamw", **ADAM), published("torch-optimi", "optimi.AdamW", **ADAM)),
@@ -156,7 +156,7 @@ PAIRS = [
         "rose-fp32",
         recipe("rose", "rose fp32", lr=1e-3, compute_dtype="fp32"),
         unfused(references.Rose, "Rose fp32", lr=1e-3, dtype=torch.float32),
-        EVERY,
+        LARGE,
         {"gpt2": 0.5},
         again=1,
     ),
@@ -177,7 +177,7 @@ PAIRS = [
         "gyro-adam",
         recipe("gyro-adam", **GYRO),
         unfused(references.GyroAdam, "GYRO-Adam", **GYRO),
-        EVERY,
+        LARGE,
         {"gpt2": 0.3},
         again=2,
     ),
@@ -186,13 +186,13 @@ PAIRS = [
         "adams",
         recipe("adams", lr=1e-4),
         published("adams-torch", "adams.Adams_ZeRO", lr=1e-4),
-        EVERY,
+        LARGE,
         {"gpt2": 0.35},
         again=2,
     ),
-    adv("adv-adamw", "AdamW_adv", DECAY, lists=EVERY, targets={"gpt2": 0.4}),
-    adv("adv-adamw", "AdamW_adv", DECAY, compiled=True, lists=("gpt2", "matrix")),
-    adv("adv-adamw", "AdamW_adv", FACTORED, label="adv-adamw factored", lists=EVERY, targets={"gpt2": 0.2}),
+    adv("adv-adamw", "AdamW_adv", DECAY, targets={"gpt2": 0.4}),
+    adv("adv-adamw", "AdamW_adv", DECAY, compiled=True, lists=LARGE),
+    adv("adv-adamw", "AdamW_adv", FACTORED, label="adv-adamw factored", targets={"gpt2": 0.2}),
     adv("adv-adopt", "Adopt_adv", DECAY, targets={"gpt2": 0.4}),
     Pair(
         "adv-adopt-heavyball",
@@ -214,8 +214,8 @@ PAIRS = [
         again=2,
     ),
     adv("adv-lion", "Lion_adv", LION),
-    adv("adv-adamw", "AdamW_adv", UNBIASED, compiled=True, label="adv-adamw unbiased", lists=("gpt2", "matrix")),
-    adv("adv-prodigy", "Prodigy_adv", {}, compiled=True, lists=("gpt2", "matrix"), again=1),
+    adv("adv-adamw", "AdamW_adv", UNBIASED, compiled=True, label="adv-adamw unbiased", lists=LARGE),
+    adv("adv-prodigy", "Prodigy_adv", {}, compiled=True, lists=LARGE, again=1),
 ]
 """All pairs, in the order of the tables."""
 

@@ -28,6 +28,10 @@ Group = Mapping[str, Any]
 Compute = Callable[[Program, Group, int], Numbers]
 
 
+PLACES = 1 << 16
+"""How many places of gradients are remembered; allocators come back to the same ones."""
+
+
 class Standing:
     """What the last step went by: parameters, state, layouts of gradients, settings, and the calls that it made.
 
@@ -41,14 +45,15 @@ class Standing:
         order = [works[place] for places, _ in plan.calls for place in places]
         self.params = [work.owner for work in order]
         self.kept = [[x for place in places for x in _kept(works[place])] for places, _ in plan.calls]
-        self.grad_layouts = _layouts([work.grad for work in order])
+        self.grad_layouts = _strides([work.grad for work in order])
         self.spans = sorted({span for work in order for span in work.seat.layout.spans})
-        self.grad_places: list[int] = []
+        self.free: set[int] = set()  # where gradients have been that were apart from all this
         self.rows = _rows(state, groups, settings)
         stepped = {id(param) for param in self.params}
         self.idle = [param for group in groups for param in group["params"] if id(param) not in stepped]
         self.slots = [(w.state, key, w.state[key]) for w in order for key in ("step", *w.seat.layout.layout.slots)]
-        self.slot_layouts = [tensor.stride() for _, _, tensor in self.slots]
+        self.kept_slots = [tensor for _, key, tensor in self.slots if key != "step"]
+        self.slot_layouts = [tensor.stride() for tensor in self.kept_slots]
         self.places, self.flags = _places(self.params), _flags(groups)
         self.counters = Counters([work.state["step"] for work in order])
         self.versions = self.counters.versions()
@@ -69,28 +74,29 @@ class Standing:
         if any(param.grad is not None for param in self.idle):
             return None
         found: list[torch.Tensor] = grads  # type: ignore[assignment]
-        same = self._as_before(state, groups, settings) and _layouts(found) == self.grad_layouts
+        same = self._as_before(state, groups, settings) and _strides(found) == self.grad_layouts
         return found if same and self._apart(found) else None
 
     def _as_before(self, state: Mapping[Any, Any], groups: Sequence[Group], settings: Any) -> bool:
         return (
             all(_same(row, known) for row, known in zip(_rows(state, groups, settings), self.rows, strict=True))
             and _flags(groups) == self.flags
-            and all(state.get(key) is tensor for state, key, tensor in self.slots)
-            and [tensor.stride() for _, _, tensor in self.slots] == self.slot_layouts  # someone may set `.data`
+            and all([state.get(key) is tensor for state, key, tensor in self.slots])  # noqa: C419  # faster
+            and [tensor.stride() for tensor in self.kept_slots] == self.slot_layouts  # someone may set `.data`
             and _places(self.params) == self.places
             and self.counters.versions() == self.versions
         )
 
     def _apart(self, grads: Sequence[torch.Tensor]) -> bool:
         """Whether no gradient lives in the memory of a parameter or of its state."""
-        places = [grad.data_ptr() for grad in grads]
-        if places != self.grad_places:
-            for place in places:
-                at = bisect_right(self.spans, (place, 1 << 63)) - 1
-                if at >= 0 and place < self.spans[at][1]:
-                    return False
-            self.grad_places = places
+        places = {grad.data_ptr() for grad in grads}
+        if places <= self.free:
+            return True
+        for place in places - self.free:
+            at = bisect_right(self.spans, (place, 1 << 63)) - 1
+            if at >= 0 and place < self.spans[at][1]:
+                return False
+        self.free = self.free | places if len(self.free) < PLACES else places
         return True
 
     def packs(self, compute: Compute) -> list[torch.Tensor] | None:
@@ -155,6 +161,11 @@ class Noise:
 
 def _kept(work: Work) -> list[torch.Tensor]:
     return [work.owner, *work.seat.layout.tensors]
+
+
+def _strides(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:
+    """How gradients lie in memory; torch sees to it that their shapes are those of the parameters."""
+    return [x.stride() for x in tensors], [x.dtype for x in tensors]
 
 
 def _layouts(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any], list[Any]]:
