@@ -25,9 +25,7 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
         return [options | {"combo_kernels": True}, options]  # small tensors in one launch
     if sum(x.numel() for x in examples) < SERIAL_ELEMENTS:
         options["cpp.threads"] = 1
-    if inline:
-        options["realize_reads_threshold"] = READS
-    return [options]
+    return [options | {"realize_reads_threshold": READS}, options] if inline else [options]
 
 
 def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True) -> Callable[..., Any]:
