@@ -128,13 +128,17 @@ class Plan:
 
     def run(self, works: Sequence[Work], packs: Packs) -> list[Recorded]:
         inputs = [inputs_of([works[place] for place in places], packs) for places, _ in self.calls]
-        recorded: list[Recorded] = [{}] * len(works)
+        return self.write(inputs, [work.owner for work in works])
+
+    def write(self, inputs: Sequence[Sequence[torch.Tensor]], params: Sequence[torch.Tensor]) -> list[Recorded]:
+        """Run the kernels over what each takes; all these parameters are written. Returns what each recorded."""
+        recorded: list[Recorded] = [{}] * len(params)
         for (places, kernel), flat in zip(self.calls, inputs):
             written = kernel.write(flat)
             if not kernel.silent:
                 for place, record in zip(places, written):
                     recorded[place] = record
-        torch.autograd.graph.increment_version([work.owner for work in works])
+        torch.autograd.graph.increment_version(params)
         return recorded
 
 

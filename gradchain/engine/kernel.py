@@ -147,7 +147,7 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
 
 def inputs_of(works: Sequence[Work], packs: Packs) -> list[torch.Tensor]:
     """The dynamic part of a bucket, in the order in which a kernel takes it."""
-    kept = [tensor for work in works for tensor in (work.owner, *work.seat.layout.tensors)]
+    kept = [tensor for work in works for tensor in work.kept]
     return [*kept, *map(_gradient, works), *map(packs.of, works), *_noise_keys(works)]
 
 

@@ -41,10 +41,10 @@ class Standing:
     def __init__(
         self, works: Sequence[Work], plan: Plan, state: Mapping[Any, Any], groups: Sequence[Group], settings: Any
     ) -> None:
-        self.calls = plan.calls
+        self.plan = plan
         order = [works[place] for places, _ in plan.calls for place in places]
         self.params = [work.owner for work in order]
-        self.kept = [[x for place in places for x in _kept(works[place])] for places, _ in plan.calls]
+        self.kept = [[x for place in places for x in works[place].kept] for places, _ in plan.calls]
         self.grad_layouts = _strides([work.grad for work in order])
         self.spans = sorted({span for work in order for span in work.seat.layout.spans})
         self.free: set[int] = set()  # where gradients have been that were apart from all this
@@ -113,20 +113,16 @@ class Standing:
 
     def run(self, grads: Sequence[torch.Tensor], packs: Sequence[torch.Tensor]) -> list[Recorded]:
         """Step all parameters and raise their counters. Returns what each recorded."""
-        recorded: list[Recorded] = [{}] * len(self.telling)
         keys = self.noise.keys() if self.noise else None
+        inputs: list[list[torch.Tensor]] = []
         start = 0
-        for (places, kernel), kept in zip(self.calls, self.kept):
+        for (places, kernel), kept in zip(self.plan.calls, self.kept):
             stop = start + len(places)
-            noise = (
-                [keys[start:stop].to(kept[0].device, non_blocking=True)] if keys is not None and kernel.noisy else []
-            )
-            written = kernel.write([*kept, *grads[start:stop], *packs[start:stop], *noise])
-            if not kernel.silent:
-                for place, record in zip(places, written):
-                    recorded[place] = record
+            inputs.append([*kept, *grads[start:stop], *packs[start:stop]])
+            if keys is not None and kernel.noisy:
+                inputs[-1].append(keys[start:stop].to(kept[0].device, non_blocking=True))
             start = stop
-        torch.autograd.graph.increment_version(self.params)
+        recorded = self.plan.write(inputs, self.params)
         self._count()
         return recorded
 
@@ -157,10 +153,6 @@ class Noise:
         """Those of the next step."""
         self.steps = self.steps + 1
         return mix_bits(mix_bits(self.steps) + self.salts)
-
-
-def _kept(work: Work) -> list[torch.Tensor]:
-    return [work.owner, *work.seat.layout.tensors]
 
 
 def _strides(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:

@@ -158,6 +158,11 @@ class Work:
         return self.seat.here
 
     @property
+    def kept(self) -> list[torch.Tensor]:
+        """What a kernel keeps from step to step: the parameter and the tensors of its slots."""
+        return [self.owner, *self.seat.layout.tensors]
+
+    @property
     def counted(self) -> int | torch.Tensor:
         """The number of this step; or the counter that will have it, where only the device knows."""
         return self.state["step"] if self.step is None else self.step
