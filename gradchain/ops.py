@@ -14,6 +14,11 @@ def ema(old: torch.Tensor, new: torch.Tensor, beta: Any) -> torch.Tensor:
     return torch.add(beta * old, new, alpha=1 - beta)
 
 
+def widest(device: torch.device) -> torch.dtype:
+    """float64, or float32 on devices that have none wider (mps)."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def wide(x: torch.Tensor) -> torch.Tensor:
     """In float32 at least, where squares of half-precision numbers neither overflow nor vanish."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import torch
 
+from gradchain.ops import widest
+
 Scope = Literal["tensor", "label", "all"]
 
 
@@ -65,8 +67,7 @@ def accumulate(values: torch.Tensor) -> torch.Tensor:
 
     Devices without float64 (mps) accumulate in float32.
     """
-    wide = torch.float32 if values.device.type == "mps" else torch.float64
-    return values.sum(dtype=wide)
+    return values.sum(dtype=widest(values.device))
 
 
 def whole_tensor(**values: torch.Tensor) -> Request:

@@ -14,6 +14,7 @@ import torch
 from gradchain.distributed.sharding import Shard
 from gradchain.distributed.totals import Pool, gather, reduce_pools
 from gradchain.errors import ChainError
+from gradchain.ops import widest
 from gradchain.stage import Stage
 
 if TYPE_CHECKING:
@@ -39,8 +40,7 @@ def device_of(params: Iterable[torch.Tensor]) -> torch.device:
 
 def as_number(value: Any, device: torch.device, what: str = "a shared number") -> torch.Tensor:
     """A 0-d tensor in double precision, or single on devices that have no double."""
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    number = torch.as_tensor(value, dtype=dtype, device=device)
+    number = torch.as_tensor(value, dtype=widest(device), device=device)
     if number.ndim != 0:
         raise ChainError(f"{what} is a tensor of shape {tuple(number.shape)}; make it one number.")
     return number

@@ -13,6 +13,7 @@ import torch
 
 from gradchain.engine.work import Work
 from gradchain.noise import mix_bits, parameter_salt
+from gradchain.ops import widest
 from gradchain.program import Numbers, Program
 
 Compute = Callable[[Program, Mapping[str, Any], torch.Tensor], Numbers]
@@ -27,7 +28,7 @@ def number(works: Sequence[Work], compute: Compute) -> None:
     for members in alike.values():
         first = members[0]
         steps = torch.stack([work.state["step"] for work in members]) + 1
-        wide = torch.float32 if steps.device.type == "mps" else torch.float64
+        wide = widest(steps.device)
         numbers = compute(first.program, first.group, steps.to(wide))
         present = [_for_each(x, steps.to(wide)) for stage in numbers for x in stage.values() if x is not None]
         rows = torch.stack(present, 1) if present else steps.new_empty((len(members), 0), dtype=wide)

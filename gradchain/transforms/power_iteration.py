@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 
 from gradchain.noise import random_bits, salt_of
-from gradchain.ops import nonzero, root
+from gradchain.ops import nonzero, root, widest
 from gradchain.reduce import Request, Totals, accumulate, tensor_partials, whole_tensor
 
 Tensors: TypeAlias = "tuple[torch.Tensor, ...]"
@@ -81,7 +81,7 @@ def skew_size(elements: int) -> int:
 
 def _over_rows(M: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """The local part of `M^T u`, accumulated in float64 where there is one."""
-    return (M * u[:, None]).sum(0, dtype=torch.float32 if M.device.type == "mps" else torch.float64)
+    return (M * u[:, None]).sum(0, dtype=widest(M.device))
 
 
 def _turned(old: torch.Tensor, image: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
