@@ -16,12 +16,13 @@ from gradchain.chain import Chain
 from gradchain.distributed.initial import expected, initial_state
 from gradchain.distributed.partitioned import partition_of_all
 from gradchain.distributed.rehearsal import check_split, foreign
-from gradchain.distributed.sharding import Shard
+from gradchain.distributed.sharding import Shard, local_of
 from gradchain.engine import capturable as on_device
 from gradchain.engine.counters import Counters, place_together
 from gradchain.engine.report import CompileReport
 from gradchain.engine.standing import Standing
 from gradchain.engine.work import Seat, Work
+from gradchain.engine.writing import unwritable
 from gradchain.errors import (
     ConfigError,
     GradientError,
@@ -185,6 +186,9 @@ class Optimizer(torch.optim.Optimizer):
                     f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is {param.dtype}; gradchain steps real "
                     "floating parameters. Optimize torch.view_as_real(p) of a complex one."
                 )
+            if param.requires_grad and (fault := unwritable(local_of(param), inference=True)) is not None:
+                what = f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)}"
+                raise ParameterError(f"{what} cannot be written: {fault}.")
             shard = Shard.of(param, name)
             program = self._routing.program(param, settings, name)
             if shard.group is not None and foreign(program) and (program, shard.shape) not in rehearsed:
@@ -203,6 +207,8 @@ class Optimizer(torch.optim.Optimizer):
             self.state[param] = state
             self._fresh[param] = state["step"]
 
+    @torch.inference_mode(False)  # what is made in inference mode could not be written outside
+    @torch.no_grad()
     def _initial(self, param: torch.Tensor, program: Program, name: str) -> dict[str, Any]:
         device = param.device if self.capturable else None
         return {"step": torch.zeros((), dtype=torch.float32, device=device), **initial_state(program, param, name)}

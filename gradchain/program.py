@@ -197,8 +197,12 @@ class Program:
         *,
         noise_key: torch.Tensor | None = None,
         shard: Shard | None = None,
+        keep: torch.Tensor | None = None,
     ) -> Running:
-        """One step of one parameter, or of those rows of it that are here. Pure: it returns new tensors."""
+        """One step of one parameter, or of those rows of it that are here. Pure: it returns new tensors.
+
+        Where `keep`, a 0-d bool tensor, is false, it adds nothing to totals over several parameters.
+        """
         shard = Shard.whole(param.shape) if shard is None else shard
         ctx = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
         ctx.noise_key = noise_key
@@ -215,7 +219,7 @@ class Program:
             update = _cast(update, ctx.dtype)
             result = stage.update(update, ctx)
             if isinstance(result, GeneratorType):
-                result = yield from _ask(address, result, stage, shard)
+                result = yield from _ask(address, result, stage, shard, keep)
             update, slots = _checked(address, result, gradient.shape)
             update = _cast(update, ctx.dtype)
             changed |= yield from self._packed(address, stage, slots, ctx, state)
@@ -226,7 +230,10 @@ class Program:
             ctx.enter(address, values, stage.slots)
             new_param, slots = stage.write(new_param, ctx)
             changed |= yield from self._packed(address, stage, slots, ctx, state)
-        return Outcome(new_param.to(param.dtype), changed, ctx.recorded)
+        recorded = ctx.recorded
+        if keep is not None:
+            recorded = {name: torch.where(keep, x, torch.zeros_like(x)) for name, x in recorded.items()}
+        return Outcome(new_param.to(param.dtype), changed, recorded)
 
     def _packed(
         self, address: str, stage: Stage, slots: Slots, ctx: Context, state: Mapping[str, torch.Tensor]
@@ -281,7 +288,11 @@ def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, S
 
 
 def _ask(
-    address: str, running: Generator[Request, Totals, Result], stage: Stage, shard: Shard
+    address: str,
+    running: Generator[Request, Totals, Result],
+    stage: Stage,
+    shard: Shard,
+    keep: torch.Tensor | None = None,
 ) -> Generator[tuple[str, Request], Totals, Result]:
     """Pass on the requests of a stage under its address, with where the rest of the tensor is."""
     try:
@@ -291,6 +302,8 @@ def _ask(
                 raise undeclared(address, "asks for totals over several parameters")
             if shard.group is not None:
                 request = dataclasses.replace(request, group=shard.group)
+            if keep is not None and request.scope != "tensor":
+                request = request.where(keep)
             request = running.send((yield address, request))
     except StopIteration as stop:
         return stop.value

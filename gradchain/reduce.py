@@ -6,7 +6,7 @@ sent back the totals. On one device the total of a tensor is its partial; a shar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import GeneratorType, SimpleNamespace
 from typing import Any, Literal
 
@@ -45,6 +45,12 @@ class Request:
     def local(self) -> bool:
         """Whether the partials are the totals."""
         return self.scope == "tensor" and self.group is None
+
+    def where(self, keep: torch.Tensor) -> Request:
+        """The request of a tensor that adds nothing to the total unless `keep`, a 0-d bool tensor, is true."""
+        nothing = 0.0 if self.combine == "sum" else -torch.inf
+        partials = {n: torch.where(keep, x, torch.full_like(x, nothing)) for n, x in self.partials.items()}
+        return replace(self, partials=partials)
 
     def local_totals(self) -> Totals:
         return Totals(**self.partials)

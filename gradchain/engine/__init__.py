@@ -10,9 +10,11 @@ from typing import Any
 
 import torch
 
+from gradchain.distributed.rehearsal import foreign
 from gradchain.engine import blocks
 from gradchain.engine.run import drive
-from gradchain.engine.work import Work, check_purity, versions_of
+from gradchain.engine.work import Work, check_purity, commit, versions_of
+from gradchain.engine.writing import check_targets
 from gradchain.telemetry import Recorded
 
 AUTO_ELEMENTS = 10_000_000
@@ -25,6 +27,7 @@ def run(works: Sequence[Work], *, compiled: bool, memory: dict[str, Any], partit
     With a `partition`, totals over parameters are those over all members of this process group.
     """
     memory.pop("plan", None)  # what a step went by is good for the one after it, and nobody may have taken it up
+    check_targets(works, memory)
     if not compiled:
         return run_eagerly(works, partition)
     from gradchain.engine.compiled import run as run_compiled  # the compiler takes a second to import
@@ -36,21 +39,22 @@ def run_eagerly(works: Sequence[Work], partition: Any = None) -> list[Recorded]:
     """Step all works. What can fail fails before anything is written.
 
     Elementwise chains go in blocks: one block of each kind is computed before the first is written, and the others of
-    its kind are the same computation. All other works are computed first and written afterwards.
+    its kind are the same computation. All other works are computed first and written afterwards; so are all blocks of a
+    kind with stages that are not gradchain's own, which may fail at any of them.
     """
     inside, outside = blocks.divided(works)
     inputs = [work.inputs() for work in works]
     versions = [versions_of(tensors) for tensors in inputs]
     outcomes = drive([work.program for work in outside], [work.task.start() for work in outside], partition)
     kinds = blocks.blocks(inside)
-    first = [kind[0].compute() for kind in kinds]
+    ready = [[block.compute() for block in (kind if foreign(kind[0].works[0].program) else kind[:1])] for kind in kinds]
     for work, tensors, before in zip(works, inputs, versions):
         check_purity(work.program, before, versions_of(tensors))
-    for work, outcome in zip(outside, outcomes):
-        work.task.commit(outcome)
-    for kind, computed in zip(kinds, first):
-        kind[0].commit(*computed)
-        for block in kind[1:]:
+    commit([work.task for work in outside], outcomes)
+    for kind, computed in zip(kinds, ready):
+        for block, made in zip(kind, computed):
+            block.commit(*made)
+        for block in kind[len(computed) :]:
             block.commit(*block.compute())
     recorded = {id(work): outcome.recorded for work, outcome in zip(outside, outcomes)}
     return [recorded.get(id(work), {}) for work in works]

@@ -15,6 +15,7 @@ import torch
 
 from gradchain.engine.run import drive
 from gradchain.engine.work import Task, Work
+from gradchain.engine.writing import overwrite
 from gradchain.program import Outcome
 
 ELEMENTS = 1 << 17
@@ -31,7 +32,7 @@ def fits(work: Work) -> bool:
     """Whether a work can be done in blocks."""
     if not work.program.elementwise or not all(storage.elementwise for storage in work.program.storages):
         return False
-    if work.index is not None or work.telemetry or not work.owner.is_contiguous():
+    if work.index is not None or work.telemetry or work.keep is not None or not work.owner.is_contiguous():
         return False
     if work.owner.dtype not in EXACT:
         return False
@@ -86,12 +87,9 @@ class Block:
         """Write an outcome into the pieces."""
         first = self.works[0]
         keys = first.program.keys(first.state)
-        targets = [pieces[0], *(pieces[2 + keys.index(key)] for key in outcome.state)]
-        for column, value in zip(targets, [outcome.param, *outcome.state.values()]):
-            if len(column) == 1:
-                column[0].copy_(value)
-            else:
-                torch._foreach_copy_(column, value.split([x.numel() for x in column]))  # pyright: ignore
+        columns = [pieces[0], *(pieces[2 + keys.index(key)] for key in outcome.state)]
+        targets = [column[0] if len(column) == 1 else column for column in columns]
+        overwrite(targets, [outcome.param, *outcome.state.values()])
 
 
 def blocks(works: Sequence[Work]) -> list[list[Block]]:

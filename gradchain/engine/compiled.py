@@ -21,7 +21,7 @@ from gradchain.engine.kernel import Kernel, Known, Status, inputs_of, seated, st
 from gradchain.engine.packs import Packs
 from gradchain.engine.pieces import Pieces, cut
 from gradchain.engine.report import Bucket, CompileReport, bucket_of
-from gradchain.engine.work import Work
+from gradchain.engine.work import Work, commit
 from gradchain.errors import CompileWarning
 from gradchain.program import Outcome
 from gradchain.reduce import Totals
@@ -104,8 +104,7 @@ class Call:
         """Write the results."""
         kernel = self.kernel([])
         if kernel.compiled is None:
-            for work, outcome in zip(self.works, self.outcomes):
-                work.task.commit(outcome)
+            commit([work.task for work in self.works], self.outcomes)
             self.recorded = [outcome.recorded for outcome in self.outcomes]
         else:
             self.recorded = kernel.write(self.flat())
@@ -263,7 +262,12 @@ def buckets(works: Sequence[Work]) -> list[list[Work]]:
         if work.owner.numel() > SMALL_ELEMENTS:
             result.append([work])
         else:
-            key = (work.program.structure, work.owner.device, work.index is None)  # noise is drawn by all or by none
+            key = (
+                work.program.structure,
+                work.owner.device,
+                work.index is None,
+                work.keep is None,
+            )  # alike in all of them
             small.setdefault(key, []).append(work)
     for members in small.values():
         result += [members[i : i + TENSORS_PER_CALL] for i in range(0, len(members), TENSORS_PER_CALL)]

@@ -17,7 +17,8 @@ from gradchain.distributed.totals import Asked
 from gradchain.engine.inductor import compile_graph
 from gradchain.engine.packs import Packs, pattern_of
 from gradchain.engine.run import advance
-from gradchain.engine.work import Task, Work, check_purity, memory_of, versions_of
+from gradchain.engine.work import Task, Work, check_purity, commit, versions_of
+from gradchain.engine.writing import memory_of
 from gradchain.errors import GradchainError
 from gradchain.program import Outcome, Program
 from gradchain.reduce import Totals
@@ -44,6 +45,7 @@ class Layout:
     maximize: bool
     telemetry: bool
     noisy: bool
+    guarded: bool
     shard: Shard
     matrix: tuple[int, int] | None
     common: tuple[str, ...]
@@ -60,13 +62,20 @@ class Layout:
             work.maximize,
             work.telemetry,
             work.index is not None,
+            work.keep is not None,
             work.seat.shard,
             _matrix_of(work),
             work.common,
         )
 
     def task(
-        self, program: Program, kept: Sequence[torch.Tensor], grad: torch.Tensor, pack: torch.Tensor, key: Any
+        self,
+        program: Program,
+        kept: Sequence[torch.Tensor],
+        grad: torch.Tensor,
+        pack: torch.Tensor,
+        key: Any,
+        keep: Any,
     ) -> Task:
         """A task like the original, over these tensors; `kept` are the parameter and its slots."""
         param, *slots = kept
@@ -77,7 +86,7 @@ class Layout:
             dense = [_is_dense(slot) and x.shape == param.shape for slot, x in zip(self.slots, slots)]
             slots = [x.view(self.matrix) if whole else x for x, whole in zip(slots, dense)]
             param, gradient = param.view(self.matrix), gradient.view(self.matrix)
-        return Task(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard)
+        return Task(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard, keep)
 
 
 def _is_dense(slot: str) -> bool:
@@ -126,7 +135,7 @@ def seated(work: Work, packs: Packs) -> Seated:
     grad, owner, state = work.grad, work.owner, work.state
     signature = (
         grad.stride(), grad.dtype, owner.data_ptr(), owner.shape, owner.stride(), owner.dtype, packs.pattern(work.numbers),
-        work.maximize, work.telemetry, work.index is None,
+        work.maximize, work.telemetry, work.index is None, work.keep is None,
     )  # fmt: skip
     known: Seated | None = work.seat.layout
     if known is not None and known.signature == signature:
@@ -148,7 +157,7 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
 def inputs_of(works: Sequence[Work], packs: Packs) -> list[torch.Tensor]:
     """The dynamic part of a bucket, in the order in which a kernel takes it."""
     kept = [tensor for work in works for tensor in work.kept]
-    return [*kept, *map(_gradient, works), *map(packs.of, works), *_noise_keys(works)]
+    return [*kept, *map(_gradient, works), *map(packs.of, works), *_noise_keys(works), *_keeps(works)]
 
 
 def _gradient(work: Work) -> torch.Tensor:
@@ -166,6 +175,12 @@ def _noise_keys(works: Sequence[Work]) -> list[torch.Tensor]:
         return [torch.stack([cast("torch.Tensor", work.noise_key) for work in works])]
     keys = torch.tensor([work.noise for work in works], dtype=torch.int32)
     return [keys.to(works[0].owner.device, non_blocking=True)]
+
+
+def _keeps(works: Sequence[Work]) -> list[torch.Tensor]:
+    """Which works of a bucket are to be stepped, as one vector, if only the device knows."""
+    keeps = [work.keep for work in works if work.keep is not None]
+    return [torch.stack(keeps)] if keeps else []
 
 
 def _apart(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -237,8 +252,9 @@ class Kernel:
         grads = [next(tensors) for _ in self.layouts]
         packs = [next(tensors) for _ in self.layouts]
         keys = next(tensors).unbind() if self.noisy else [None] * len(kept)
-        rows = zip(self.layouts, kept, grads, packs, keys)
-        tasks = [layout.task(self.program, held, grad, pack, key) for layout, held, grad, pack, key in rows]
+        keeps = next(tensors).unbind() if self.layouts[0].guarded else [None] * len(kept)
+        rows = zip(self.layouts, kept, grads, packs, keys, keeps)
+        tasks = [layout.task(self.program, *row) for layout, *row in rows]
         answers = [[Totals(**{name: next(tensors) for name in names}) for names in phases] for phases in self.known]
         return tasks, [replay(task, answer) for task, answer in zip(tasks, answers)]
 
@@ -255,7 +271,7 @@ class Kernel:
                 outputs += result[1].partials.values()
             elif self.status == "done":
                 own = {slot: value for slot, value in result.state.items() if slot not in layout.common}
-                task.commit(dataclasses.replace(result, state=own))
+                commit([task], [dataclasses.replace(result, state=own)])
                 recorded = {key: x for key, x in result.recorded.items() if layout.telemetry or key[1] == "total"}
                 recorded |= {(slot, "common"): result.state[slot] for slot in layout.common}
                 self.recorded.append(list(recorded))

@@ -19,6 +19,7 @@ from gradchain.distributed.sharding import Shard
 from gradchain.engine.kernel import Status
 from gradchain.engine.packs import Packs
 from gradchain.engine.work import Seat, Work
+from gradchain.engine.writing import overwrite
 from gradchain.reduce import Totals
 from gradchain.slots import parts_of
 from gradchain.telemetry import Recorded
@@ -42,7 +43,13 @@ ROWS, COLUMNS = "row", "column"
 def cut(work: Work) -> list[Work]:
     """The pieces of a work, or none if it is better done as a whole."""
     matrix = work.seat.layout.layout.matrix
-    if matrix is None or work.owner.numel() < LARGE or work.index is not None or work.telemetry:
+    if (
+        matrix is None
+        or work.owner.numel() < LARGE
+        or work.index is not None
+        or work.telemetry
+        or work.keep is not None
+    ):
         return []
     if not all(storage.in_pieces for storage in work.program.storages):
         return []
@@ -124,5 +131,4 @@ class Pieces:
             call.finish()
         (record,) = self.calls[0].recorded
         state: Any = self.works[0].state
-        for (slot, _), value in record.items():
-            state[slot].copy_(value)
+        overwrite([state[slot] for slot, _ in record], list(record.values()))

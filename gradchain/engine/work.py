@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from gradchain.distributed.sharding import Shard, is_distributed, local_of
+from gradchain.engine.writing import overwrite
 from gradchain.errors import ChainError, GradientError
 from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Outcome, Program, Running
@@ -25,27 +26,34 @@ class Task:
     numbers: Numbers
     noise_key: torch.Tensor | None
     shard: Shard | None = None
+    keep: torch.Tensor | None = None
+    """Whether the step is to be taken at all, where only the device knows: a 0-d bool tensor."""
 
     def start(self) -> Running:
         """The step in progress; nothing is written before `commit`."""
         return self.program.run(
-            self.param, self.gradient, self.state, self.numbers, noise_key=self.noise_key, shard=self.shard
+            self.param,
+            self.gradient,
+            self.state,
+            self.numbers,
+            noise_key=self.noise_key,
+            shard=self.shard,
+            keep=self.keep,
         )
 
-    def commit(self, outcome: Outcome) -> None:
-        """Write an outcome, eagerly or into a trace: the only place that writes a parameter."""
+    def writes(self, outcome: Outcome) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """What an outcome overwrites, and with what."""
         targets = [self.param, *(self.state[slot] for slot in outcome.state)]
         values = [outcome.param, *outcome.state.values()]
-        written = {memory_of(target) for target in targets}
-        # A stage may hand on what it was given, such as the old parameter: read all before any is overwritten.
-        values = [_copied(value) if memory_of(value) in written else value for value in values]
-        for target, value in zip(targets, values):
-            target.copy_(value)
+        if self.keep is not None:
+            values = [torch.where(self.keep, value, target) for target, value in zip(targets, values)]
+        return targets, values
 
 
-def _copied(value: torch.Tensor) -> torch.Tensor:
-    """A copy that stays one when compiled: inductor (2.13) drops a `clone` of an input that is overwritten later."""
-    return torch.where(value == value, value, value)
+def commit(tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
+    """Write the outcomes of some tasks, eagerly or into a trace."""
+    written = [task.writes(outcome) for task, outcome in zip(tasks, outcomes, strict=True)]
+    overwrite([x for targets, _ in written for x in targets], [x for _, values in written for x in values])
 
 
 def versions_of(tensors: Iterable[torch.Tensor]) -> list[int]:
@@ -60,11 +68,6 @@ def check_purity(program: Program, before: list[int], after: list[int]) -> None:
             f"a stage among {', '.join(address for address, _ in program.stages)} wrote into a gradient, a parameter or a "
             "slot that it was given; return new tensors (value * 2, not value.mul_(2))."
         )
-
-
-def memory_of(tensor: torch.Tensor) -> int:
-    """What tensors that share memory have in common; also tells fake tensors apart."""
-    return tensor.untyped_storage()._cdata  # pyright: ignore[reportPrivateUsage]
 
 
 class Seat:
@@ -125,8 +128,8 @@ class Work:
     """A parameter that is due for a step."""
 
     __slots__ = (
-        "_task", "common", "grad", "group", "index", "maximize", "noise_key", "numbers", "owner", "pack", "seat", "step",
-        "telemetry",
+        "_task", "common", "grad", "group", "index", "keep", "maximize", "noise_key", "numbers", "owner", "pack", "seat",
+        "step", "telemetry",
     )  # fmt: skip
 
     def __init__(
@@ -147,6 +150,7 @@ class Work:
         self.telemetry: bool = group["telemetry"]
         self.group = group
         self.index: int | None = None  # of the parameter, if its program draws noise
+        self.keep: torch.Tensor | None = None  # whether to step at all, where only the device knows
         self._task: Task | None = None
 
     @property
@@ -183,6 +187,7 @@ class Work:
             if (noise := self.noise) is not None:
                 self.noise_key = torch.tensor(noise, dtype=torch.int32).to(self.owner.device, non_blocking=True)
             self._task = Task(
-                self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key, self.seat.shard
-            )
+                self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key, self.seat.shard,
+                self.keep,
+            )  # fmt: skip
         return self._task
