@@ -32,6 +32,8 @@ from gradchain.errors import (
     UnknownOptionError,
     nearest,
 )
+from gradchain.nonfinite import Guard, NonfiniteReport, Policy, Scope, any_kept
+from gradchain.nonfinite import origins as origins_of
 from gradchain.program import Numbers, Program
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
@@ -72,6 +74,12 @@ class Optimizer(torch.optim.Optimizer):
             names (such as `gradchain.roles.from_peft(model)`), or a function of name and parameter.
         capturable: keep the step counters on the parameters' devices and find there what depends on them, so that a step can
             be captured in a CUDA graph. Numbers of the host, such as a float `lr`, are fixed at capture: pass tensors.
+        nonfinite: what to do where gradients are not finite: let them `"propagate"`, `"skip"` the step, or raise an
+            `"error"`. A step that is skipped changes nothing: neither parameters and state nor counters and shared numbers.
+            `nonfinite_report()` tells where it was. With `"skip"`, parameters that are not on the CPU make the optimizer
+            `capturable`, since only their device knows how many steps were taken.
+        nonfinite_scope: what is skipped: the step of the whole `"model"` (default) if any gradient is not finite, or
+            that of each `"parameter"` whose own gradient is not.
         partition_of: the model, or all its parameters in order, where each process steps only some of them, as inside
             `torch.distributed.optim.ZeroRedundancyOptimizer`. Totals over parameters are then those of all processes, and
             the noise is that of an optimizer that holds all parameters.
@@ -98,6 +106,8 @@ class Optimizer(torch.optim.Optimizer):
         maximize: bool = False,
         role: Rule = None,
         capturable: bool = False,
+        nonfinite: Policy = "propagate",
+        nonfinite_scope: Scope | None = None,
         partition_of: nn.Module | Iterable[torch.Tensor] | None = None,
         partition_group: Any = None,
         **hyperparameters: Any,
@@ -111,6 +121,12 @@ class Optimizer(torch.optim.Optimizer):
         self.chain = chain
         self.compile: Compile = compile
         self.capturable = capturable
+        self._guard = Guard(nonfinite, nonfinite_scope)
+        if capturable and nonfinite == "error":
+            raise OptionError(
+                "nonfinite = 'error' has to read from the device at every step, which capturable=True promises not to do. "
+                "Pass nonfinite='skip', and look at nonfinite_report() now and then."
+            )
         self._routing = Routing(chain)
         self._checked: dict[int, tuple[Any, ...]] = {}
         self._fresh: dict[torch.Tensor, torch.Tensor] = {}
@@ -123,7 +139,7 @@ class Optimizer(torch.optim.Optimizer):
         self._in_backward: Callable[[Iterable[torch.Tensor]], None] | None = None  # takes up parameters that are added
         self._telemetry = Telemetry()
         self._role = role
-        self._partition = partition_of_all(chain, partition_of, partition_group)
+        self._partition = partition_of_all(chain, partition_of, partition_group, self._guard.joint)
         defaults = {
             **chain.hyperparameters,
             "disable": stage_names(disable),
@@ -198,6 +214,8 @@ class Optimizer(torch.optim.Optimizer):
             for _, stage in program.stages:
                 if (text := stage.advice(param.shape)) is not None:
                     advice[f"{name or 'a parameter'}: {text}"] = None
+            if param.device.type != "cpu" and self._guard.policy == "skip":
+                self.capturable = True  # only the device knows how many steps were taken
             if param.requires_grad:
                 made[param] = self._initial(param, program, name)
         for text in advice:
@@ -224,12 +242,12 @@ class Optimizer(torch.optim.Optimizer):
         with torch.no_grad():
             recorded = self._repeat()
             if recorded is None:
-                works = self._collect()
+                works = self._admit(self._collect())
                 group, compiled = self._partition.group, self._compiled()
                 recorded = engine.run(works, compiled=compiled, memory=self._memory, partition=group)
-                shards = [work.seat.shard for work in works]
-                shared.update(self.chain, self.param_groups, recorded, shards, group, in_place=self.capturable)
                 self._count(works)
+                shards, keep = [work.seat.shard for work in works], any_kept(works)
+                shared.update(self.chain, self.param_groups, recorded, shards, group, self.capturable, keep)
                 step = works[-1].counted if works else None
                 self._telemetry.take(step, recorded, [work.telemetry for work in works])
                 self._stand(works)
@@ -241,6 +259,8 @@ class Optimizer(torch.optim.Optimizer):
         if standing is None or self.compile is False:
             return None
         grads = standing.gradients(self.state, self.param_groups, self._settings_of_all())
+        if grads is not None and self._guard.active and not self._guard.lets_pass(grads, self._partition):
+            return None
         packs = None if grads is None else standing.packs(self._numbers)
         if grads is None or packs is None:
             return None
@@ -267,7 +287,11 @@ class Optimizer(torch.optim.Optimizer):
 
     def _count(self, works: Sequence[Work]) -> None:
         """Raise the step counters."""
-        Counters([work.state["step"] for work in works]).raise_all()
+        counters, keeps = [work.state["step"] for work in works], [work.keep for work in works if work.keep is not None]
+        if keeps:
+            torch._foreach_add_(counters, [keep.to(x.device, x.dtype) for keep, x in zip(keeps, counters)])  # pyright: ignore
+        else:
+            Counters(counters).raise_all()
         for work in works:
             if work.step is not None:
                 work.seat.stepped()
@@ -323,6 +347,7 @@ class Optimizer(torch.optim.Optimizer):
             if key not in numbers:
                 numbers[key] = self._numbers(seat.program, group, step)
             work = Work(*seat.local(grad), seat, group, step, numbers[key])
+        work.place = place
         if seat.program.draws(param.dtype):
             work.index = self._partition.place(param, place)
         return work
@@ -336,11 +361,57 @@ class Optimizer(torch.optim.Optimizer):
         works = [self._work(param, self._settings_of(number, group)[position], number, position, place, {})]
         if self.capturable:
             on_device.number(works, self._numbers)
+        self._guard.check_one_by_one()
+        if not (works := self._admit(works)):
+            return
         compiled = engine.worth_compiling([param]) if self.compile == "auto" else self.compile
         recorded = engine.run(works, compiled=compiled, memory=self._memory)
         self._count(works)
         self._telemetry.add(param, works[0].counted, recorded[0], works[0].telemetry)
         self._opt_called = True  # learning-rate schedulers look whether there has been a step
+
+    def _admit(self, works: list[Work]) -> list[Work]:
+        """The works that are to be stepped, by what the optimizer does about gradients that are not finite."""
+        if not self._guard.active:
+            return works
+        members = self._partition.everybody if self._guard.model_wide else None
+        return self._guard.admit(works, self._names, members=members, on_device=self.capturable)
+
+    def _names(self) -> list[str]:
+        """What to call each parameter in a message."""
+        return [
+            name or f"parameter {position} of group {number}"
+            for number, group in enumerate(self.param_groups)
+            for position, name in enumerate(parameter_names(group))
+        ]
+
+    def nonfinite_report(self, origins: bool = False) -> NonfiniteReport:
+        """Which gradients were not finite so far, under `nonfinite="skip"` or `"error"`. Waits for the device.
+
+        Counts are of this process, and of this object: they are neither saved nor copied with it.
+
+        Args:
+            origins: also step every parameter that has a gradient now, tensor by tensor, without writing anything, to find
+                out what makes it not finite first: its gradient, what the last step left, or a stage. This works under
+                any policy. In sharded runs all processes must ask.
+
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> optimizer = gradchain.optimizer("adamw", [("weight", weight)], nonfinite="skip")
+        >>> weight.grad = torch.tensor([1.0, float("nan")])
+        >>> optimizer.step()
+        >>> weight.tolist()
+        [0.0, 0.0]
+        >>> print(optimizer.nonfinite_report(origins=True))
+        gradients that are not finite: in 1 steps
+        first in the last of these steps: weight
+        weight: 1 steps
+        weight: first in its gradient
+        """
+        found: dict[str, str] = {}
+        if origins:
+            with torch.no_grad():
+                found = origins_of(self._collect(), self._names(), self._partition.group)
+        return self._guard.report(self._names(), found)
 
     def _place(self, param: torch.Tensor) -> tuple[int, int, int]:
         """The group of a parameter, its position there, and among all."""
@@ -475,7 +546,8 @@ class Optimizer(torch.optim.Optimizer):
                 "the parameters are divided over processes. Pass gather=True, in all processes, for the telemetry of the "
                 "whole model, or gather=False for that of the parameters that this process steps."
             )
-        return self._telemetry.report(sorted(names), self._partition.members if gather else None)
+        told = self._telemetry.report(sorted(names), self._partition.members if gather else None)
+        return {**told, **self._guard.tally.numbers()} if self._guard.active else told
 
     # Saving and loading.
 
@@ -534,6 +606,7 @@ class Optimizer(torch.optim.Optimizer):
             "chain": self.chain,
             "compile": self.compile,
             "capturable": self.capturable,
+            "nonfinite": (self._guard.policy, self._guard.scope),
             "_role": None,
             "_partition": self._partition.forgotten(),
         }
@@ -541,10 +614,11 @@ class Optimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), **kept, "fresh": fresh}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        fresh = state.pop("fresh", None)
+        fresh, nonfinite = state.pop("fresh", None), state.pop("nonfinite", ())
         super().__setstate__(state)
         if fresh is not None:  # unpickled or copied
             self._routing, self._checked, self._memory = Routing(self.chain), {}, {}
+            self._guard = Guard(*nonfinite)
             self._seats, self._settings, self._places, self._standing = {}, {}, {}, None
             self._in_backward = None
             self._telemetry = Telemetry()
@@ -583,6 +657,8 @@ def optimizer(
     maximize: bool = False,
     role: Rule = None,
     capturable: bool = False,
+    nonfinite: Policy = "propagate",
+    nonfinite_scope: Scope | None = None,
     partition_of: nn.Module | Iterable[torch.Tensor] | None = None,
     partition_group: Any = None,
     **options: Any,
@@ -609,6 +685,8 @@ def optimizer(
         maximize=maximize,
         role=role,
         capturable=capturable,
+        nonfinite=nonfinite,
+        nonfinite_scope=nonfinite_scope,
         partition_of=partition_of,
         partition_group=partition_group,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any, TypeAlias, cast
@@ -40,6 +40,9 @@ class Outcome:
 
 Starting: TypeAlias = "Generator[tuple[str, Request], Totals, State]"
 """A state in the making; it yields like a step."""
+
+Witness: TypeAlias = "Callable[[str, Update, Slots], None]"
+"""What is called with the address of each stage, the update after it, and the slots that it returned."""
 
 Running: TypeAlias = "Generator[tuple[str, Request], Totals, Outcome]"
 """A step in progress: it yields requests with the address of the asking stage."""
@@ -198,10 +201,12 @@ class Program:
         noise_key: torch.Tensor | None = None,
         shard: Shard | None = None,
         keep: torch.Tensor | None = None,
+        witness: Witness | None = None,
     ) -> Running:
         """One step of one parameter, or of those rows of it that are here. Pure: it returns new tensors.
 
-        Where `keep`, a 0-d bool tensor, is false, it adds nothing to totals over several parameters.
+        Where `keep`, a 0-d bool tensor, is false, it adds nothing to totals over several parameters. `witness` is called
+        with what each stage makes.
         """
         shard = Shard.whole(param.shape) if shard is None else shard
         ctx = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
@@ -222,6 +227,8 @@ class Program:
                 result = yield from _ask(address, result, stage, shard, keep)
             update, slots = _checked(address, result, gradient.shape)
             update = _cast(update, ctx.dtype)
+            if witness is not None:
+                witness(address, update, slots)
             changed |= yield from self._packed(address, stage, slots, ctx, state)
         new_param = update.decayed(ctx.param) - update.value
         if update.held is not False:

@@ -119,14 +119,19 @@ def update(
     recorded: Sequence[Recorded],
     shards: Sequence[Shard] | None = None,
     partition: Any = None,
-    *,
     in_place: bool = False,
+    keep: torch.Tensor | None = None,
 ) -> None:
-    """Write the shared numbers after a step into all groups; `in_place` if a CUDA graph may have seen where they are."""
+    """Write the shared numbers after a step into all groups; `in_place` if a CUDA graph may have seen where they are.
+
+    Where `keep`, a 0-d bool tensor, is false, they stay as they were.
+    """
     if chain.bindings.shared and groups:
         changed = changes(chain, groups[0], recorded, shards, partition)
         for group in groups:
             for key, value in changed.items():
+                if keep is not None:
+                    value = torch.where(keep.to(value.device), value, group[key].to(value.device))
                 if in_place:
                     group[key].copy_(value)
                 else:

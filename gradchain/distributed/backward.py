@@ -91,7 +91,8 @@ def step_in_backward(optimizer: Optimizer, model: nn.Module | None = None) -> St
     Raises:
         ChainError: a stage needs all parameters at one time, such as `clip_by_global_norm` or `prodigy`.
         OptionError: the model is wrapped in DistributedDataParallel, whose gradients are not averaged yet when the hooks
-            run: each process would step by its own. Or the model is needed; or hooks are there already.
+            run: each process would step by its own. Or the model is needed; or hooks are there already; or the optimizer
+            skips the steps of all parameters if one gradient is not finite.
 
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = gradchain.optimizer("adamw", model.parameters(), lr=1e-3)
@@ -107,6 +108,7 @@ def step_in_backward(optimizer: Optimizer, model: nn.Module | None = None) -> St
                 f"another. Remove {address}, or call optimizer.step() after the backward pass.",
                 stage=address,
             )
+    optimizer._guard.check_one_by_one()  # pyright: ignore[reportPrivateUsage]
     if model is None and _several() and not all(map(is_distributed, _parameters(optimizer))):
         raise OptionError(
             "there are several processes, and parameters that are not sharded: pass model=, the model as it is called, so "

@@ -32,6 +32,11 @@ class Partitioned:
         """The process group to make totals over; `None` if no stage asks for any."""
         return self.members if self.joint else None
 
+    @property
+    def everybody(self) -> Any:
+        """The process group to decide something for all parameters in; `None` if all are stepped here."""
+        return self.members
+
     def place(self, param: torch.Tensor, otherwise: int) -> int:
         if not self.places:
             return otherwise
@@ -54,6 +59,10 @@ class Forgotten(Partitioned):
     def group(self) -> Any:
         return self._refuse("sum over all parameters") if self.joint else None
 
+    @property
+    def everybody(self) -> Any:
+        return self._refuse("decide whether all parameters are stepped")
+
     def place(self, param: torch.Tensor, otherwise: int) -> int:
         return self._refuse("draw the noise of a parameter by its place among all")
 
@@ -71,15 +80,17 @@ ALONE = Partitioned()
 """All parameters are stepped here."""
 
 
-def partition_of_all(chain: Chain, whole: nn.Module | Iterable[torch.Tensor] | None, group: Any) -> Partitioned:
-    """The partition that an optimizer is told of."""
+def partition_of_all(
+    chain: Chain, whole: nn.Module | Iterable[torch.Tensor] | None, group: Any, reason: str | None = None
+) -> Partitioned:
+    """The partition that an optimizer is told of. `reason`: what else than a stage needs all parameters, if anything."""
     if whole is None:
         if group is not None:
             raise OptionError(
                 "partition_group is given without partition_of. Pass partition_of=model as well: the noise of a parameter "
                 "depends on its place among all parameters."
             )
-        _check_not_zero(chain)
+        _check_not_zero(chain, reason)
         return ALONE
     params = list(whole.parameters() if isinstance(whole, nn.Module) else whole)
     places = {param: place for place, param in enumerate(params)}
@@ -87,7 +98,7 @@ def partition_of_all(chain: Chain, whole: nn.Module | Iterable[torch.Tensor] | N
     from torch import distributed as dist
 
     started = dist.is_available() and dist.is_initialized()
-    if joint and not started:
+    if (joint or reason) and not started:
         raise OptionError(
             "partition_of is given, but there is no process group. Call torch.distributed.init_process_group first, or "
             "leave partition_of out."
@@ -95,9 +106,9 @@ def partition_of_all(chain: Chain, whole: nn.Module | Iterable[torch.Tensor] | N
     return Partitioned(dist.group.WORLD if group is None and started else group, joint, places)
 
 
-def _check_not_zero(chain: Chain) -> None:
-    """Raise if ZeRO is making an optimizer for some of the parameters, and a stage needs all of them."""
-    joint = next((at for at, stage in chain.addressed if stage.reaches_out), None)
+def _check_not_zero(chain: Chain, reason: str | None) -> None:
+    """Raise if ZeRO is making an optimizer for some of the parameters, and a stage or something else needs all of them."""
+    joint = next((at for at, stage in chain.addressed if stage.reaches_out), reason)
     kind = getattr(
         sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer"), "ZeroRedundancyOptimizer", None
     )

@@ -12,7 +12,7 @@ from gradchain.distributed.sharding import Shard, is_distributed, local_of
 from gradchain.engine.writing import overwrite
 from gradchain.errors import ChainError, GradientError
 from gradchain.noise import parameter_key
-from gradchain.program import Numbers, Outcome, Program, Running
+from gradchain.program import Numbers, Outcome, Program, Running, Witness
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +29,7 @@ class Task:
     keep: torch.Tensor | None = None
     """Whether the step is to be taken at all, where only the device knows: a 0-d bool tensor."""
 
-    def start(self) -> Running:
+    def start(self, witness: Witness | None = None) -> Running:
         """The step in progress; nothing is written before `commit`."""
         return self.program.run(
             self.param,
@@ -39,6 +39,7 @@ class Task:
             noise_key=self.noise_key,
             shard=self.shard,
             keep=self.keep,
+            witness=witness,
         )
 
     def writes(self, outcome: Outcome) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -128,8 +129,8 @@ class Work:
     """A parameter that is due for a step."""
 
     __slots__ = (
-        "_task", "common", "grad", "group", "index", "keep", "maximize", "noise_key", "numbers", "owner", "pack", "seat",
-        "step", "telemetry",
+        "_task", "common", "grad", "group", "index", "keep", "maximize", "noise_key", "numbers", "owner", "pack", "place",
+        "seat", "step", "telemetry",
     )  # fmt: skip
 
     def __init__(
@@ -150,6 +151,7 @@ class Work:
         self.telemetry: bool = group["telemetry"]
         self.group = group
         self.index: int | None = None  # of the parameter, if its program draws noise
+        self.place = 0  # of the parameter, among all of the optimizer
         self.keep: torch.Tensor | None = None  # whether to step at all, where only the device knows
         self._task: Task | None = None
 

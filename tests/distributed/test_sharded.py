@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gradchain.distributed import totals
-from tests.distributed import sharded, worlds, zero
+from tests.distributed import nonfinite, sharded, worlds, zero
 from tests.laws.cases import RECIPES
 
 ROUNDS = {
@@ -81,3 +81,13 @@ def test_zero_steps_as_one_optimizer_does() -> None:
 def test_zero_with_more_processes_than_parameters() -> None:
     names = ["adamw", "clip_by_global_norm", "kourkoutas_beta", "prodigy"]
     assert worlds.run(zero.equals, 3, names=names, shapes=[(7, 6), (6,)]) == [[], [], []]
+
+
+def test_gradients_that_are_not_finite() -> None:
+    names = ["adamw", "clip_by_global_norm", "prodigy", "rose"]
+    jobs: list[worlds.Job] = [
+        (nonfinite.sharded, {"names": names}),
+        (nonfinite.errors, {}),
+        (nonfinite.zero, {"names": names[:3]}),
+    ]
+    assert worlds.run_all(jobs, 2) == [[[]] * len(jobs)] * 2
