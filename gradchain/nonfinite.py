@@ -22,9 +22,6 @@ Scope = Literal["model", "parameter"]
 
 Names: TypeAlias = "Callable[[], list[str]]"
 
-SMALL = 1 << 12
-"""Tensors of at most so many elements are looked at together."""
-
 
 @dataclass(frozen=True)
 class NonfiniteReport:
@@ -188,20 +185,17 @@ def any_kept(works: Sequence[Work]) -> torch.Tensor | None:
 
 def all_finite(grads: Sequence[torch.Tensor]) -> bool:
     """Whether all elements are finite. Waits for the device."""
-    small: dict[Any, list[torch.Tensor]] = {}
-    rows: list[torch.Tensor] = []
+    alike: dict[Any, list[torch.Tensor]] = {}
     for grad in grads:
-        if grad.numel() > SMALL:
-            rows.append(grad)
-        else:
-            small.setdefault((grad.dtype, grad.device), []).append(grad.reshape(-1))
-    rows += [torch.cat(held) for held in small.values()]
-    # A sum of finite numbers is finite unless it overflows: what is suspicious is looked at again.
-    return all(math.isfinite(float(_sum(row))) or bool(row.isfinite().all()) for row in rows)
+        alike.setdefault((grad.dtype, grad.device), []).append(grad)
+    return all(map(_all_finite, alike.values()))
 
 
-def _sum(grad: torch.Tensor) -> torch.Tensor:
-    return grad.sum(dtype=torch.float32 if grad.dtype == torch.float16 else None)
+def _all_finite(grads: list[torch.Tensor]) -> bool:
+    """As `all_finite`, of one dtype and device. Norms of finite numbers may overflow: what is suspicious is looked at again."""
+    wide = torch.promote_types(grads[0].dtype, torch.float32)
+    norms: list[torch.Tensor] = torch._foreach_norm(grads, dtype=wide)  # pyright: ignore
+    return math.isfinite(float(torch.stack(norms).sum())) or all(bool(grad.isfinite().all()) for grad in grads)
 
 
 def _bad(works: Sequence[Work], on_device: bool, members: Any) -> torch.Tensor:
