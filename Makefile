@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all parity check lint types docs bench bench-quick clean
+.PHONY: demo test test-all parity check fuzz lint types docs bench bench-quick clean
 
 demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
 	$(BIN)/gradchain show rose
@@ -23,6 +23,9 @@ parity: $(STAMP)  ## against reference trajectories and the published packages, 
 
 check: $(STAMP)  ## that every stage and option of every recipe matters, and every storage under every recipe
 	$(BIN)/pytest -m "slow or not slow" tests/test_liveness.py tests/test_product.py -n 2
+
+fuzz: $(STAMP)  ## 10,000 random chains, others every time
+	FUZZ=10000 $(BIN)/pytest tests/fuzz
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

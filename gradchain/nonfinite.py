@@ -192,7 +192,7 @@ def all_finite(grads: Sequence[torch.Tensor]) -> bool:
 
 
 def _all_finite(grads: list[torch.Tensor]) -> bool:
-    """As `all_finite`, of one dtype and device. Norms of finite numbers may overflow: what is suspicious is looked at again."""
+    """As `all_finite`, of one dtype and device. A norm of finite numbers may overflow: then all elements are looked at."""
     wide = torch.promote_types(grads[0].dtype, torch.float32)
     norms: list[torch.Tensor] = torch._foreach_norm(grads, dtype=wide)  # pyright: ignore
     return math.isfinite(float(torch.stack(norms).sum())) or all(bool(grad.isfinite().all()) for grad in grads)

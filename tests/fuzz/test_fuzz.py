@@ -1,0 +1,123 @@
+"""Random chains of random stages: no foreign exception, no half step, nothing that is not finite out of nothing."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from typing import Any
+
+import torch
+from hypothesis import given, note
+from hypothesis import strategies as st
+from torch import nn
+
+import gradchain as gc
+from gradchain.errors import GradchainError
+from gradchain.roles import ROLES
+from tests.fuzz.chains import chains
+
+SHAPES = [(), (1,), (5,), (4, 3), (1, 6), (5, 1), (2, 3, 4), (3, 2, 2, 2), (0, 3), (33, 9)]
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+SIZES = [1.0, 1e-3, 30.0, 0.0]
+"""The size of gradients; 0 stands for gradients of zeros."""
+
+
+class breaks(gc.Stage):
+    """A stage of a user's that fails at one shape, when told to."""
+
+    def update(self, update: gc.Update, ctx: gc.Context) -> gc.Update:
+        if ARMED and ctx.shape == ARMED[0]:
+            raise ZeroDivisionError("armed")
+        return update
+
+
+ARMED: list[torch.Size] = []
+
+
+@st.composite
+def settings_of(draw: st.DrawFn) -> dict[str, Any]:
+    """How the optimizer is made, and over what."""
+    shapes = draw(st.lists(st.sampled_from(SHAPES), min_size=1, max_size=5))
+    return {
+        "shapes": shapes,
+        "dtypes": [draw(st.sampled_from(DTYPES)) for _ in shapes],
+        "roles": [draw(st.sampled_from([None, None, None, *ROLES])) for _ in shapes],
+        "options": draw(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "maximize": st.booleans(),
+                    "telemetry": st.booleans(),
+                    "capturable": st.booleans(),
+                    "nonfinite": st.just("skip"),
+                },
+            )
+        ),
+        "seed": draw(st.integers(0, 1 << 16)),
+    }
+
+
+def grads(params: list[nn.Parameter], seed: int, drawn: list[tuple[float, bool]]) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    for param, (size, missing) in zip(params, drawn):
+        normal = torch.randn(param.shape, generator=generator, dtype=torch.float64)
+        param.grad = None if missing else (size * normal).to(param.dtype)
+
+
+def bits(optimizer: gc.Optimizer) -> list[tuple[str, Any]]:
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    found: list[tuple[str, Any]] = [(str(place), param.detach().clone()) for place, param in enumerate(params)]
+    found += [(f"{n} {k}", x.clone()) for n, p in enumerate(params) for k, x in sorted(optimizer.state[p].items())]
+    found += [(k, copy.deepcopy(v)) for group in optimizer.param_groups for k, v in group.items() if k != "params"]
+    return found
+
+
+def same(left: list[tuple[str, Any]], right: list[tuple[str, Any]]) -> bool:
+    return [k for k, _ in left] == [k for k, _ in right] and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for (_, a), (_, b) in zip(left, right)
+    )
+
+
+def not_finite(optimizer: gc.Optimizer) -> list[str]:
+    return [
+        key
+        for key, value in bits(optimizer)
+        if isinstance(value, torch.Tensor) and value.is_floating_point() and not value.isfinite().all()
+    ]
+
+
+@given(chains(), settings_of(), st.data())
+def test_any_chain(chain: gc.Chain, made: dict[str, Any], data: st.DataObject) -> None:
+    note(repr(chain))
+    ARMED.clear()
+    generator = torch.Generator().manual_seed(made["seed"])
+    params = [
+        nn.Parameter((0.5 * torch.randn(shape, generator=generator)).to(dtype))
+        for shape, dtype in zip(made["shapes"], made["dtypes"])
+    ]
+    where = data.draw(st.sampled_from(chain.names))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            broken = chain.insert_before(where, breaks())
+            optimizer = gc.Optimizer(
+                params, broken, role=dict(zip(params, made["roles"])), compile=False, **made["options"]
+            )
+        except GradchainError:  # refused when it was built, with an error that is ours
+            return
+    gradient = st.tuples(st.sampled_from(SIZES), st.sampled_from([False, False, False, True]))
+    for step in range(3):
+        grads(params, made["seed"] + step, [data.draw(gradient) for _ in params])
+        optimizer.step()
+        assert not_finite(optimizer) == []
+    grads(params, made["seed"], [(1.0, False)] * len(params))
+    before = bits(optimizer)
+    ARMED.append(data.draw(st.sampled_from([param.shape for param in params])))
+    try:
+        optimizer.step()
+    except ZeroDivisionError:
+        assert same(before, bits(optimizer))
+    else:
+        assert "/" in where, "the stage that fails was not asked"
+    finally:
+        ARMED.clear()
