@@ -10,6 +10,7 @@ import torch
 from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError
 from gradchain.noise import random_bits, salt_of
+from gradchain.ops import compute_dtype
 
 Reduction = Literal["mean", "sum", "total"]
 """How what parameters report is put together; `total` is for contributions to shared numbers."""
@@ -25,8 +26,8 @@ class Context:
     |---|---|
     | `param` | the parameter in compute precision (a master copy, if the chain keeps one) |
     | `stored_param` | the parameter as it is stored |
-    | `gradient` | the raw gradient |
-    | `dtype` | the compute dtype |
+    | `gradient` | the raw gradient; one in float16 comes in float32 |
+    | `dtype` | the compute dtype: that of the parameter, float32 for float16, or what `promote` says |
     | `role` | the parameter's role, or `None` |
     | `shape`, `numel` | of the whole parameter, of which this process may hold some rows |
     | `shard` | which rows those are |
@@ -43,10 +44,10 @@ class Context:
     ) -> None:
         self.shard = Shard.whole(param.shape) if shard is None else shard
         self.stored_param = param
-        self.param = param
-        self.gradient = gradient
+        self.dtype = compute_dtype(param.dtype)
+        self.param = param.to(self.dtype)
+        self.gradient = gradient.to(compute_dtype(gradient.dtype))
         self.role = role
-        self.dtype = param.dtype
         self.recorded: dict[tuple[str, Reduction], torch.Tensor] = {}
         self._before, self._state = dict(state), dict(state)
         self._scalars: Mapping[str, Any] = {}

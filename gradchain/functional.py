@@ -11,9 +11,10 @@ from torch.utils import _pytree as pytree
 
 from gradchain import shared
 from gradchain.distributed.sharding import is_distributed
+from gradchain.engine.counters import COUNTER
 from gradchain.engine.run import drive
 from gradchain.errors import GradientError, OptionError, UnknownOptionError, nearest
-from gradchain.noise import parameter_key_tensor
+from gradchain.noise import parameter_key_tensor, parameter_salt
 from gradchain.program import Running
 from gradchain.roles import Rule, assign, roles_of
 from gradchain.routes_table import program_bytes
@@ -52,7 +53,7 @@ def _leaves(tree: Tree, what: str) -> tuple[dict[str, torch.Tensor], pytree.Tree
 def init(chain: Chain, params: Tree) -> ChainState:
     leaves, _ = _leaves(params, "parameter")
     return {
-        "step": {name: torch.zeros((), dtype=torch.int64, device=param.device) for name, param in leaves.items()},
+        "step": {name: torch.zeros((), dtype=COUNTER, device=param.device) for name, param in leaves.items()},
         "slots": {name: chain.route(name, param).init(param) for name, param in leaves.items()},
         "shared": shared.initial(chain, chain.hyperparameters, shared.device_of(leaves.values())),
     }
@@ -77,13 +78,13 @@ def update(
         )
     _check_alike(leaves, gradients, state)
     order = list(state["step"])
-    steps = {name: state["step"][name] + 1 for name in leaves}
+    steps = {name: state["step"][name].to(COUNTER) + 1 for name in leaves}
     programs = [chain.route(name, param) for name, param in leaves.items()]
     running: list[Running] = []
     for program, (name, param) in zip(programs, leaves.items()):
         numbers = program.numbers(chain.bindings, group, steps[name].to(torch.float64))
         drawn = program.draws(param.dtype)
-        key = parameter_key_tensor(steps[name], order.index(name)) if drawn else None
+        key = parameter_key_tensor(steps[name], parameter_salt(order.index(name))) if drawn else None
         running.append(program.run(param, gradients[name], state["slots"][name], numbers, noise_key=key))
     outcomes = dict(zip(leaves, drive(programs, running)))
     changed = shared.changes(chain, group, [outcome.recorded for outcome in outcomes.values()])

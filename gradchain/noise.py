@@ -43,8 +43,8 @@ def mix_bits(bits: torch.Tensor) -> torch.Tensor:
 
 
 def parameter_key(step: int, index: int) -> int:
-    """An int32 that stands for one parameter at one step."""
-    return _signed(mix(mix(step) + parameter_salt(index)))
+    """An int32 that stands for one parameter at one step. Both halves of the step count: beyond 2^32 others follow."""
+    return _signed(mix(mix(step ^ mix(step >> 32)) + parameter_salt(index)))
 
 
 def parameter_salt(index: int) -> int:
@@ -52,9 +52,10 @@ def parameter_salt(index: int) -> int:
     return _signed(index * 0x9E3779B9)
 
 
-def parameter_key_tensor(step: torch.Tensor, index: int) -> torch.Tensor:
-    """`parameter_key` for a step that is an integer tensor, such as one batched by vmap."""
-    return mix_bits(mix_bits(step.to(torch.int32)) + parameter_salt(index))
+def parameter_key_tensor(step: torch.Tensor, salt: int | torch.Tensor) -> torch.Tensor:
+    """`parameter_key` for an int64 tensor of steps, given the `parameter_salt` of each."""
+    low = ((step ^ (1 << 31)) & _MASK) - (1 << 31)  # the lower half, as a signed number
+    return mix_bits(mix_bits(low.to(torch.int32) ^ mix_bits((step >> 32).to(torch.int32))) + salt)
 
 
 def salt_of(purpose: str, seed: int = 0) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -24,6 +25,15 @@ def wide(x: torch.Tensor) -> torch.Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
+def compute_dtype(stored: torch.dtype) -> torch.dtype:
+    """The dtype that steps of a parameter are computed in, and its slots kept in, unless a stage says otherwise.
+
+    That of the parameter; but squares of float16 gradients under 2e-4 vanish in float16 and those over 256 overflow, so
+    float16 parameters get float32.
+    """
+    return torch.float32 if stored == torch.float16 else stored
+
+
 def where(condition: Any, yes: Any, no: Any) -> Any:
     """`yes if condition else no`; a tensor condition selects elementwise, without a sync."""
     if not isinstance(condition, torch.Tensor):
@@ -34,6 +44,14 @@ def where(condition: Any, yes: Any, no: Any) -> Any:
 
 def _scalar(number: float, like: torch.Tensor) -> torch.Tensor:
     return torch.full((), number, dtype=torch.float64, device=like.device)
+
+
+def power(base: Any, exponent: Any) -> Any:
+    """`base ** exponent`, infinity where that is no float: Python raises what tensors do not."""
+    try:
+        return base**exponent
+    except OverflowError:
+        return math.inf
 
 
 def rounded(number: Any) -> Any:

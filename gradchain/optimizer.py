@@ -18,7 +18,7 @@ from gradchain.distributed.partitioned import partition_of_all
 from gradchain.distributed.rehearsal import check_split, foreign
 from gradchain.distributed.sharding import Shard, local_of
 from gradchain.engine import capturable as on_device
-from gradchain.engine.counters import Counters, place_together
+from gradchain.engine.counters import COUNTER, Counters, counter_of, place_together
 from gradchain.engine.report import CompileReport
 from gradchain.engine.standing import Standing
 from gradchain.engine.work import Seat, Work
@@ -229,7 +229,7 @@ class Optimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def _initial(self, param: torch.Tensor, program: Program, name: str) -> dict[str, Any]:
         device = param.device if self.capturable else None
-        return {"step": torch.zeros((), dtype=torch.float32, device=device), **initial_state(program, param, name)}
+        return {"step": torch.zeros((), dtype=COUNTER, device=device), **initial_state(program, param, name)}
 
     # The step.
 
@@ -340,6 +340,7 @@ class Optimizer(torch.optim.Optimizer):
         if seat is None or seat.settings is not settings or not self._is_current(param, seat):
             seat = self._seat(param, settings, parameter_names(group)[position])
         if self.capturable:
+            counter_of(seat.state, param.device)
             work = Work(*seat.local(grad), seat, group)
         else:
             step = seat.steps + 1

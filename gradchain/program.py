@@ -163,7 +163,7 @@ class Program:
         for address, stage in self.stages:
             others = {key: value for at, values in overrides.items() if at != address for key, value in values.items()}
             fields = self._fields(address, stage, bindings, {**group, **others} if others else group)
-            result.append({**fields, **stage.bind(fields).scalars(step)})
+            result.append({**fields, **_scalars(address, stage.bind(fields), step)})
         return tuple(result)
 
     def _override(self, address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
@@ -211,7 +211,7 @@ class Program:
         shard = Shard.whole(param.shape) if shard is None else shard
         ctx = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
         ctx.noise_key = noise_key
-        update = Update(gradient.to(param.dtype))
+        update = Update(gradient.to(ctx.dtype))
         bound: list[tuple[str, Stage, Mapping[str, Any]]] = []
         changed: State = {}
         for (address, stage), values in zip(self.stages, numbers):
@@ -275,6 +275,17 @@ def _bits(ctx: Context, slot: str, like: torch.Tensor | None = None, part: str =
 def _interned(stages: tuple[tuple[str, Stage], ...], role: str | None, kinds: tuple[object, ...]) -> Program:
     """One program for equal stages. `kinds` tells `True` from 1, which Python takes for equal."""
     return Program(stages, role)
+
+
+def _scalars(address: str, stage: Stage, step: Any) -> dict[str, Any]:
+    """The per-step scalars of a stage."""
+    try:
+        return {name: float(x) if type(x) is int else x for name, x in stage.scalars(step).items()}
+    except OverflowError as error:
+        raise ChainError(
+            f"{address}.scalars({step}) is an overflow: {error}. Bound what grows with the step, such as by min(step, 1e6).",
+            stage=address,
+        ) from None
 
 
 def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, Slots]:

@@ -10,6 +10,7 @@ import torch
 
 from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError
+from gradchain.ops import compute_dtype
 from gradchain.reduce import Request, Totals
 from gradchain.stage import Stage
 from gradchain.storage import Kept, Parts, Storage, Storing
@@ -35,7 +36,8 @@ def stored(
     """The tensors to keep for a slot, by their names in the state; or a generator of them."""
     storage = storage_for(stage, slot, dense, param.shape)
     if storage is None:
-        return {key: dense}
+        narrow = dense.dtype == torch.float16 == param.dtype
+        return {key: dense.to(compute_dtype(dense.dtype)) if narrow else dense}
     parts = storage.store(dense, kept(stage, slot, param, shard), bits)
     return _named_later(key, parts) if isinstance(parts, GeneratorType) else _named(key, cast("Parts", parts))
 
@@ -57,7 +59,7 @@ def loaded(stage: Stage, slot: str, parts: Parts, param: torch.Tensor, shard: Sh
 
 
 def kept(stage: Stage, slot: str, param: torch.Tensor, shard: Shard) -> Kept:
-    return Kept(shard.shape, param.dtype, slot not in stage.nonnegative, shard)
+    return Kept(shard.shape, compute_dtype(param.dtype), slot not in stage.nonnegative, shard)
 
 
 def owned(tensor: torch.Tensor) -> torch.Tensor:

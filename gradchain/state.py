@@ -13,6 +13,7 @@ import torch
 from gradchain import registry, shared
 from gradchain.distributed.initial import expected, initial_state
 from gradchain.distributed.sharding import take
+from gradchain.engine.counters import COUNTER
 from gradchain.errors import StateError
 from gradchain.fields import DTYPES
 from gradchain.program import Program
@@ -122,8 +123,7 @@ def fit_slots(
             result[name] = take(fresh, saved[name])
             report.kept.append(f"{parameter}: {name}")
     report.dropped += [f"{parameter}: {slot}" for slot in saved if slot not in wanted and slot != "step"]
-    step = saved.get("step", 0.0)
-    result["step"] = torch.tensor(float(step), dtype=torch.float32)
+    result["step"] = torch.tensor(int(saved.get("step", 0)), dtype=COUNTER)
     return result
 
 

@@ -109,7 +109,7 @@ def test_every_slot_keeps_its_own_dtype_through_a_load() -> None:
     other.load_state_dict(state_dict=optimizer.state_dict())
     dtypes = {slot: value.dtype for slot, value in state_list(other)[0].items()}
     assert dtypes == {
-        "step": torch.float32,
+        "step": torch.int64,
         "first_moment.exp_avg": torch.float32,
         "second_moment.exp_avg_sq": torch.bfloat16,
     }

@@ -38,7 +38,7 @@ over_dense = pytest.mark.parametrize("storage", DENSE)
 
 def kept_as(storage: str, dtype: torch.dtype) -> torch.dtype:
     known = {"fp32": torch.float32, "bf16": torch.bfloat16}
-    return known.get(storage, dtype)
+    return known.get(storage, torch.float32 if dtype == torch.float16 else dtype)
 
 
 def bytes_of(storage: str, shape: tuple[int, ...], dtype: torch.dtype, signed: bool) -> int:

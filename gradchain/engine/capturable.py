@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from gradchain.engine.work import Work
-from gradchain.noise import mix_bits, parameter_salt
+from gradchain.noise import parameter_key_tensor, parameter_salt
 from gradchain.ops import widest
 from gradchain.program import Numbers, Program
 
@@ -38,7 +38,7 @@ def number(works: Sequence[Work], compute: Compute) -> None:
             work.numbers, work.pack = tuple(named), row
         if first.index is not None:
             salts = torch.stack([_salt(work) for work in members])
-            for work, key in zip(members, mix_bits(mix_bits(steps.to(torch.int32)) + salts).unbind()):
+            for work, key in zip(members, parameter_key_tensor(steps, salts).unbind()):
                 work.noise_key = key
 
 

@@ -1,4 +1,7 @@
-"""Step counters: each parameter has its own, and those of a group lie side by side, so that one addition raises them all."""
+"""Step counters: each parameter has its own, and those of a group lie side by side, so that one addition raises them all.
+
+They are int64: exact, and there is one on every device. float32, which older checkpoints have, stands still at 2^24.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,24 @@ from typing import Any
 
 import torch
 
+COUNTER = torch.int64
+
+
+def counter_of(state: dict[str, Any], device: torch.device | None = None) -> torch.Tensor:
+    """The counter in a state. One that others have put there is made exact: a number, or a float of an old checkpoint."""
+    counter = state["step"]
+    if not isinstance(counter, torch.Tensor):
+        counter = state["step"] = torch.tensor(int(counter), dtype=COUNTER, device=device)
+    elif counter.dtype != COUNTER:
+        counter = state["step"] = counter.to(COUNTER)
+    return counter
+
 
 def place_together(states: Iterable[dict[str, Any]]) -> None:
     """Put the counters of these states that are on one device next to each other in memory; their values stay."""
     by_device: dict[torch.device, list[dict[str, Any]]] = {}
     for state in states:
-        by_device.setdefault(state["step"].device, []).append(state)
+        by_device.setdefault(counter_of(state).device, []).append(state)
     for held in by_device.values():
         for state, counter in zip(held, torch.stack([state["step"] for state in held]).unbind()):
             state["step"] = counter

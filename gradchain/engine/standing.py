@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gradchain.engine.counters import Counters
+from gradchain.engine.counters import COUNTER, Counters
 from gradchain.engine.packs import pack, pattern_of
 from gradchain.engine.work import Work
-from gradchain.noise import mix_bits, parameter_salt
+from gradchain.noise import parameter_key_tensor, parameter_salt
 from gradchain.program import Numbers, Program
 from gradchain.telemetry import Recorded
 
@@ -146,13 +146,13 @@ class Noise:
     """The noise keys of all parameters, found at once."""
 
     def __init__(self, works: Sequence[Work]) -> None:
-        self.steps = torch.tensor([work.step or 0 for work in works], dtype=torch.int32)
+        self.steps = torch.tensor([work.step or 0 for work in works], dtype=COUNTER)
         self.salts = torch.tensor([parameter_salt(work.index or 0) for work in works], dtype=torch.int32)
 
     def keys(self) -> torch.Tensor:
         """Those of the next step."""
         self.steps = self.steps + 1
-        return mix_bits(mix_bits(self.steps) + self.salts)
+        return parameter_key_tensor(self.steps, self.salts)
 
 
 def _strides(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:

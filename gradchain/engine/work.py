@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gradchain.distributed.sharding import Shard, is_distributed, local_of
+from gradchain.engine.counters import counter_of
 from gradchain.engine.writing import overwrite
 from gradchain.errors import ChainError, GradientError
 from gradchain.noise import parameter_key
@@ -95,9 +96,7 @@ class Seat:
     @property
     def steps(self) -> int:
         """The steps taken so far. The counter in the state is only read if someone else has written to it."""
-        counter = self.state["step"]
-        if not isinstance(counter, torch.Tensor):  # set by hand
-            counter = self.state["step"] = torch.tensor(float(counter))
+        counter = counter_of(self.state)
         if counter is not self._counter or counter._version != self._version:
             self._counter, self._version, self._steps = counter, counter._version, int(counter)
         return self._steps

@@ -2,7 +2,7 @@
 
 | storage | kept as | bytes per element |
 |---|---|---|
-| `param` | the parameter's dtype | 2, 4 or 8 |
+| `param` | the parameter's dtype; float32 for float16 parameters | 2, 4 or 8 |
 | `fp32` | float32 | 4 |
 | `fp16` | float16 in units of the largest element | 2 |
 | `bf16` | bfloat16, stochastically rounded | 2 |

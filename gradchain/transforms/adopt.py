@@ -8,7 +8,7 @@ import torch
 
 from gradchain.context import Context
 from gradchain.fields import hyper, static
-from gradchain.ops import ema, root, where
+from gradchain.ops import compute_dtype, ema, minimum, power, root, where
 from gradchain.reduce import Request, Totals
 from gradchain.stage import Number, Stage, Yields, storage_field
 from gradchain.storage import STORAGES, Kept
@@ -83,7 +83,7 @@ class adopt(Stage):
         def bits(like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
             return ctx.random_bits(f"start.{part}", like=like)
 
-        kept = Kept(ctx.shape, ctx.stored_param.dtype, signed=False, shard=ctx.shard)
+        kept = Kept(ctx.shape, compute_dtype(ctx.stored_param.dtype), signed=False, shard=ctx.shard)
         parts = storage.store(start, kept, bits)
         loaded = storage.load(parts if isinstance(parts, Mapping) else (yield from parts), kept).reshape(start.shape)
         return loaded.to(ctx.dtype)
@@ -111,7 +111,8 @@ class step_clip(Stage):
     exponent: float = hyper(default=0.25, ge=0)
 
     def scalars(self, step: Number) -> dict[str, Number]:
-        return {"bound": (step - 1) ** self.exponent}
+        return {"bound": power(step - 1, self.exponent)}
 
     def update(self, update: Update, ctx: Context) -> Update:
-        return update.replace(value=update.value.clamp(-ctx["bound"], ctx["bound"]))
+        bound = minimum(ctx["bound"], torch.finfo(update.value.dtype).max)
+        return update.replace(value=update.value.clamp(-bound, bound))

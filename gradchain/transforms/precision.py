@@ -18,8 +18,8 @@ class promote(Stage):
     r"""Compute the step in another dtype: gradient and parameter are cast on entry, the result back at the end.
 
     Args:
-        dtype: `"fp64"`, `"fp32"`, `"fp16"`, `"bf16"`, the torch dtypes, or `None` for the parameter's own. A dtype
-            narrower than the parameter's demotes it each step.
+        dtype: `"fp64"`, `"fp32"`, `"fp16"`, `"bf16"`, the torch dtypes, or `None` for the parameter's own (float32 for
+            float16 parameters, with or without this stage). A dtype narrower than the parameter's demotes it each step.
         bf16: the dtype for bfloat16 parameters where `dtype` is `None`.
         at_least: the dtype for all parameters that are narrower, where `dtype` is `None`.
 
@@ -89,10 +89,11 @@ class master_weights(Stage):
         return {"master_param": param.detach().to(DTYPES[self.dtype])}
 
     def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
-        if param.dtype == DTYPES[self.dtype]:
+        stored = ctx.stored_param
+        if stored.dtype == DTYPES[self.dtype]:
             return param
         master = ctx.read("master_param", as_kept=True)
-        return torch.where(master.to(param.dtype) == param, master, param.to(master.dtype))
+        return torch.where(master.to(stored.dtype) == stored, master, stored.to(master.dtype))
 
     def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
         if ctx.stored_param.dtype == DTYPES[self.dtype]:

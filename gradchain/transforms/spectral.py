@@ -9,7 +9,7 @@ import torch
 from gradchain.context import Context
 from gradchain.distributed.sharding import Shard
 from gradchain.fields import follow, hyper, static
-from gradchain.ops import minimum, root, where, wide
+from gradchain.ops import compute_dtype, minimum, root, where, wide
 from gradchain.reduce import Request, Totals, tensor_partials, whole_tensor
 from gradchain.registry import label_function
 from gradchain.stage import Number, Stage, Yields
@@ -46,8 +46,8 @@ class spectral_decay(Stage):
         precision: `"param"` iterates on the parameter as stored; `"compute"` on the master weights, if there are any.
         clamp: bound $\sqrt{M}\,\eta\lambda$, which turns unstable above 2; `None` for no bound.
 
-    Slots: `u` (the shape without the last axis) and `sigma` (without the last two), in the parameter's dtype.
-    Parameters that are no matrices pass undecayed, with a warning when an optimizer takes them up; route them to
+    Slots: `u` (the shape without the last axis) and `sigma` (without the last two), in the parameter's dtype (float32 for
+    float16). Parameters that are no matrices pass undecayed, with a warning when an optimizer takes them up; route them to
     another decay with `partition(..., matrix_or_vector)`.
 
     Source: Adams, pypi.org/project/adams-torch; Yoshida & Miyato (2017), arXiv:1705.10941.
@@ -91,6 +91,7 @@ class spectral_decay(Stage):
         if not _is_matrix(ctx.shape):
             return update
         W = ctx.stored_param if self.precision == "param" else ctx.param
+        W = W.to(compute_dtype(W.dtype))  # 1e-12 is 0 in float16
         u, sigma = ctx.read("u").to(W.dtype), ctx.read("sigma")
         if self.restart:
             u = yield from _restarted(u)
