@@ -10,6 +10,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 
 from gradchain import shared
+from gradchain.autocast import no_autocast
 from gradchain.distributed.sharding import is_distributed
 from gradchain.engine.counters import COUNTER
 from gradchain.engine.run import drive
@@ -52,9 +53,11 @@ def _leaves(tree: Tree, what: str) -> tuple[dict[str, torch.Tensor], pytree.Tree
 
 def init(chain: Chain, params: Tree) -> ChainState:
     leaves, _ = _leaves(params, "parameter")
+    with no_autocast():
+        slots = {name: chain.route(name, param).init(param) for name, param in leaves.items()}
     return {
         "step": {name: torch.zeros((), dtype=COUNTER, device=param.device) for name, param in leaves.items()},
-        "slots": {name: chain.route(name, param).init(param) for name, param in leaves.items()},
+        "slots": slots,
         "shared": shared.initial(chain, chain.hyperparameters, shared.device_of(leaves.values())),
     }
 
@@ -86,8 +89,9 @@ def update(
         drawn = program.draws(param.dtype)
         key = parameter_key_tensor(steps[name], parameter_salt(order.index(name))) if drawn else None
         running.append(program.run(param, gradients[name], state["slots"][name], numbers, noise_key=key))
-    outcomes = dict(zip(leaves, drive(programs, running)))
-    changed = shared.changes(chain, group, [outcome.recorded for outcome in outcomes.values()])
+    with no_autocast():
+        outcomes = dict(zip(leaves, drive(programs, running)))
+        changed = shared.changes(chain, group, [outcome.recorded for outcome in outcomes.values()])
     updates = [_difference(outcomes[name].param, param) for name, param in leaves.items()]
     slots = {name: {**state["slots"][name], **outcomes[name].state} for name in order}
     counts = {name: steps[name] for name in order}

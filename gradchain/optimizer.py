@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from gradchain import engine, registry, shared
+from gradchain.autocast import no_autocast
 from gradchain.chain import Chain
 from gradchain.distributed.initial import expected, initial_state
 from gradchain.distributed.partitioned import partition_of_all
@@ -239,7 +240,7 @@ class Optimizer(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        with torch.no_grad():
+        with torch.no_grad(), no_autocast():
             recorded = self._repeat()
             if recorded is None:
                 works = self._admit(self._collect())
@@ -366,7 +367,8 @@ class Optimizer(torch.optim.Optimizer):
         if not (works := self._admit(works)):
             return
         compiled = engine.worth_compiling([param]) if self.compile == "auto" else self.compile
-        recorded = engine.run(works, compiled=compiled, memory=self._memory)
+        with no_autocast():
+            recorded = engine.run(works, compiled=compiled, memory=self._memory)
         self._count(works)
         self._telemetry.add(param, works[0].counted, recorded[0], works[0].telemetry)
         self._opt_called = True  # learning-rate schedulers look whether there has been a step

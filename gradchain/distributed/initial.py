@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from gradchain.autocast import no_autocast
 from gradchain.distributed.sharding import Shard, distributed, is_distributed, local_of
 from gradchain.distributed.totals import answers
 from gradchain.errors import ChainError
@@ -19,7 +20,8 @@ def initial_state(program: Program, param: torch.Tensor, name: str = "") -> Stat
     for each, so all processes must make their states together.
     """
     shard = Shard.of(param, name)
-    here = _answered(program, program.start(local_of(param).detach(), shard))
+    with no_autocast():
+        here = _answered(program, program.start(local_of(param).detach(), shard))
     if shard.group is None:
         return {key: owned(slot) for key, slot in here.items()}
     plan = program.plan(shard.shape, param.dtype)

@@ -1,0 +1,26 @@
+"""Steps compute what is written: autocast, which a training loop may have on around them, is off inside."""
+
+from __future__ import annotations
+
+import contextlib
+from contextlib import AbstractContextManager
+
+import torch
+
+KINDS = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia", "maia")
+"""The devices that have an autocast."""
+
+
+def no_autocast() -> AbstractContextManager[object]:
+    """A context in which autocast is off on every device. Where it is off already, this costs next to nothing.
+
+    A matrix product under autocast is one in half precision: of the same parameters, gradients and state, a step would
+    make something else by where it was called.
+    """
+    on = [kind for kind in KINDS if torch.is_autocast_enabled(kind)]
+    if not on:
+        return contextlib.nullcontext()
+    stack = contextlib.ExitStack()
+    for kind in on:
+        stack.enter_context(torch.autocast(kind, enabled=False))
+    return stack
