@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, TypeAlias
 
+from gradchain.ages import SINCE, UNTIL
 from gradchain.errors import ChainError
 from gradchain.partition import Partition
 
@@ -58,6 +59,11 @@ def _check_slots(route: Route) -> None:
     owners: dict[str, tuple[int, str]] = {}
     for position, (address, stage) in enumerate(route):
         for slot in stage.slots:
+            if slot in (SINCE, UNTIL):
+                raise ChainError(
+                    f"{address} has a slot {slot!r}, under which an optimizer keeps the age of a stage; call it otherwise.",
+                    stage=address,
+                )
             if slot in owners:
                 raise ChainError(
                     f"{owners[slot][1]} and {address} both own slot {slot!r}; remove one, or give it another slot.",

@@ -11,7 +11,8 @@ from typing import Any, Literal, cast
 import torch
 from torch import nn
 
-from gradchain import engine, registry, shared
+from gradchain import ages, engine, registry, shared
+from gradchain.ages import Ages
 from gradchain.autocast import no_autocast
 from gradchain.chain import Chain
 from gradchain.distributed.initial import expected, initial_state
@@ -283,8 +284,8 @@ class Optimizer(torch.optim.Optimizer):
             self._check_changed(number, group)
         return [self._settings_of(number, group) for number, group in enumerate(self.param_groups)]
 
-    def _numbers(self, program: Program, group: Mapping[str, Any], step: Any) -> Numbers:
-        return program.numbers(self.chain.bindings, group, step)
+    def _numbers(self, program: Program, group: Mapping[str, Any], step: Any, since: Ages = ()) -> Numbers:
+        return program.numbers(self.chain.bindings, group, step, since)
 
     def _count(self, works: Sequence[Work]) -> None:
         """Raise the step counters."""
@@ -308,7 +309,7 @@ class Optimizer(torch.optim.Optimizer):
     def _collect(self) -> list[Work]:
         """Everything that the step needs, checked; nothing is written but state that was missing or stale."""
         works: list[Work] = []
-        numbers: dict[tuple[int, int, int], Numbers] = {}
+        numbers: dict[Any, Numbers] = {}
         first = 0
         for number, group in enumerate(self.param_groups):
             self._check_changed(number, group)
@@ -331,7 +332,7 @@ class Optimizer(torch.optim.Optimizer):
         number: int,
         position: int,
         place: int,
-        numbers: dict[tuple[int, int, int], Numbers],
+        numbers: dict[Any, Numbers],
     ) -> Work:
         """What a step needs of one parameter."""
         group, grad = self.param_groups[number], cast("torch.Tensor", param.grad)
@@ -345,9 +346,9 @@ class Optimizer(torch.optim.Optimizer):
             work = Work(*seat.local(grad), seat, group)
         else:
             step = seat.steps + 1
-            key = (number, id(seat.program), step)
+            key = (number, id(seat.program), step, seat.ages)
             if key not in numbers:
-                numbers[key] = self._numbers(seat.program, group, step)
+                numbers[key] = self._numbers(seat.program, group, step, seat.ages)
             work = Work(*seat.local(grad), seat, group, step, numbers[key])
         work.place = place
         if seat.program.draws(param.dtype):
@@ -472,12 +473,19 @@ class Optimizer(torch.optim.Optimizer):
             state.update(self._initial(param, program, name))
             state["step"] = state["step"] if counter is None else counter
         else:  # ZeRO loads without asking us, and moves numbers to the CPU
-            state.update({k: x.to(param.device) for k, x in state.items() if k != "step" and x.device != param.device})
+            numbers = {key for key in state if key == "step" or ages.is_age(key)}
+            state.update(
+                {k: x.to(param.device) for k, x in state.items() if k not in numbers and x.device != param.device}
+            )
             wanted = expected(program, param)
             if param in self._fresh:
                 self._check_slots(param, settings, name, wanted)
-            if wanted.keys() - state.keys():  # a stage may have been switched on since
-                state.update({**initial_state(program, param, name), **state})
+            new = {key.partition(".")[0] for key in wanted.keys() - state.keys()}
+            if new:  # a stage may have been switched on since
+                kept = {key: x for key, x in state.items() if key.partition(".")[0] not in new or key not in wanted}
+                state.update({**initial_state(program, param, name), **kept})
+            owners = self._routing.chain.route(name, param, settings.role).owners.values()
+            ages.turn(state, counter_of(state), [at for at, _ in owners], program.addresses, new)
             for slot, value in wanted.items():
                 if state[slot].shape != value.shape:
                     raise OptionError(
@@ -494,7 +502,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check_slots(self, param: torch.Tensor, settings: Settings, name: str, wanted: Mapping[str, Any]) -> None:
         """Raise unless a state that was put here by others, as ZeRO does when it loads, belongs to this chain."""
-        held = self.state[param].keys() - {"step"}
+        held = {key for key in self.state[param] if key != "step" and not ages.is_age(key)}
         known = expected(self._routing.chain.route(name, param, settings.role), param).keys()
         if foreign_slots := sorted({*(held - known), *(wanted.keys() - held)}):
             raise StateError(
@@ -597,7 +605,7 @@ class Optimizer(torch.optim.Optimizer):
         self._standing = None  # it holds the old state
         if self.capturable:
             for param, state in states.items():
-                state["step"] = state["step"].to(param.device)
+                state.update({k: x.to(param.device) for k, x in state.items() if k == "step" or ages.is_age(k)})
         place_together(states.values())
         self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():

@@ -11,11 +11,12 @@ from typing import Any, TypeAlias, cast
 
 import torch
 
+from gradchain.ages import Ages, own_count
 from gradchain.context import Context, Lazy, Reduction, undeclared
 from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError
 from gradchain.hyperparameters import Binding, Bindings
-from gradchain.ops import where
+from gradchain.ops import minimum, where
 from gradchain.reduce import Request, Totals, run_locally
 from gradchain.slots import check_slot, loaded, no_bits, parts_of, storage_for, stored
 from gradchain.stage import Result, Slots, Stage
@@ -156,15 +157,32 @@ class Program:
 
     # Hyperparameters.
 
-    def numbers(self, bindings: Bindings, group: Mapping[str, Any], step: Any) -> Numbers:
-        """The numbers in force at a step: fields from the group, scalars computed from them in double precision."""
+    def numbers(self, bindings: Bindings, group: Mapping[str, Any], step: Any, ages: Ages = ()) -> Numbers:
+        """The numbers in force at a step: fields from the group, scalars computed from them in double precision.
+
+        `ages` are the stages that have missed some of the steps so far: they go by counts of their own.
+        """
         overrides = {address: self._override(address, stage, bindings, group) for address, stage in self.stages}
         result: list[dict[str, Any]] = []
         for address, stage in self.stages:
             others = {key: value for at, values in overrides.items() if at != address for key, value in values.items()}
             fields = self._fields(address, stage, bindings, {**group, **others} if others else group)
-            result.append({**fields, **_scalars(address, stage.bind(fields), step)})
+            result.append({**fields, **_scalars(address, stage.bind(fields), self._count(address, step, ages))})
         return tuple(result)
+
+    def _count(self, address: str, step: Any, ages: Ages) -> Any:
+        """The number of a step, as a stage counts."""
+        own = [own_count(step, missed) for at, missed in ages if at in self.clocks[address]]
+        return functools.reduce(minimum, own, step)
+
+    @functools.cached_property
+    def clocks(self) -> dict[str, set[str]]:
+        """The stages by whose age each stage goes: itself, or those whose slots it reads if it has none."""
+        read = {
+            address: stage.slots or (*stage.requires, *stage.reads_previous, *stage.optional)
+            for address, stage in self.stages
+        }
+        return {at: {self.owners[slot][0] for slot in slots if slot in self.owners} for at, slots in read.items()}
 
     def _override(self, address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
         if type(stage).override is Stage.override:

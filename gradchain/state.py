@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from gradchain import registry, shared
+from gradchain import ages, registry, shared
+from gradchain.ages import is_age
 from gradchain.distributed.initial import expected, initial_state
 from gradchain.distributed.sharding import take
 from gradchain.engine.counters import COUNTER
@@ -33,8 +34,6 @@ class LoadReport:
         lines = list(self.differences)
         lines += [f"reset (not in the state dict): {item}" for item in self.reset]
         lines += [f"dropped (no such slot here): {item}" for item in self.dropped]
-        if self.reset:
-            lines.append("the step count goes on, so bias corrections of what was reset are those of a late step")
         return "\n".join([f"{len(self.kept)} slots kept", *lines])
 
     @property
@@ -90,15 +89,16 @@ def fit_slots(
 ) -> dict[str, Any]:
     """The state of one parameter: saved slots where they fit, fresh ones where they are missing.
 
-    `wanted` are tensors of the right form, `make` gives those before the first step. A slot that is kept as several
-    tensors is taken over as a whole or not at all. Shapes must agree, unless the state dict is known to be of another
-    chain: then what does not fit starts afresh. Every slot keeps the dtype that it was saved in if its storage still
-    uses that dtype.
+    `wanted` are tensors of the right form, `make` gives those before the first step. What a stage keeps is taken over as a
+    whole or not at all: what starts afresh is counted afresh. Shapes must agree, unless the state dict is known to be of
+    another chain: then what does not fit starts afresh. Every slot keeps the dtype that it was saved in if its storage
+    still uses that dtype.
     """
     result: dict[str, Any] = {}
     another_chain = bool(report.differences)
     initial: Mapping[str, torch.Tensor] = {}
     held = _whole_slots(saved)
+    anew: dict[str, None] = {}
     for slot, names in _whole_slots(wanted).items():
         foreign = set(held.get(slot, ())) - set(names)  # the parts of another storage
         wrong = [name for name in names if name in saved and not _fits(saved[name], wanted[name])]
@@ -111,9 +111,12 @@ def fit_slots(
                 "int8 and int4, prodigy's s and p0): then drop the slot from the state dict and pass strict=False. "
                 "Nothing was loaded."
             )
+        if wrong or foreign or any(saved.get(other) is None for other in names):
+            anew[slot[0]] = None
+    for names in _whole_slots(wanted).values():
         for name in names:
             fresh = wanted[name]
-            if wrong or foreign or any(saved.get(other) is None for other in names):
+            if name.partition(".")[0] in anew:
                 initial = initial or make()
                 result[name] = initial[name]
                 report.reset.append(f"{parameter}: {name}")
@@ -122,8 +125,13 @@ def fit_slots(
                 report.differences.append(f"{parameter}: slot {name} was {saved[name].dtype}, is kept as {fresh.dtype}")
             result[name] = take(fresh, saved[name])
             report.kept.append(f"{parameter}: {name}")
-    report.dropped += [f"{parameter}: {slot}" for slot in saved if slot not in wanted and slot != "step"]
-    result["step"] = torch.tensor(int(saved.get("step", 0)), dtype=COUNTER)
+    report.dropped += [
+        f"{parameter}: {slot}" for slot in saved if slot not in wanted and slot != "step" and not is_age(slot)
+    ]
+    step = int(saved.get("step", 0))
+    kept = [stage for stage, *_ in _whole_slots(wanted) if stage not in anew]
+    result |= ages.loaded(saved, kept, anew, step, parameter)
+    result["step"] = torch.tensor(step, dtype=COUNTER)
     return result
 
 

@@ -11,25 +11,29 @@ from typing import Any
 
 import torch
 
+from gradchain.ages import Ages, ages_of
 from gradchain.engine.work import Work
 from gradchain.noise import parameter_key_tensor, parameter_salt
 from gradchain.ops import widest
 from gradchain.program import Numbers, Program
 
-Compute = Callable[[Program, Mapping[str, Any], torch.Tensor], Numbers]
+Compute = Callable[[Program, Mapping[str, Any], torch.Tensor, Ages], Numbers]
 
 
 def number(works: Sequence[Work], compute: Compute) -> None:
     """Give each work its numbers and its noise key: at once for all that have a group, a program and a device in common."""
     alike: dict[Any, list[Work]] = {}
     for work in works:
-        key = (id(work.group), id(work.program), work.owner.device, work.index is None)
+        late = tuple(address for address, _ in ages_of(work.state))
+        key = (id(work.group), id(work.program), work.owner.device, work.index is None, late)
         alike.setdefault(key, []).append(work)
     for members in alike.values():
         first = members[0]
         steps = torch.stack([work.state["step"] for work in members]) + 1
         wide = widest(steps.device)
-        numbers = compute(first.program, first.group, steps.to(wide))
+        missed = zip(*(ages_of(work.state) for work in members))
+        ages = tuple((stage[0][0], torch.stack([count for _, count in stage]).to(wide)) for stage in missed)
+        numbers = compute(first.program, first.group, steps.to(wide), ages)
         present = [_for_each(x, steps.to(wide)) for stage in numbers for x in stage.values() if x is not None]
         rows = torch.stack(present, 1) if present else steps.new_empty((len(members), 0), dtype=wide)
         for work, row in zip(members, rows.unbind()):

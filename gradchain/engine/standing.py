@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from gradchain.ages import Ages
 from gradchain.engine.counters import COUNTER, Counters
 from gradchain.engine.packs import pack, pattern_of
 from gradchain.engine.work import Work
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from gradchain.engine.compiled import Plan
 
 Group = Mapping[str, Any]
-Compute = Callable[[Program, Group, int], Numbers]
+Compute = Callable[[Program, Group, int, Ages], Numbers]
 
 
 PLACES = 1 << 16
@@ -103,7 +104,7 @@ class Standing:
         """The numbers of the next step, for each parameter; `None` if the kernels were made for others."""
         packs: dict[Any, torch.Tensor] = {}
         for key, head in self.heads.items():
-            numbers = compute(head.program, head.group, head.step + 1)
+            numbers = compute(head.program, head.group, head.step + 1, head.ages)
             if pattern_of(numbers) != head.pattern:
                 return None
             packs[key] = pack(numbers, head.device)
@@ -139,6 +140,7 @@ class Head:
 
     def __init__(self, work: Work) -> None:
         self.program, self.group, self.step = work.program, work.group, work.step or 0
+        self.ages = work.seat.ages
         self.pattern, self.device = pattern_of(work.numbers), work.owner.device
 
 

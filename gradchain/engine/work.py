@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gradchain.ages import Ages, ages_of
 from gradchain.distributed.sharding import Shard, is_distributed, local_of
 from gradchain.engine.counters import counter_of
 from gradchain.engine.writing import overwrite
@@ -76,7 +77,7 @@ class Seat:
     """What an optimizer knows of a parameter from step to step, so that it need not look again."""
 
     __slots__ = (
-        "_counter", "_plain", "_seen", "_steps", "_version", "here", "layout", "name", "param", "program", "salt",
+        "_ages", "_counter", "_plain", "_seen", "_steps", "_version", "here", "layout", "name", "param", "program", "salt",
         "settings", "shard", "state",
     )  # fmt: skip
 
@@ -92,6 +93,7 @@ class Seat:
         self.layout: Any = None  # the compiled path's
         self.salt: torch.Tensor | None = None  # of the noise, where it is made on the device
         self._counter, self._version, self._steps = None, 0, 0
+        self._ages: Ages | None = None
 
     @property
     def steps(self) -> int:
@@ -100,6 +102,13 @@ class Seat:
         if counter is not self._counter or counter._version != self._version:
             self._counter, self._version, self._steps = counter, counter._version, int(counter)
         return self._steps
+
+    @property
+    def ages(self) -> Ages:
+        """The stages that have missed steps, and how many, where the host may read it."""
+        if self._ages is None:
+            self._ages = tuple((address, int(missed)) for address, missed in ages_of(self.state))
+        return self._ages
 
     def local(self, grad: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The parts of the parameter and of its gradient that are here; `here` is brought up to date."""

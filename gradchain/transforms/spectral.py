@@ -90,8 +90,8 @@ class spectral_decay(Stage):
     def update(self, update: Update, ctx: Context) -> Yields:
         if not _is_matrix(ctx.shape):
             return update
-        W = ctx.stored_param if self.precision == "param" else ctx.param
-        W = W.to(compute_dtype(W.dtype))  # 1e-12 is 0 in float16
+        weight = ctx.stored_param if self.precision == "param" else ctx.param
+        W = weight.to(compute_dtype(weight.dtype))  # 1e-12 is 0 in float16
         u, sigma = ctx.read("u").to(W.dtype), ctx.read("sigma")
         if self.restart:
             u = yield from _restarted(u)

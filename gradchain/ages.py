@@ -1,0 +1,85 @@
+"""How many updates a stage has made of a parameter, where that is less than the parameter's own step count.
+
+A moment that started late, or paused, is not corrected as if it had been there all the time: its stage goes by a count of
+its own. Beside the slots, the state of a parameter then holds
+
+| key | |
+|---|---|
+| `stage.since` | the steps of the parameter that the stage has missed; not there if it has missed none |
+| `stage.until` | the parameter's count when the stage was switched off; there as long as it is off |
+
+as int64 tensors of no axes, next to the counter. A stage that has no slots goes by the youngest stage whose slots it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
+
+import torch
+
+from gradchain.errors import StateError
+
+SINCE, UNTIL = "since", "until"
+"""Names that no slot may have."""
+
+Ages: TypeAlias = "tuple[tuple[str, Any], ...]"
+"""The stages that have missed steps, and how many."""
+
+
+def is_age(key: str) -> bool:
+    """Whether an entry of a state is one of those above."""
+    return key.rpartition(".")[2] in (SINCE, UNTIL)
+
+
+def ages_of(state: Mapping[str, Any]) -> Ages:
+    """How many steps each stage has missed, as tensors."""
+    return tuple((key.rpartition(".")[0], state[key]) for key in state if key.rpartition(".")[2] == SINCE)
+
+
+def own_count(step: Any, missed: Any) -> Any:
+    """The number of a step among those that a stage has not missed."""
+    own = step - missed
+    return own.clamp(min=1) if isinstance(own, torch.Tensor) else max(own, 1)
+
+
+def turn(state: dict[str, Any], counter: torch.Tensor, owners: Iterable[str], on: Iterable[str], new: set[str]) -> None:
+    """Note which of the stages that own slots have been switched off or on since the last step, or are `new`."""
+    running = set(on)
+    for address in dict.fromkeys(owners):
+        since, until = f"{address}.{SINCE}", f"{address}.{UNTIL}"
+        if address not in running:
+            if until not in state and any(key.startswith(f"{address}.") for key in state):
+                state[until] = counter.clone()
+        elif address in new:
+            state.pop(until, None)
+            _put(state, since, counter.clone())
+        elif until in state:
+            _put(state, since, state.get(since, 0) + counter - state.pop(until))
+
+
+def _put(state: dict[str, Any], key: str, missed: torch.Tensor) -> None:
+    """Keep how many steps a stage has missed, if it has missed any; on a device nobody can tell without waiting."""
+    state[key] = missed
+    if missed.device.type == "cpu" and int(missed) == 0:
+        del state[key]
+
+
+def loaded(
+    saved: Mapping[str, Any], kept: Iterable[str], reset: Iterable[str], step: int, where: str
+) -> dict[str, Any]:
+    """The ages to go on with, given those in a state dict: those of `kept` stages, and new ones for stages `reset`."""
+    result: dict[str, Any] = {}
+    for address in kept:
+        for key in (f"{address}.{SINCE}", f"{address}.{UNTIL}"):
+            if key not in saved:
+                continue
+            count = float(saved[key])
+            if not (count.is_integer() and 0 <= count <= step):
+                raise StateError(
+                    f"{where}: {key} = {count:g} is no whole number in [0, {step}], the steps taken so far."
+                )
+            result[key] = torch.tensor(int(count), dtype=torch.int64)
+    if step > 0:
+        result |= {f"{address}.{SINCE}": torch.tensor(step, dtype=torch.int64) for address in reset}
+    return result
