@@ -34,6 +34,26 @@ def compute_dtype(stored: torch.dtype) -> torch.dtype:
     return torch.float32 if stored == torch.float16 else stored
 
 
+def finite(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """`x` with sizes beyond a quarter of the largest number (of a `dtype`, else its own) cut off there. A NaN stays one.
+
+    The square of a gradient of 1e20 is infinite in float32. Where numbers have to do with each other, in a sum or a scale
+    that they share, infinity would turn the others into NaN. A quarter, so that what is rounded up stays finite.
+    """
+    if not x.is_floating_point():
+        return x
+    largest = min(torch.finfo(dtype or x.dtype).max, torch.finfo(x.dtype).max) / 4
+    return x.clamp(-largest, largest)
+
+
+def narrowed(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """`x` in another dtype; what is out of its range becomes the largest number."""
+    if x.dtype == dtype or not (x.is_floating_point() and dtype.is_floating_point):
+        return x.to(dtype)
+    largest = torch.finfo(dtype).max
+    return x.to(dtype) if largest >= torch.finfo(x.dtype).max else x.clamp(-largest, largest).to(dtype)
+
+
 def where(condition: Any, yes: Any, no: Any) -> Any:
     """`yes if condition else no`; a tensor condition selects elementwise, without a sync."""
     if not isinstance(condition, torch.Tensor):

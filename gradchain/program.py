@@ -16,7 +16,7 @@ from gradchain.context import Context, Lazy, Reduction, undeclared
 from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError
 from gradchain.hyperparameters import Binding, Bindings
-from gradchain.ops import minimum, where
+from gradchain.ops import minimum, narrowed, where
 from gradchain.reduce import Request, Totals, run_locally
 from gradchain.slots import check_slot, loaded, no_bits, parts_of, storage_for, stored
 from gradchain.stage import Result, Slots, Stage
@@ -280,7 +280,7 @@ class Program:
             parts = stored(key, stage, slot, dense, ctx.stored_param, ctx.shard, bits)
             if isinstance(parts, GeneratorType):
                 parts = cast("State", (yield from _ask(key, parts, stage, ctx.shard)))
-            packed |= {name: part.to(state[name].dtype) for name, part in parts.items()}
+            packed |= {name: narrowed(part, state[name].dtype) for name, part in parts.items()}
         return packed
 
 

@@ -10,7 +10,7 @@ import torch
 
 from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError
-from gradchain.ops import compute_dtype
+from gradchain.ops import compute_dtype, finite
 from gradchain.reduce import Request, Totals
 from gradchain.stage import Stage
 from gradchain.storage import Kept, Parts, Storage, Storing
@@ -33,8 +33,16 @@ def storage_for(stage: Stage, slot: str, dense: torch.Tensor, shape: torch.Size)
 def stored(
     key: str, stage: Stage, slot: str, dense: torch.Tensor, param: torch.Tensor, shard: Shard, bits: Bits
 ) -> Any:
-    """The tensors to keep for a slot, by their names in the state; or a generator of them."""
+    """The tensors to keep for a slot, by their names in the state; or a generator of them.
+
+    What has to do with several elements is kept finite: statistics, and all storages but plain tensors of one number for
+    each element. Of those, an infinite one stops its own element for ever, as in torch, and costs a step nothing.
+    """
     storage = storage_for(stage, slot, dense, param.shape)
+    if storage is None and dense.shape != param.shape:
+        dense = finite(dense)
+    if storage is not None and not storage.elementwise:
+        dense = finite(dense, torch.float32)
     if storage is None:
         narrow = dense.dtype == torch.float16 == param.dtype
         return {key: dense.to(compute_dtype(dense.dtype)) if narrow else dense}

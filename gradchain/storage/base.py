@@ -10,6 +10,7 @@ from typing import ClassVar, TypeAlias
 import torch
 
 from gradchain.distributed.sharding import Shard
+from gradchain.ops import narrowed
 from gradchain.reduce import Request, Totals
 
 Bits: TypeAlias = "Callable[..., torch.Tensor]"
@@ -66,7 +67,7 @@ class Storage:
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
         """The tensors to keep for `dense`. Like a stage it may yield, for a statistic of the whole tensor."""
-        return {"": dense.to(kept.dtype)}
+        return {"": narrowed(dense, kept.dtype)}
 
     def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
         """The dense tensor that `parts` stand for: what is here of it, in order, in whatever shape."""

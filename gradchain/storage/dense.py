@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 
 from gradchain.noise import round_to_bf16
+from gradchain.ops import narrowed
 from gradchain.reduce import tensor_partials_max
 from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
 
@@ -28,7 +29,7 @@ class Float32(Storage):
     in_pieces: ClassVar[bool] = True
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
-        return {"": dense.to(torch.float32)}
+        return {"": narrowed(dense, torch.float32)}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 
 from gradchain.noise import round_to_bf16
+from gradchain.ops import finite, narrowed
 from gradchain.reduce import run_locally, tensor_partials
 from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
 from gradchain.storage.int8 import Int8
@@ -44,7 +45,7 @@ class Factored(Storage):
         return kept.square if self.factors(kept) else None
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
-        return self._factors(dense, kept) if self.factors(kept) else {"": dense.to(torch.float32)}
+        return self._factors(dense, kept) if self.factors(kept) else {"": narrowed(dense, torch.float32)}
 
     def splits(self, part: str, shape: torch.Size) -> bool:
         return part == "" or (part == "sign" and len(shape) > 1)
@@ -60,7 +61,7 @@ class Factored(Storage):
         totals = yield tensor_partials(**partials)
         whole = totals.column.sum()
         column = totals.column / torch.where(whole > 0, whole, 1.0)
-        parts = {"row": totals.row.to(torch.float32), "column": column.to(torch.float32)}
+        parts = {"row": finite(narrowed(totals.row, torch.float32)), "column": column.to(torch.float32)}
         if not kept.signed:
             return parts
         return {**parts, "sign": totals.sign if vector else pack(dense.reshape(-1, kept.part.row_numel) > 0)}
@@ -96,7 +97,7 @@ class CompactFactored(Factored):
     random: ClassVar[bool] = True
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
-        return self._compact(dense, kept, bits) if self.factors(kept) else {"": dense.to(torch.float32)}
+        return self._compact(dense, kept, bits) if self.factors(kept) else {"": narrowed(dense, torch.float32)}
 
     def _compact(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
         parts = dict((yield from self._factors(dense, kept)))

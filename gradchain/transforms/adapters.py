@@ -7,6 +7,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from gradchain.ops import finite, narrowed
 from gradchain.reduce import Request, Totals, tensor_partials, whole_tensor
 
 ADAPTERS = ("lora_A", "lora_B", "dora_scale", "oft")
@@ -43,11 +44,13 @@ def numel_of(part: Part, shape: torch.Size) -> int:
 def sums(part: Part, **values: torch.Tensor) -> Generator[Request, Totals, Totals]:
     """The sums of elementwise `values` over each part, as `totals = yield from sums(...)`; they have its `shape_of`.
 
-    Rows lie in one piece; sums over columns, as over the whole, may leave the local tensor.
+    Rows lie in one piece; sums over columns, as over the whole, may leave the local tensor. Squares beyond float32 count as
+    its largest, so that the ratio of two sums of them is a number.
     """
+    values = {name: finite(value) for name, value in values.items()}
     if part == "whole":
         return (yield whole_tensor(**values))
     if part == "rows":
-        return Totals(**{n: v.sum(tuple(range(1, v.ndim)), keepdim=True) for n, v in values.items()})
+        return Totals(**{n: finite(v.sum(tuple(range(1, v.ndim)), keepdim=True)) for n, v in values.items()})
     totals = yield tensor_partials(**{n: v.sum(0, keepdim=True, dtype=torch.float64) for n, v in values.items()})
-    return Totals(**{name: total.to(values[name].dtype) for name, total in vars(totals).items()})
+    return Totals(**{name: narrowed(total, values[name].dtype) for name, total in vars(totals).items()})

@@ -8,7 +8,7 @@ import torch
 
 from gradchain.context import Context
 from gradchain.fields import hyper, static
-from gradchain.ops import compute_dtype, ema, minimum, power, root, where
+from gradchain.ops import compute_dtype, ema, finite, minimum, power, root, where
 from gradchain.reduce import Request, Totals
 from gradchain.stage import Number, Stage, Yields, storage_field
 from gradchain.storage import STORAGES, Kept
@@ -84,7 +84,7 @@ class adopt(Stage):
             return ctx.random_bits(f"start.{part}", like=like)
 
         kept = Kept(ctx.shape, compute_dtype(ctx.stored_param.dtype), signed=False, shard=ctx.shard)
-        parts = storage.store(start, kept, bits)
+        parts = storage.store(finite(start, torch.float32), kept, bits)
         loaded = storage.load(parts if isinstance(parts, Mapping) else (yield from parts), kept).reshape(start.shape)
         return loaded.to(ctx.dtype)
 

@@ -11,7 +11,7 @@ import torch
 from gradchain.context import Context
 from gradchain.errors import OptionError
 from gradchain.fields import Spec, follow, hyper, static
-from gradchain.ops import minimum, nonzero, root, where, wide
+from gradchain.ops import finite, minimum, nonzero, root, where, wide
 from gradchain.reduce import Request, Totals, whole_tensor
 from gradchain.stage import Number, Stage, Yields
 from gradchain.storage import ANCHORS, Storage
@@ -243,7 +243,7 @@ class centered_decay(decoupled_decay):
 
 def _geometric(y: torch.Tensor, ctx: Context, snr: bool) -> Generator[Request, Totals, torch.Tensor]:
     """The target of a geometric decay; as long as `y`."""
-    totals = yield whole_tensor(yy=wide(y).square())
+    totals = yield whole_tensor(yy=finite(wide(y).square()))
     length, least = root(totals.yy), 1 / math.sqrt(max(ctx.numel, 1))
     if not snr:
         return y.sign() * (length * least)

@@ -10,7 +10,7 @@ import torch
 from gradchain.context import Context
 from gradchain.errors import OptionError
 from gradchain.fields import follow, hyper, static
-from gradchain.ops import ema, root, where, wide
+from gradchain.ops import ema, narrowed, root, where, wide
 from gradchain.reduce import labelled
 from gradchain.stage import Number, Stage, Yields
 from gradchain.transforms.adapters import ADAPTERS, ranks_of, shape_of, sums
@@ -109,5 +109,5 @@ class kourkoutas_beta(Stage):
             t = yield labelled(layer, gg=g * g)
         else:
             t = yield from sums(ranks_of(ctx.role, g.ndim), gg=g * g)
-        slots = {"beta2": beta2, "grad_ema": rho, "grad_sq": t.gg}
+        slots = {"beta2": beta2, "grad_ema": rho, "grad_sq": narrowed(t.gg, nu.dtype)}
         return update, {slot: value.to(nu.dtype) for slot, value in slots.items()}

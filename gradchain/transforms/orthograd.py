@@ -9,7 +9,7 @@ import torch
 from gradchain.context import Context
 from gradchain.errors import OptionError
 from gradchain.fields import static
-from gradchain.ops import nonzero, root, wide
+from gradchain.ops import finite, nonzero, root, wide
 from gradchain.reduce import Request, Totals
 from gradchain.stage import Stage, Yields
 from gradchain.transforms.adapters import Part, numel_of, ranks_of, sums
@@ -94,7 +94,7 @@ class orthograd(Stage):
 def across(g: torch.Tensor, w: torch.Tensor, part: Part) -> Projecting:
     """Each part of `g` less what of it lies along `w`, at its old length; nothing, if only rounding is left."""
     t = yield from sums(part, wg=w * g, ww=w * w, gg=g * g)
-    o = g - w * (t.wg / (t.ww + DELTA))
+    o = finite(g - w * (t.wg / (t.ww + DELTA)))
     norms = yield from sums(part, oo=o * o)
     rounding = 8 * torch.finfo(g.dtype).eps
     length, left = root(t.gg), root(norms.oo)
@@ -119,7 +119,7 @@ def alternating(g: torch.Tensor, w: torch.Tensor, shape: torch.Size, sweeps: int
         target[part] = torch.maximum(root(t.gg), floor[part])
     for part in order * sweeps:
         t = yield from sums(part, wg=w * g)
-        g = g - OVERSHOOT * w * (t.wg / weight[part])
+        g = finite(g - OVERSHOOT * w * (t.wg / weight[part]))
         t = yield from sums(part, gg=g * g)
         g = g * (target[part] / nonzero(torch.maximum(root(t.gg), floor[part])))
     return g

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import torch
 
 from gradchain.noise import random_bits, salt_of
-from gradchain.ops import nonzero, root, widest
+from gradchain.ops import finite, nonzero, root, widest
 from gradchain.reduce import Request, Totals, accumulate, tensor_partials, whole_tensor
 
 Tensors: TypeAlias = "tuple[torch.Tensor, ...]"
@@ -59,11 +59,11 @@ def two_sided_blocks(S: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> Tenso
 
 def one_sided(M: torch.Tensor, v: torch.Tensor, absolute: bool) -> Generator[Request, Totals, Tensors]:
     """Estimate the largest singular value with one vector, by a step with the square; returns it and the new `v`."""
-    t = yield tensor_partials(w=_over_rows(M, (M * v).sum(-1)), square=accumulate(M.square()))
+    t = yield tensor_partials(w=_over_rows(M, (M * v).sum(-1)), square=accumulate(finite(M.square())))
     norm = length(t.w)
     moves = norm >= 0.5 if absolute else (norm >= 1e-12 * t.square) & (norm > 0)
     v = torch.where(moves, t.w / nonzero(norm), v).to(v.dtype)
-    t = yield whole_tensor(square=(M * v).sum(-1).square())
+    t = yield whole_tensor(square=(M * v).sum(-1).to(widest(M.device)).square())
     return root(t.square), v
 
 
@@ -81,7 +81,7 @@ def skew_size(elements: int) -> int:
 
 def _over_rows(M: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
     """The local part of `M^T u`, accumulated in float64 where there is one."""
-    return (M * u[:, None]).sum(0, dtype=widest(M.device))
+    return finite(M * u[:, None]).sum(0, dtype=widest(M.device))
 
 
 def _turned(old: torch.Tensor, image: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:

@@ -82,7 +82,7 @@ class momentum_project(Stage):
         g, m = wide(update.value), wide(ctx.read("exp_avg"))
         t = yield whole_tensor(gg=g * g, mm=m * m, gm=g * m)
         norm_g, norm_m = root(t.gg), root(t.mm)
-        valid = (norm_g > self.eps) & (norm_m > self.eps)
+        valid = (norm_g > self.eps) & (norm_m > self.eps) & (norm_g * norm_m).isfinite()
         cosine = torch.where(valid, t.gm / nonzero(norm_g * norm_m), torch.zeros_like(t.gm))
         r = g - self.proj_factor * (t.gm / nonzero(t.mm)) * m
         t = yield whole_tensor(rr=r * r)

@@ -9,7 +9,7 @@ import torch
 
 from gradchain.context import Context
 from gradchain.fields import hyper, static
-from gradchain.ops import nonzero, root
+from gradchain.ops import finite, nonzero, root
 from gradchain.reduce import whole_tensor, whole_tensor_max
 from gradchain.stage import Stage, Yields
 from gradchain.update import Update
@@ -145,7 +145,7 @@ class cv_trust_gate(Stage):
 
     def update(self, update: Update, ctx: Context) -> Yields:
         assert update.scale is not None
-        R = update.scale
+        R = finite(update.scale)
         t = yield whole_tensor(n=torch.ones_like(R), R=R, RR=R.to(torch.float64).square())
         mu = t.R / t.n
         sigma = root((t.RR / t.n - mu.square()).clamp(min=0))

@@ -11,7 +11,7 @@ from gradchain.context import Context
 from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError, OptionError
 from gradchain.fields import hyper, static
-from gradchain.ops import arctangent, nonzero, root, where, wide
+from gradchain.ops import arctangent, finite, nonzero, root, where, wide
 from gradchain.reduce import Request, Totals, tensor_partials, tensor_partials_max, whole_tensor
 from gradchain.stage import Number, Stage, Yields
 from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
@@ -247,7 +247,7 @@ class projected_adaptivity(Stage):
             return columns.view(1, *sizes.shape[1:])
         if self.norm == "auto":
             columns = columns / nonzero(columns.sum() / max(matrix.shape[1], 1))
-        return (rows * columns.to(rows.dtype)).view(sizes.shape)
+        return finite(rows * columns.to(rows.dtype)).view(sizes.shape)
 
     def _kind(self, ctx: Context) -> str:
         if self.norm in ("total", "mean"):
