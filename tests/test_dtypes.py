@@ -46,7 +46,7 @@ def balanced() -> Tensors:
     return [torch.cat([x[: len(x) // 2], -x[: len(x) // 2]]) if len(x) > 1 else x for x in halves]
 
 
-GRADIENTS = {"1e-4": 1e-4, "1e-2": 1e-2, "1": 1.0, "10": 10.0, "tiny": 1e-6, "large": 1e3, "zero": 0.0}
+GRADIENTS = {"1e-4": 1e-4, "10": 10.0, "tiny": 1e-6, "large": 1e3, "zero": 0.0}
 STARTS: dict[str, Callable[[], Tensors]] = {"ordinary": ordinary, "zero": nothing, "balanced": balanced}
 SCALED = {name: case.chain for name, case in RECIPES.items() if ":" not in name}
 
