@@ -40,12 +40,13 @@ from gradchain.program import Numbers, Program
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
+from gradchain.saved import read
 from gradchain.state import (
     LoadReport,
     chain_differences,
     check_clean,
-    check_form,
-    check_groups,
+    check_whole,
+    explained,
     fit_groups,
     fit_states,
 )
@@ -563,8 +564,12 @@ class Optimizer(torch.optim.Optimizer):
     # Saving and loading.
 
     def state_dict(self) -> dict[str, Any]:
-        """As of any torch optimizer, plus the chain's config under `"chain"`."""
+        """As of any torch optimizer, plus the chain's config under `"chain"`, and under `"with_state"` whose state it has.
+
+        The latter tells a parameter that was frozen from one whose state was lost.
+        """
         saved = super().state_dict()
+        saved["with_state"] = [index for index in saved["state"] if not isinstance(index, torch.Tensor)]
         if (config := self._config()) is not None:
             saved["chain"] = config
         return saved
@@ -583,21 +588,24 @@ class Optimizer(torch.optim.Optimizer):
         Without, slots that both have are kept bit for bit, missing ones start afresh, others are dropped. Returns the
         report. On an error nothing has changed.
         """
-        check_form(state_dict)
-        state_dict = state_dict.copy()
-        for hook in self._optimizer_load_state_dict_pre_hooks.values():
-            state_dict = hook(self, state_dict) or state_dict
-        check_form(state_dict)
-        check_groups(state_dict["param_groups"], self.param_groups)
+        if isinstance(state_dict, Mapping):
+            state_dict = dict(state_dict)
+            for hook in self._optimizer_load_state_dict_pre_hooks.values():
+                state_dict = hook(self, state_dict) or state_dict
         report = LoadReport()
-        if (config := self._config()) is not None:
-            report.differences += chain_differences(state_dict.get("chain"), config)
-        try:
-            groups = fit_groups(self._routing, state_dict["param_groups"], self.param_groups, report, strict)
-            states = fit_states(self._routing, state_dict, groups, report)
-        finally:
-            if strict:  # another chain explains whatever else did not fit
-                check_clean(report, state_dict)
+        with explained():
+            saved = read(state_dict, self.param_groups)
+            if strict:
+                check_whole(saved)
+            report.differences += saved.faults
+            if (config := self._config()) is not None:
+                report.differences += chain_differences(saved.chain, config)
+            try:
+                groups = fit_groups(self._routing, saved.groups, self.param_groups, report, strict)
+                states = fit_states(self._routing, saved, groups, report)
+            finally:
+                if strict:  # another chain explains whatever else did not fit
+                    check_clean(report, saved)
         self._routing = Routing(self.chain)
         self._checked.clear()
         self._fresh.clear()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +16,11 @@ from gradchain.ages import is_age
 from gradchain.distributed.initial import expected, initial_state
 from gradchain.distributed.sharding import take
 from gradchain.engine.counters import COUNTER
-from gradchain.errors import StateError
+from gradchain.errors import GradchainError, StateError
 from gradchain.fields import DTYPES
 from gradchain.program import Program
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
+from gradchain.saved import Saved, described, shown_few
 
 
 @dataclass
@@ -45,7 +47,10 @@ def chain_differences(saved: Mapping[str, Any] | None, current: Mapping[str, Any
     """The stages in which two configs differ in structure; hyperparameters travel in the groups and do not count."""
     if saved is None:
         return []
-    old, new = _structure(saved), _structure(current)
+    try:
+        old, new = _structure(saved), _structure(current)
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
+        return ["its 'chain' is damaged: it is not what to_config() of a chain makes"]
     lines = [f"stage {name} of the state dict is not in this chain" for name in old if name not in new]
     lines += [f"stage {name} of this chain is not in the state dict" for name in new if name not in old]
     for name in old:
@@ -101,15 +106,13 @@ def fit_slots(
     anew: dict[str, None] = {}
     for slot, names in _whole_slots(wanted).items():
         foreign = set(held.get(slot, ())) - set(names)  # the parts of another storage
-        wrong = [name for name in names if name in saved and not _fits(saved[name], wanted[name])]
+        wrong = [name for name in names if saved.get(name) is not None and not _fits(saved[name], wanted[name])]
         if wrong and not another_chain:
-            value, fresh = saved[wrong[0]], wanted[wrong[0]]
-            kind = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
             raise StateError(
-                f"{parameter}: slot {wrong[0]} has {kind} in the state dict, but shape {tuple(fresh.shape)} here. The "
-                "state belongs to a model of other shapes, or an earlier gradchain kept this slot otherwise (the anchors "
-                "int8 and int4, prodigy's s and p0): then drop the slot from the state dict and pass strict=False. "
-                "Nothing was loaded."
+                f"{parameter}: slot {wrong[0]} is {described(saved[wrong[0]])} in the state dict, and "
+                f"{described(wanted[wrong[0]])} here. The state belongs to a model of other shapes, or was converted on "
+                "its way; or an earlier gradchain kept this slot otherwise (the anchors int8 and int4, prodigy's s and p0): "
+                "then drop the slot from the state dict and pass strict=False. Nothing was loaded."
             )
         if wrong or foreign or any(saved.get(other) is None for other in names):
             anew[slot[0]] = None
@@ -147,6 +150,8 @@ def _fits(value: Any, fresh: torch.Tensor) -> bool:
     """Whether a saved tensor can be taken for a fresh one: numbers for numbers, codes for the same codes."""
     if not isinstance(value, torch.Tensor) or value.shape != fresh.shape:
         return False
+    if value.layout != torch.strided or (value.is_meta and not fresh.is_meta):
+        return False
     return value.dtype == fresh.dtype or {value.dtype, fresh.dtype} <= set(DTYPES.values())
 
 
@@ -169,7 +174,14 @@ def fit_groups(
         ]
         group = {**own, **copy.deepcopy(taken)}
         for key, value in own.items():
-            if isinstance(value, tuple) and key in routing.chain.hyperparameters and len(group[key]) < len(value):
+            if not isinstance(value, tuple) or key not in routing.chain.hyperparameters:
+                continue
+            if not isinstance(group[key], (tuple, list)):
+                raise StateError(
+                    f"group {number} of the state dict: {key} is {described(group[key])}, and has to be {len(value)} "
+                    "numbers. Nothing was loaded."
+                )
+            if len(group[key]) < len(value):
                 report.differences.append(f"group {number}: {key} has {len(group[key])} entries in the state dict")
                 group[key] = (*group[key], *value[len(group[key]) :])
         _fit_shared(routing, group, taken, f"group {number}", report)
@@ -195,21 +207,21 @@ def _fit_shared(
 
 
 def fit_states(
-    routing: Routing, state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]], report: LoadReport
+    routing: Routing, saved_dict: Saved, groups: Sequence[Mapping[str, Any]], report: LoadReport
 ) -> dict[torch.Tensor, dict[str, Any]]:
     """The saved state of each parameter, in the form that its stages keep it."""
     states: dict[torch.Tensor, dict[str, Any]] = {}
-    for number, (old, group) in enumerate(zip(state_dict["param_groups"], groups)):
+    for number, (old, group) in enumerate(zip(saved_dict.groups, groups)):
         rows = zip(old["params"], group["params"], parameter_names(group), Settings.each(group))
         for position, (index, param, name, (disable, role)) in enumerate(rows):
-            if (saved := state_dict["state"].get(index)) is None:
+            what = name or f"parameter {position} of group {number}"
+            if (saved := saved_dict.states.get(index)) is None:
                 continue
             program = routing.variant(disable).route(name, param, role)
             wanted = expected(program, param)
             # A stage that was switched off in mid-run left its slots behind; they are kept for its return.
             idle = expected(routing.chain.route(name, param, role), param) if disable else {}
             wanted |= {slot: value for slot, value in idle.items() if slot in saved and slot not in wanted}
-            what = name or f"parameter {position} of group {number}"
             full = routing.chain.route(name, param, role) if disable else program
             make = functools.partial(_initial, (full, program), param, name)
             states[param] = fit_slots(saved, wanted, make, what, report)
@@ -224,31 +236,40 @@ def _initial(programs: Iterable[Program], param: torch.Tensor, name: str) -> dic
     return state
 
 
-def check_clean(report: LoadReport, state_dict: Mapping[str, Any]) -> None:
+@contextlib.contextmanager
+def explained() -> Generator[None]:
+    """Turns whatever else goes wrong with a state dict into a `StateError`."""
+    try:
+        yield
+    except StateError:
+        raise
+    except GradchainError as error:
+        raise StateError(f"{error} Nothing was loaded.") from error
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+        raise StateError(
+            f"the state dict is damaged, and cannot be read ({type(error).__name__}: {error}). Nothing was loaded."
+        ) from error
+
+
+def check_whole(saved: Saved) -> None:
+    """Raise if a state dict cannot be taken over as it is, whatever the chain."""
+    if saved.faults:
+        origin = (
+            ""
+            if saved.chain is not None
+            else " It names no chain: another optimizer than gradchain's may have saved it."
+        )
+        raise StateError(
+            f"the state dict is not whole: {shown_few(saved.faults, str)}. Nothing was loaded.{origin} Pass strict=False to "
+            "keep what can be used."
+        )
+
+
+def check_clean(report: LoadReport, saved: Saved) -> None:
     """Raise unless everything was taken over as it is."""
     if not report.clean:
-        origin = "" if "chain" in state_dict else "It names no chain: another optimizer than gradchain's saved it.\n"
+        origin = "" if saved.chain is not None else "It names no chain: another optimizer than gradchain's saved it.\n"
         raise StateError(
             f"the state dict does not belong to this chain; nothing was loaded.\n{origin}{report}\n"
             "Build the same chain, or pass strict=False to keep what fits."
-        )
-
-
-def check_form(state_dict: object) -> None:
-    """Raise unless this is the state dict of an optimizer at all."""
-    if not isinstance(state_dict, Mapping):
-        raise StateError(f"a state dict is a dict, not a {type(state_dict).__name__}; nothing was loaded.")
-    if missing := [key for key in ("state", "param_groups") if key not in state_dict]:
-        raise StateError(
-            f"the state dict has no {' and no '.join(missing)}: it is not an optimizer's; nothing was loaded."
-        )
-
-
-def check_groups(saved: Sequence[Mapping[str, Any]], current: Sequence[Mapping[str, Any]]) -> None:
-    """Raise unless both have the same number of groups with the same number of parameters in each."""
-    old, new = [len(group["params"]) for group in saved], [len(group["params"]) for group in current]
-    if old != new:
-        raise StateError(
-            f"the state dict has parameter groups of {old} tensors, this optimizer of {new}; nothing was loaded. Build "
-            "the optimizer with the same groups."
         )

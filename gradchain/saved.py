@@ -1,0 +1,221 @@
+"""A state dict as it comes: whether it is one at all, and whose parameters its entries belong to.
+
+What passes is in the order of the optimizer that loads it, and has whole counts. Nothing is written here.
+"""
+
+from __future__ import annotations
+
+import math
+import numbers
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import torch
+
+from gradchain.errors import StateError
+
+Group: TypeAlias = "Mapping[str, Any]"
+
+NOTHING = "nothing was loaded"
+LARGEST = 2**53
+_WRAPPERS = re.compile(r"\b(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+
+
+@dataclass
+class Saved:
+    """A state dict whose form has been checked.
+
+    `faults` are what strict loading does not accept, and lenient loading leaves out: one sentence each.
+    """
+
+    groups: list[Group]
+    """With `params` in the order of the loading optimizer."""
+    states: dict[Any, Mapping[str, Any]]
+    """Those of its parameters that can be used, by the indices in the groups."""
+    chain: Mapping[str, Any] | None
+    faults: list[str] = field(default_factory=list[str])
+
+
+def read(state_dict: object, groups: Sequence[Group]) -> Saved:
+    """The parts of a state dict for an optimizer with these groups.
+
+    Raises:
+        StateError: it is not the state dict of an optimizer, or of one with other groups.
+    """
+    content = _mapping(state_dict, "a state dict")
+    missing = [key for key in ("state", "param_groups") if key not in content]
+    if missing:
+        raise StateError(f"the state dict has no {' and no '.join(missing)}: it is not an optimizer's; {NOTHING}.")
+    saved = _groups(content["param_groups"])
+    _check_alike(saved, groups)
+    saved = [_by_name(old, own, f"group {number}") for number, (old, own) in enumerate(zip(saved, groups))]
+    names = {
+        index: name or f"parameter {position} of group {number}"
+        for number, (old, own) in enumerate(zip(saved, groups))
+        for position, (index, name) in enumerate(
+            zip(old["params"], own.get("param_names") or [""] * len(old["params"]))
+        )
+    }
+    result = Saved(saved, {}, _chain(content.get("chain")))
+    _take_states(_mapping(content["state"], "its 'state'"), names, result)
+    result.faults += [
+        f"the state of {names.get(index, short(index))} was saved, and is not there"
+        for index in _had_state(content)
+        if index not in content["state"]
+    ]
+    return result
+
+
+def _had_state(content: Mapping[Any, Any]) -> list[Any]:
+    """The indices of the parameters that had state when they were saved, as far as that is known."""
+    listed = content.get("with_state", [])
+    if not isinstance(listed, (list, tuple)) or not all(isinstance(index, (int, str)) for index in listed):  # pyright: ignore
+        raise StateError(f"its 'with_state' is a list of the indices that had state, not {short(listed)}; {NOTHING}.")
+    return list(listed)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+
+
+def _mapping(value: object, what: str) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise StateError(f"{what} is a dict, not {kind_of(value)}; {NOTHING}.")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _groups(value: object) -> list[Group]:
+    """The groups of a state dict: each lists its parameters by indices, which no other group has."""
+    if not isinstance(value, (list, tuple)):
+        raise StateError(f"its 'param_groups' is a list of dicts, not {kind_of(value)}; {NOTHING}.")
+    groups: list[Group] = []
+    seen: dict[Any, int] = {}
+    for number, item in enumerate(value):  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+        where = f"group {number} of the state dict"
+        group = _mapping(item, where)
+        if strange := [key for key in group if not isinstance(key, str)]:
+            raise StateError(f"{where} has the key {short(strange[0])}, which is not a string; {NOTHING}.")
+        params = group.get("params")
+        if not isinstance(params, (list, tuple)):
+            raise StateError(f"{where} lists its parameters under 'params', which is {kind_of(params)}; {NOTHING}.")
+        for index in params:  # pyright: ignore[reportUnknownVariableType]
+            if isinstance(index, bool) or not isinstance(index, (int, str)):
+                raise StateError(f"{where} lists {short(index)} among its parameters, and not an index; {NOTHING}.")
+            if index in seen:
+                raise StateError(f"groups {seen[index]} and {number} both list parameter {short(index)}; {NOTHING}.")
+            seen[index] = number
+        names = group.get("param_names")
+        if names is not None and not (
+            isinstance(names, (list, tuple)) and len(names) == len(params) and all(isinstance(n, str) for n in names)  # pyright: ignore
+        ):
+            raise StateError(f"{where}: 'param_names' is not a list of {len(params)} names; {NOTHING}.")  # pyright: ignore
+        groups.append(group)
+    return groups
+
+
+def _check_alike(saved: Sequence[Group], current: Sequence[Group]) -> None:
+    """Raise unless both have the same number of groups with the same number of parameters in each."""
+    old, new = [len(group["params"]) for group in saved], [len(group["params"]) for group in current]
+    if old != new:
+        raise StateError(
+            f"the state dict has parameter groups of {old} tensors, this optimizer of {new}; {NOTHING}. Build "
+            "the optimizer with the same groups."
+        )
+
+
+def _by_name(saved: Group, own: Group, where: str) -> Group:
+    """A saved group with its parameters in the order of the names here, if both have names."""
+    old, new = saved.get("param_names"), own.get("param_names")
+    if not old or not new:
+        return saved
+    before, now = [bare(name) for name in old], [bare(name) for name in new]
+    if before == now or len(set(before)) < len(before):
+        return saved
+    if sorted(before) != sorted(now):
+        gone, come = sorted(set(before) - set(now)), sorted(set(now) - set(before))
+        raise StateError(
+            f"{where}: the state dict is of parameters with other names: {shown_few(gone)} are not here, and "
+            f"{shown_few(come)} are not in it; {NOTHING}. Rename them in its 'param_names', or drop 'param_names' from its "
+            "groups to go by their order."
+        )
+    places = [before.index(name) for name in now]
+    moved = {**saved, "params": [saved["params"][at] for at in places], "param_names": [old[at] for at in places]}
+    role = saved.get("role")
+    if isinstance(role, (list, tuple)) and len(role) == len(places):  # pyright: ignore[reportUnknownArgumentType]
+        moved["role"] = tuple(role[at] for at in places)  # pyright: ignore[reportUnknownVariableType]
+    return moved
+
+
+def bare(name: str) -> str:
+    """A parameter's name without what wrappers put in front: DDP's `module.`, `torch.compile`'s `_orig_mod.`, and FSDP's."""
+    return _WRAPPERS.sub("", name)
+
+
+def _chain(value: object) -> Mapping[str, Any] | None:
+    if value is not None and not isinstance(value, Mapping):
+        raise StateError(f"its 'chain' is the config of a chain, a dict, and not {kind_of(value)}; {NOTHING}.")
+    return value  # pyright: ignore[reportUnknownVariableType]
+
+
+def _take_states(states: Mapping[Any, Any], names: Mapping[Any, str], result: Saved) -> None:
+    """Sort the states into those that can be used, and faults."""
+    for index, state in states.items():
+        if isinstance(index, bool) or index not in names:
+            listed = shown_few([*names])
+            result.faults.append(
+                f"there is state for parameter {short(index)}, which no group lists (they list {listed}): indices that went "
+                "through JSON are strings, and have to be made integers again"
+            )
+        elif not isinstance(state, Mapping):
+            result.faults.append(f"the state of {names[index]} is a dict, not {kind_of(state)}")
+        elif strange := [key for key in state if not isinstance(key, str)]:  # pyright: ignore
+            result.faults.append(f"the state of {names[index]} has the key {short(strange[0])}, which is not a string")
+        elif "step" not in state:
+            result.faults.append(f"the state of {names[index]} has no 'step', its count of steps")
+        elif (fault := fault_of_count(state["step"])) is not None:
+            result.faults.append(f"the 'step' of {names[index]} {fault}")
+        else:
+            result.states[index] = state  # pyright: ignore[reportUnknownMemberType]
+
+
+def fault_of_count(value: object) -> str | None:
+    """Why something cannot be a count of steps; `None` if it can."""
+    allowed = f"a count is a whole number from 0 to {LARGEST}"
+    if isinstance(value, torch.Tensor):
+        if value.numel() != 1 or value.is_complex() or value.is_meta or value.dtype == torch.bool or value.is_quantized:
+            return f"is {described(value)}; {allowed}"
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return f"is {kind_of(value)}; {allowed}"
+    number = float(value)
+    if not math.isfinite(number) or number != int(number) or not 0 <= number <= LARGEST:
+        return f"is {short(value)}; {allowed}"
+    return None
+
+
+# What to call things in messages.
+
+
+def described(value: object) -> str:
+    """A tensor by its shape and dtype, anything else by its type."""
+    if not isinstance(value, torch.Tensor):
+        return kind_of(value)
+    dtype, layout = str(value.dtype).removeprefix("torch."), str(value.layout).removeprefix("torch.")
+    how = "" if value.layout == torch.strided else f" ({layout})"
+    where = " on the meta device" if value.is_meta else ""
+    return f"a tensor of shape {tuple(value.shape)} and dtype {dtype}{how}{where}"
+
+
+def kind_of(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
+def short(value: object) -> str:
+    """A value as it would be typed, cut off after a few words."""
+    try:
+        text = repr(value)
+    except Exception:
+        return kind_of(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def shown_few(values: Sequence[Any], show: Callable[[Any], str] = short) -> str:
+    return ", ".join(map(show, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "") or "none"
