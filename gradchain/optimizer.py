@@ -51,6 +51,7 @@ from gradchain.state import (
     fit_states,
 )
 from gradchain.telemetry import Recorded, Telemetry
+from gradchain.untraced import untraced
 
 Compile = Literal["auto"] | bool
 
@@ -236,6 +237,11 @@ class Optimizer(torch.optim.Optimizer):
 
     # The step.
 
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """What torch puts around `step`, with its hooks."""
+        return untraced(torch.optim.Optimizer.profile_hook_step(func))
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step for every parameter that has a gradient; returns the closure's loss."""
         loss = None
@@ -356,6 +362,7 @@ class Optimizer(torch.optim.Optimizer):
             work.index = self._partition.place(param, place)
         return work
 
+    @untraced
     @torch.no_grad()
     def step_parameter(self, param: torch.Tensor) -> None:
         """One step for one parameter, which has a gradient: what `step_in_backward` does. Its chain must not be joint."""
@@ -539,6 +546,7 @@ class Optimizer(torch.optim.Optimizer):
         known = self._memory.get("compiled")
         return CompileReport(()) if known is None else known.report()
 
+    @untraced
     def telemetry(self, gather: bool | None = None) -> dict[str, float]:
         """What the stages recorded in the last step, over all parameters of groups with `telemetry=True`.
 
