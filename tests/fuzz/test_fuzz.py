@@ -109,6 +109,8 @@ def test_any_chain(chain: gc.Chain, made: dict[str, Any], data: st.DataObject) -
     for step in range(3):
         grads(params, made["seed"] + step, [data.draw(gradient) for _ in params])
         optimizer.step()
+        if any(param.dtype == torch.float16 and param.isinf().any() for param in params):
+            return  # a step of 1e6, as after a second moment of 0, is right, and float16 has no such number
         assert not_finite(optimizer) == []
     grads(params, made["seed"], [(1.0, False)] * len(params))
     before = bits(optimizer)
