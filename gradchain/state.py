@@ -161,9 +161,10 @@ def fit_groups(
         ]
         group = {**own, **copy.deepcopy(taken)}
         for key, value in own.items():
-            if isinstance(value, tuple) and key in routing.chain.hyperparameters and len(group[key]) < len(value):
-                report.differences.append(f"group {number}: {key} has {len(group[key])} entries in the state dict")
-                group[key] = (*group[key], *value[len(group[key]) :])
+            if isinstance(value, tuple) and key in routing.chain.hyperparameters and len(group[key]) != len(value):
+                if len(group[key]) < len(value):  # more are those of stages that are not here
+                    report.differences.append(f"group {number}: {key} has {len(group[key])} entries in the state dict")
+                group[key] = (*group[key][: len(value)], *value[len(group[key]) :])
         _fit_shared(routing, group, taken, f"group {number}", report)
         disable = stage_names(group["disable"])
         gone = [name for name in disable if name not in routing.chain]
