@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
 import torch
 
 from gradchain import config, contract, functional
-from gradchain.errors import ChainError, UnknownOptionError, nearest
+from gradchain.errors import ChainError, UnknownOptionError, kind_of, nearest, shown
 from gradchain.functional import ChainState, Tree
 from gradchain.hyperparameters import Bindings, bind_keys
-from gradchain.partition import Partition
+from gradchain.partition import DEEPEST, Partition
 from gradchain.program import Program
 from gradchain.roles import Rule
 from gradchain.stage import Stage
@@ -38,6 +38,7 @@ class Chain:
     elements: tuple[Element, ...]
 
     def __post_init__(self) -> None:
+        _check_elements(self.elements)
         contract.check(self.elements)
         bind_keys(self.addressed)
 
@@ -83,35 +84,39 @@ class Chain:
 
     def _resolve(self, name: str) -> str:
         """The full address of a stage given by its address or its bare name."""
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UnknownOptionError(
+                f"stage name {shown(name)} is {kind_of(name)}; pass the name of a stage: {', '.join(self.names)}."
+            )
         if name in self.names:
             return name
         matches = [address for address in self.names if address.rpartition("/")[2] == name]
         if len(matches) == 1:
             return matches[0]
         if matches:
-            raise UnknownOptionError(f"stage name {name!r} is ambiguous; say which: {', '.join(matches)}.")
-        raise UnknownOptionError(f"the chain has no stage {name!r}. {nearest(name, self.names)}")
+            raise UnknownOptionError(f"stage name {shown(name)} is ambiguous; say which: {', '.join(matches)}.")
+        raise UnknownOptionError(f"the chain has no stage {shown(name)}. {nearest(name, self.names)}")
 
     # Editing it.
 
-    def _edit(self, edits: dict[str, Edit]) -> Chain:
-        return Chain(_edited(self.elements, {self._resolve(name): edit for name, edit in edits.items()}))
+    def _edit(self, edits: Iterable[tuple[str, Edit]]) -> Chain:
+        return Chain(_edited(self.elements, {self._resolve(name): edit for name, edit in edits}))
 
     def without(self, *names: str) -> Chain:
         """A chain without these stages. `ChainError` if what is left does not fit together."""
-        return self._edit({name: lambda stage: () for name in names})
+        return self._edit((name, lambda stage: ()) for name in names)
 
     def replace(self, name: str, stage: Stages) -> Chain:
         """A chain with another stage (or a list of stages, or a chain) in the place of one."""
-        return self._edit({name: lambda old: elements_of(stage)})
+        return self._edit([(name, lambda old: elements_of(stage))])
 
     def insert_before(self, name: str, stage: Stages) -> Chain:
         """A chain with a stage put in before another."""
-        return self._edit({name: lambda old: (*elements_of(stage), old)})
+        return self._edit([(name, lambda old: (*elements_of(stage), old))])
 
     def insert_after(self, name: str, stage: Stages) -> Chain:
         """A chain with a stage put in after another."""
-        return self._edit({name: lambda old: (old, *elements_of(stage))})
+        return self._edit([(name, lambda old: (old, *elements_of(stage)))])
 
     def with_options(self, **options: Any) -> Chain:
         """A chain with other values, named as in `param_groups` (`lr`, `betas`), by field, or as `stage.field`.
@@ -124,19 +129,18 @@ class Chain:
             for address, field, picked in self._targets(name, value):
                 changes.setdefault(address, {})[field] = picked
         return self._edit(
-            {
-                address: lambda stage, fields=fields: (dataclasses.replace(stage, **fields),)
-                for address, fields in changes.items()
-            }
+            (address, lambda stage, fields=fields: (dataclasses.replace(stage, **fields),))
+            for address, fields in changes.items()
         )
 
     def _targets(self, name: str, value: Any) -> list[tuple[str, str, Any]]:
         """The fields that an option name means: `(address, field, value)`."""
         bound = [b for b in self.bindings.bindings if name == b.key and not b.spec.follows]
         if bound:
+            self.bindings.check_length(name, value)
             return [(b.address, b.field, b.pick({name: value})) for b in bound]
-        address, _, field = name.rpartition(".")
-        if address:
+        address, dot, field = name.rpartition(".")
+        if dot:
             address = self._resolve(address)
         found = [
             (at, field, value)
@@ -150,7 +154,7 @@ class Chain:
             raise UnknownOptionError(f"option {name!r} is ambiguous; say which: {qualified}.")
         fields = [f.name for stage in self for f in stage.fields() if f.init and f.name not in ("name", "keys")]
         known = nearest(name, {*self.hyperparameters, *fields})
-        raise UnknownOptionError(f"the chain has no option {name!r}. {known}")
+        raise UnknownOptionError(f"the chain has no option {shown(name)}. {known}")
 
     def dependents(self, name: str) -> tuple[str, ...]:
         """The stages that cannot stand without `name` and have to go with it, in the order they were found.
@@ -172,7 +176,13 @@ class Chain:
 
     def route(self, name: str, param: torch.Tensor, role: str | None = None) -> Program:
         """The stages that one parameter goes through."""
-        return Program.of(tuple(_route(self.elements, name, param, role)), role)
+        stages = tuple(_route(self.elements, name, param, role))
+        if not stages:
+            raise ChainError(
+                f"no stage of the chain acts on parameter {name or '(unnamed)'} of shape {tuple(param.shape)}: it would "
+                "step by the raw gradient. Add scale_by_learning_rate(...), or leave the parameter out."
+            )
+        return Program.of(stages, role)
 
     def init(self, params: Tree) -> ChainState:
         """The state of a tensor, or of any nest of dicts, lists and tuples of tensors, before the first step."""
@@ -217,20 +227,41 @@ class Chain:
         return unchecked, (self.elements,)
 
 
-def elements_of(item: object) -> tuple[Element, ...]:
+def _check_elements(elements: object) -> None:
+    if not isinstance(elements, tuple) or not all(
+        isinstance(element, (Stage, Partition)) for element in cast("tuple[object, ...]", elements)
+    ):
+        raise ChainError(f"Chain({shown(elements)}): pass a tuple of stages and partitions, or use chain(...).")
+
+
+def elements_of(item: object, depth: int = 0) -> tuple[Element, ...]:
+    """The stages and partitions in a nest of chains and lists."""
     if isinstance(item, Chain):
         return item.elements
-    if isinstance(item, type) and issubclass(item, Stage):
+    if isinstance(item, type) and issubclass(item, Stage) and item is not Stage:
         return (item(),)
-    if isinstance(item, (Stage, Partition)):
+    if isinstance(item, (Stage, Partition)) and type(item) is not Stage:
         return (item,)
+    if depth > DEEPEST:
+        raise ChainError(f"lists of stages are nested more than {DEEPEST} deep. Flatten them.")
     if isinstance(item, (list, tuple)):
         present = [inner for inner in cast("Sequence[object]", item) if inner is not None and inner is not False]
-        return tuple(element for inner in present for element in elements_of(inner))
+        return tuple(element for inner in present for element in elements_of(inner, depth + 1))
     raise ChainError(
-        f"{item!r} is not a stage. Pass stages such as centralize(), chains, or partitions; make a stage of a function "
-        "with @gradchain.stateless."
+        f"{shown(item)} is not a stage. Pass stages such as centralize(), chains, or partitions; make a stage of a function "
+        f"with @gradchain.stateless.{_instead(item)}"
     )
+
+
+def _instead(item: object) -> str:
+    """What may have been meant."""
+    if isinstance(item, str):
+        return " The chain of a recipe is gradchain.recipe(name)."
+    if hasattr(item, "__next__") or isinstance(item, (set, frozenset)):
+        return " Stages are in order: pass a list."
+    if callable(item) and not isinstance(item, (type, torch.nn.Module)):
+        return " A recipe's function has to be called."
+    return ""
 
 
 def _edited(elements: Sequence[Element], edits: dict[str, Edit], prefix: str = "") -> tuple[Element, ...]:

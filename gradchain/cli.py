@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from gradchain import registry
 from gradchain.chain import Chain
-from gradchain.errors import GradchainError, OptionError
+from gradchain.errors import GradchainError, OptionError, shown
 from gradchain.table import HEADER, stage_row
 
 try:
@@ -44,17 +45,18 @@ OptionOption = Annotated[
 @app.command("list")
 def list_command() -> None:
     """All recipes and transforms."""
-    recipes = _table("recipe", "what it is", "source")
-    for name in registry.recipe_names():
-        recipe = registry.find_recipe(name)
-        _add(recipes, name, recipe.summary, recipe.source)
-    transforms = _table("transform", "what it does")
-    for name, stage in registry.stages().items():
-        _add(transforms, name, (stage.__doc__ or "").strip().split("\n", 1)[0])
-    console = _console()
-    console.print(recipes)
-    console.print()
-    console.print(transforms)
+    with _one_line_errors():
+        recipes = _table("recipe", "what it is", "source")
+        for name in registry.recipe_names():
+            recipe = registry.find_recipe(name)
+            _add(recipes, name, recipe.summary, recipe.source)
+        transforms = _table("transform", "what it does")
+        for name, stage in registry.stages().items():
+            _add(transforms, name, (stage.__doc__ or "").strip().split("\n", 1)[0])
+        console = _console()
+        console.print(recipes)
+        console.print()
+        console.print(transforms)
 
 
 @app.command()
@@ -112,7 +114,7 @@ def ablate(
                 epochs=epochs,
                 batch_size=batch_size,
                 lr=lr,
-                lr_factors=_factors(lr_factors) if lr_factors else ablation.LR_FACTORS if lr_sweep else (),
+                lr_factors=_factors(lr_factors) if lr_factors is not None else ablation.LR_FACTORS if lr_sweep else (),
                 baseline=None if baseline == "none" else baseline,
                 options=_options(option),
                 dtype=dtype,
@@ -169,7 +171,7 @@ def _options(given: list[str] | None) -> dict[str, Any]:
     for item in given or []:
         key, separator, value = item.partition("=")
         if not separator or not key:
-            raise OptionError(f"--option {item!r} is not of the form key=value.")
+            raise OptionError(f"--option {shown(item)} is not of the form key=value.")
         options[key.strip().replace("-", "_")] = _value(value.strip())
     return options
 
@@ -179,17 +181,23 @@ def _value(text: str) -> Any:
     named = {"true": True, "false": False, "none": None}
     if text.lower() in named:
         return named[text.lower()]
+    if len(text) > LONGEST:  # too much for the parser
+        return text
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
         return text
+
+
+LONGEST = 200
+"""Characters of a value that may be a literal."""
 
 
 def _factors(text: str) -> tuple[float, ...]:
     try:
         return tuple(float(factor) for factor in text.split(","))
     except ValueError:
-        raise OptionError(f"--lr-factors {text!r} is not a list of numbers such as 0.1,1,10.") from None
+        raise OptionError(f"--lr-factors {shown(text)} is not a list of numbers such as 0.1,1,10.") from None
 
 
 def _table(*titles: str) -> Table:
@@ -229,14 +237,17 @@ def _progress_bar() -> Generator[Any, None, None]:
 def _one_line_errors() -> Generator[None, None, None]:
     try:
         yield
+        sys.stdout.flush()  # a full disk shows here
     except (GradchainError, ModuleNotFoundError) as error:
         _fail(str(error), 2)
     except OSError as error:
-        _fail(f"{error.filename or 'a file'}: {error.strerror or error}", 2)
+        _fail(f"{error.filename or 'the output'}: {error.strerror or error}", 2)
     except KeyboardInterrupt:
         _fail("interrupted; finished runs are kept, and the same command resumes.", 130)
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"gradchain: {' '.join(message.split())}", err=True)
+    line = " ".join(message.split()).encode("utf-8", "backslashreplace").decode()
+    with contextlib.suppress(OSError):
+        typer.echo(f"gradchain: {line}", err=True)
     raise typer.Exit(code)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gradchain import registry
-from gradchain.errors import ConfigError, GradchainError, nearest
-from gradchain.partition import Partition, partition
+from gradchain.errors import ConfigError, GradchainError, kind_of, nearest, shown
+from gradchain.partition import DEEPEST, Partition, partition
 from gradchain.stage import Stage
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def _plain(address: str, field: str, value: Any) -> Any:
         return [_plain(address, field, item) for item in value]
     if hasattr(value, "item"):
         return value.item()
-    raise ConfigError(f"{address}.{field} = {value!r} cannot be written to a config; use plain numbers and strings.")
+    raise ConfigError(
+        f"{address}.{field} = {shown(value)} cannot be written to a config; use plain numbers and strings."
+    )
 
 
 def from_config(source: Any) -> Chain:
@@ -68,29 +70,34 @@ def from_config(source: Any) -> Chain:
     data = _read(Path(source)) if isinstance(source, (str, os.PathLike)) else source
     if not isinstance(data, Mapping) or "stages" not in data:
         raise ConfigError(f"a chain's config is a table with a list 'stages'; got {type(data).__name__}.")
-    if data.get("gradchain", FORMAT) != FORMAT:
-        raise ConfigError(f"config format {data['gradchain']!r} is not known; this version reads format {FORMAT}.")
+    if (known := data.get("gradchain", FORMAT)) != FORMAT or type(known) is not int:
+        raise ConfigError(f"config format {shown(known)} is not known; this version reads format {FORMAT}.")
     if unknown := set(data) - {"gradchain", "stages"}:
         raise ConfigError(
-            f"unknown entry {sorted(unknown, key=str)[0]!r} in the config; it has 'gradchain' and 'stages'."
+            f"unknown entry {shown(sorted(unknown, key=str)[0])} in the config; it has 'gradchain' and 'stages'."
         )
-    return Chain(tuple(_elements(data["stages"], "stages")))
+    try:
+        return Chain(tuple(_elements(data["stages"], "stages")))
+    except RecursionError:
+        raise ConfigError("the config is nested too deep. Use one label function with more labels.") from None
 
 
-def _elements(items: Any, where: str) -> list[Element]:
-    if not isinstance(items, Sequence) or isinstance(items, str):
-        raise ConfigError(f"{where} must be a list of tables, not {type(items).__name__}.")
-    return [_build(item, f"{where}[{position}]") for position, item in enumerate(items)]
+def _elements(items: Any, where: str, depth: int = 0) -> list[Element]:
+    if not isinstance(items, Sequence) or isinstance(items, (str, bytes)):
+        raise ConfigError(f"{where} must be a list of tables, not {kind_of(items)}.")
+    if depth > DEEPEST:
+        raise ConfigError(f"partitions are nested more than {DEEPEST} deep. Use one label function with more labels.")
+    return [_build(item, f"{where}[{position}]", depth) for position, item in enumerate(items)]
 
 
-def _build(item: Any, where: str) -> Element:
+def _build(item: Any, where: str, depth: int) -> Element:
     if not isinstance(item, Mapping) or ("stage" in item) == ("partition" in item):
-        raise ConfigError(f"{where} must be a table with either 'stage' or 'partition'; got {item!r}.")
+        raise ConfigError(f"{where} must be a table with either 'stage' or 'partition'; got {shown(item)}.")
     if "partition" in item:
-        return _build_partition(item, where)
+        return _build_partition(item, where, depth)
     options = {key: value for key, value in item.items() if key != "stage"}
     if not isinstance(item["stage"], str) or not all(isinstance(key, str) for key in options):
-        raise ConfigError(f"{where}: 'stage' and all keys must be strings; got {item!r}.")
+        raise ConfigError(f"{where}: 'stage' and all keys must be strings; got {shown(item)}.")
     try:
         cls = registry.stage(item["stage"])
         return _construct(cls, options)
@@ -106,23 +113,29 @@ def _construct(cls: type[Stage], options: dict[str, Any]) -> Stage:
         for name, value in options.items()
     }
     if not isinstance(keys, Mapping):
-        raise ConfigError(f"{cls.__name__}.keys must be a table of field = name; got {keys!r}.")
+        raise ConfigError(f"{cls.__name__}.keys must be a table of field = name; got {shown(keys)}.")
+    if odd := [key for key in keys if not isinstance(key, str)]:
+        raise ConfigError(f"{cls.__name__}.keys has the entry {shown(odd[0])}; its entries are names of fields.")
     return cls(**values).expose(**dict(keys))
 
 
-def _build_partition(item: Mapping[str, Any], where: str) -> Partition:
+def _build_partition(item: Mapping[str, Any], where: str, depth: int) -> Partition:
     branches = item.get("branches")
     if not isinstance(branches, Mapping):
         raise ConfigError(f"{where}: a partition needs a table 'branches' of label = list of stages.")
     if unknown := sorted(set(item) - {"partition", "branches"}, key=str):
         raise ConfigError(
-            f"{where}: unknown entry {unknown[0]!r}. {nearest(str(unknown[0]), ['partition', 'branches'])}"
+            f"{where}: unknown entry {shown(unknown[0])}. {nearest(str(unknown[0]), ['partition', 'branches'])}"
         )
     try:
         label = registry.label(item["partition"])
     except GradchainError as error:
         raise ConfigError(f"{where}: {error}") from None
-    return partition({name: _elements(stages, f"{where}.{name}") for name, stages in branches.items()}, label)  # type: ignore[arg-type]
+    built = {name: _elements(stages, f"{where}.{name}", depth + 1) for name, stages in branches.items()}
+    try:
+        return partition(built, label)  # type: ignore[arg-type]
+    except GradchainError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 # Text.
@@ -131,12 +144,18 @@ def _build_partition(item: Mapping[str, Any], where: str) -> Partition:
 def _read(path: Path) -> Any:
     suffix = path.suffix.lower()
     if suffix not in (".json", ".toml"):
-        raise ConfigError(f"{path} is neither .json nor .toml; give the file one of these endings.")
+        raise ConfigError(f"{shown(str(path))} is neither .json nor .toml; give the file one of these endings.")
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}.") from None
+    except (OSError, ValueError) as error:  # no text in UTF-8, or a name that no file can have
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{_short(path)} cannot be read: {reason}.") from None
     return from_json(text, str(path)) if suffix == ".json" else from_toml(text, str(path))
+
+
+def _short(path: Path) -> str:
+    text = str(path)
+    return text if len(text) <= 300 else f"{text[:100]}...{text[-100:]}"
 
 
 def from_json(text: str, where: str = "the text") -> Any:
@@ -154,7 +173,7 @@ def from_toml(text: str, where: str = "the text") -> Any:
         raise ConfigError("reading TOML on Python 3.10 needs the package 'tomli': pip install tomli") from None
     try:
         return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # an integer may be too long as well
         raise ConfigError(f"{where} is not valid TOML: {error}.") from None
 
 

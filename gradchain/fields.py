@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import re
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, cast
 
 import torch
 
-from gradchain.errors import OptionError
+from gradchain.errors import OptionError, kind_of, nearest, shown
 
 _METADATA = "gradchain"
 
@@ -76,6 +78,8 @@ def hyper(
     ...
     gradchain.errors.OptionError: shrink.factor = 2.0 is outside (0, 1]. Pass a number in (0, 1], such as the default 0.5.
     """
+    _check_bounds(ge=ge, gt=gt, le=le, lt=lt)
+    check_key("hyper", key)
     low = gt if gt is not None else (ge if ge is not None else -math.inf)
     high = lt if lt is not None else (le if le is not None else math.inf)
     interval = Interval(low, high, gt is not None, lt is not None)
@@ -94,7 +98,11 @@ def static(
 
     `choices` lists the values it may take; `convert` canonicalises what the user passed.
     """
-    spec = Spec(dynamic=False, choices=choices, convert=convert)
+    if not isinstance(choices, (tuple, list)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(f"static(choices={shown(choices)}): pass a tuple of the values that the option may take.")
+    if convert is not None and not callable(convert):
+        raise OptionError(f"static(convert={shown(convert)}): pass a function of the value that was given.")
+    spec = Spec(dynamic=False, choices=tuple(choices), convert=convert)
     return dataclasses.field(default=default, kw_only=kw_only, metadata={_METADATA: spec})
 
 
@@ -104,8 +112,31 @@ def follow(key: str | None = None, *, optional: bool = False, init: Literal[Fals
     The key may also be that of a shared number, such as Prodigy's `d`. A chain without the key is an error, unless
     `optional`: then the field is `None`. Without a key it is `None` until `stage.expose(field="key")` names one.
     """
+    check_key("follow", key)
     spec = Spec(dynamic=True, key=key, follows=True, dispensable=optional, optional=True)
     return dataclasses.field(default=None, init=init, repr=False, compare=False, metadata={_METADATA: spec})
+
+
+KEY = re.compile(r"[A-Za-z_]\w{0,63}(\[\d\])?")
+"""A name in `param_groups`, or one entry of a tuple there."""
+
+
+def check_key(where: str, key: object) -> None:
+    if key is not None and (not isinstance(key, str) or not KEY.fullmatch(key)):
+        raise OptionError(f"{where}: key = {shown(key)}; pass a name such as 'momentum' or 'betas[0]'.")
+
+
+def _check_bounds(**bounds: float | None) -> None:
+    for name, bound in bounds.items():
+        if bound is not None and (isinstance(bound, bool) or not isinstance(bound, (int, float)) or math.isnan(bound)):
+            raise OptionError(f"hyper({name}={shown(bound)}): a bound is {kind_of(bound)}; pass a number.")
+    for one, other in (("ge", "gt"), ("le", "lt")):
+        if bounds[one] is not None and bounds[other] is not None:
+            raise OptionError(f"hyper({one}={bounds[one]}, {other}={bounds[other]}): pass one of {one} and {other}.")
+    given = {name: bound for name, bound in bounds.items() if bound is not None}
+    lows, highs = [given[n] for n in ("ge", "gt") if n in given], [given[n] for n in ("le", "lt") if n in given]
+    if lows and highs and lows[0] > highs[0]:
+        raise OptionError(f"hyper: no number lies between {lows[0]} and {highs[0]}. Exchange the bounds.")
 
 
 def spec_of(field: dataclasses.Field[Any]) -> Spec:
@@ -118,25 +149,116 @@ def spec_of(field: dataclasses.Field[Any]) -> Spec:
     return Spec(dynamic="float" in kinds, optional="None" in kinds)
 
 
+EXACT = 2**53
+"""Integers beyond this are taken as floats."""
+
+
+def as_number(value: Any) -> Any:
+    """A number in the form that stages compute with: numpy's become Python's, tensors of one element 0-d.
+
+    What is no number comes back as it is, for `check_number` to refuse.
+    """
+    if type(value) is float or (type(value) is int and -EXACT <= value <= EXACT):
+        return value
+    if isinstance(value, torch.Tensor):
+        return value.reshape(()) if value.layout == torch.strided and value.ndim and value.numel() == 1 else value
+    if isinstance(value, bool) or not isinstance(value, (int, float, *_numpy_numbers())):
+        return value
+    try:
+        return int(value) if isinstance(value, numbers.Integral) and abs(int(value)) <= EXACT else float(value)
+    except OverflowError:
+        return value
+
+
+def _numpy_numbers() -> tuple[type, ...]:
+    numpy = sys.modules.get("numpy")
+    return () if numpy is None else (numpy.floating, numpy.integer)
+
+
 def check_number(where: str, value: object, spec: Spec, default: object = dataclasses.MISSING) -> None:
-    """Raise `OptionError` unless `value` is a number in the range of `spec`. Tensors are taken on trust: no sync."""
+    """Raise `OptionError` unless `value` is a number in the range of `spec`."""
     if value is None and spec.optional:
         return
-    if isinstance(value, torch.Tensor):
-        if value.numel() != 1 or value.is_complex():
-            raise OptionError(f"{where} is a tensor of shape {tuple(value.shape)}; pass a real tensor of one element.")
-        return
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        hint = " or None" if spec.optional else ""
-        raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass a number in {spec.interval}{hint}.")
-    number = float(value)
+    number = as_number(value)
+    if isinstance(number, torch.Tensor):
+        _check_tensor(where, number)
+        number = reading(number)
+        if number is None:
+            return
+    hint = " or None" if spec.optional else ""
+    if isinstance(number, bool) or not isinstance(number, (int, float)):
+        raise OptionError(
+            f"{where} = {shown(value)} is {kind_of(value)}; pass a number in {spec.interval}{hint}{_conversion(value)}."
+        )
+    try:
+        number = float(number)
+    except OverflowError:
+        number = math.nan  # no float is near
     if (
         math.isnan(number)
         or number not in spec.interval
         or (math.isinf(number) and default != number and not spec.infinite)
     ):
         example = f", such as the default {default}" if isinstance(default, (int, float)) else ""
-        raise OptionError(f"{where} = {value!r} is outside {spec.interval}. Pass a number in {spec.interval}{example}.")
+        raise OptionError(
+            f"{where} = {shown(value)} is outside {spec.interval}. Pass a number in {spec.interval}{hint}{example}."
+        )
+
+
+def _conversion(value: object) -> str:
+    """What makes a number of something that reads like one."""
+    if isinstance(value, (str, bytes, numbers.Number)) and not isinstance(value, (bool, complex)):
+        try:
+            number = float(cast("str", value))
+        except (TypeError, ValueError, OverflowError):
+            return ""
+        return f", here float({shown(value)})" if math.isfinite(number) else ""
+    return ", such as .item() of an array of one element" if type(value).__module__ == "numpy" else ""
+
+
+def _check_tensor(where: str, value: torch.Tensor) -> None:
+    good = "pass a dense real tensor of one element, or a number"
+    if value.numel() != 1 or value.is_complex():
+        raise OptionError(f"{where} = {shown(value)} is not one real number; {good}.")
+    if value.layout != torch.strided or value.dtype == torch.bool or value.is_meta or value.is_quantized:
+        what = "is on the meta device" if value.is_meta else "is bool" if value.dtype == torch.bool else "is not dense"
+        raise OptionError(f"{where} = {shown(value)} {what}; {good}.")
+
+
+def reading(value: torch.Tensor) -> float | None:
+    """The number in a tensor, where it can be read: not while something is traced, captured or mapped."""
+    if type(value) not in (torch.Tensor, torch.nn.Parameter) or torch.compiler.is_compiling():
+        return None
+    if value.is_cuda and torch.cuda.is_current_stream_capturing():
+        return None
+    try:
+        return float(value.detach())
+    except (RuntimeError, ValueError):  # inside torch.func, or of a proxy
+        return None
+
+
+def stamp(value: object) -> object:
+    """What tells whether a value has been exchanged, or written to where it can be read without waiting for a device."""
+    if isinstance(value, torch.Tensor):
+        return (id(value), value, value._version if value.device.type == "cpu" and not value.is_inference() else 0)
+    if isinstance(value, (list, tuple)):
+        return tuple(stamp(item) for item in cast("list[object]", value))
+    return value
+
+
+def differ(old: object, new: object) -> bool:
+    """Whether two stamps are of different values."""
+    if old is new:
+        return False
+    if type(old) is not type(new):
+        return True
+    if isinstance(old, tuple) and isinstance(new, tuple):
+        before, after = cast("tuple[object, ...]", old), cast("tuple[object, ...]", new)
+        return len(before) != len(after) or any(map(differ, before, after))
+    try:
+        return bool(old != new)
+    except Exception:  # an array says neither yes nor no
+        return True
 
 
 def check_static(where: str, value: object, spec: Spec, annotation: object) -> object:
@@ -144,19 +266,61 @@ def check_static(where: str, value: object, spec: Spec, annotation: object) -> o
     if spec.convert is not None:
         try:
             value = spec.convert(value)
-        except (TypeError, ValueError) as error:
-            raise OptionError(f"{where} = {value!r}: {error}") from None
-    if isinstance(value, list):
-        value = tuple(cast("list[object]", value))  # a stage is hashable
-    if annotation in ("bool", bool) and not isinstance(value, bool):
-        raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass True or False.")
-    if annotation in ("int", int) and (isinstance(value, bool) or not isinstance(value, int)):
-        raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass an integer.")
-    if annotation in ("str", str) and not isinstance(value, str):
-        raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass a string.")
+        except (TypeError, ValueError, OverflowError) as error:
+            raise OptionError(f"{where} = {shown(value)}: {error}") from None
+    value = _frozen(as_number(value))
+    try:
+        hash(value)
+    except TypeError:
+        raise OptionError(
+            f"{where} = {shown(value)} is {kind_of(value)}, which cannot be an option: options are compared and hashed. "
+            f"Pass {_wanted(spec, annotation) or 'a number, a string, a dtype or a tuple of these'}."
+        ) from None
+    if isinstance(value, torch.Tensor) or not _is_kind(value, annotation):
+        wanted = _wanted(spec, annotation) or "a plain value"
+        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass {wanted}.")
     if spec.choices and value not in spec.choices:
-        allowed = ", ".join(repr(choice) for choice in spec.choices)
-        raise OptionError(f"{where} = {value!r} is not one of {allowed}. Pass one of these.")
+        hint = nearest(value, map(str, spec.choices)) if isinstance(value, str) else ""
+        hint = f" {hint}" if hint.startswith("Did") else ""
+        raise OptionError(f"{where} = {shown(value)} is not one of {_listed(spec)}. Pass one of these.{hint}")
+    if isinstance(value, int) and abs(value) >= LARGEST:
+        raise OptionError(f"{where} = {shown(value)} is too large; pass an integer below 2**63.")
+    return value
+
+
+LARGEST = 2**63
+
+
+_KINDS: Mapping[str, tuple[type, str]] = {
+    "bool": (bool, "True or False"),
+    "int": (int, "an integer"),
+    "str": (str, "a string"),
+}
+
+
+def _kind(annotation: object) -> tuple[type, str] | None:
+    return _KINDS.get(getattr(annotation, "__name__", str(annotation)))
+
+
+def _is_kind(value: object, annotation: object) -> bool:
+    kind = _kind(annotation)
+    return kind is None or (isinstance(value, kind[0]) and not (kind[0] is int and isinstance(value, bool)))
+
+
+def _wanted(spec: Spec, annotation: object) -> str:
+    kind = _kind(annotation)
+    named = kind[1] if kind else ""
+    return ", one of ".join(filter(None, (named, _listed(spec))))
+
+
+def _listed(spec: Spec) -> str:
+    return ", ".join(repr(choice) for choice in spec.choices)
+
+
+def _frozen(value: object) -> object:
+    """Lists as tuples, also inside: a stage is hashable."""
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return tuple(_frozen(item) for item in cast("list[object]", value))
     return value
 
 
@@ -176,10 +340,10 @@ def dtype_name(value: object) -> str | None:
     """
     if value is None:
         return None
-    text = str(value).strip().lower().removeprefix("torch.")
+    text = str(value).strip().lower().removeprefix("torch.") if isinstance(value, (str, torch.dtype)) else ""
     if text in ("none", "null"):
         return None
     name = _ALIASES.get(text, text)
-    if name not in DTYPES or not isinstance(value, (str, torch.dtype)):
+    if name not in DTYPES:
         raise ValueError(f"not a floating dtype; pass one of {', '.join(DTYPES)}, their torch dtypes, or None.")
     return name

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gradchain.errors import ChainError, OptionError
-from gradchain.fields import Spec, check_number
-from gradchain.stage import Stage
+from gradchain.errors import ChainError, OptionError, kind_of, shown
+from gradchain.fields import Spec, as_number, check_number
+from gradchain.stage import RESERVED, Stage
 
-RESERVED = frozenset({"params", "param_names", "role", "disable", "maximize", "telemetry"})
 _ENTRY = re.compile(r"(\w+)\[(\d+)\]")
+
+
+def missing(key: str, what: str) -> OptionError:
+    """The error for a group without an entry."""
+    return OptionError(
+        f"the group has no entry {key!r}, which {what} taken from. Put it back: group[{key!r}] = ...; the optimizer's "
+        f"`defaults` has the value that it was built with."
+    )
 
 
 @dataclass(frozen=True)
@@ -26,20 +34,23 @@ class Binding:
     index: int | None
 
     def pick(self, group: Mapping[str, Any]) -> Any:
-        """The value of this field in a parameter group."""
-        value = group[self.key]
+        """The value of this field in a parameter group, as stages compute with it."""
+        try:
+            value = group[self.key]
+        except KeyError:
+            raise missing(self.key, f"{self.address}.{self.field} is") from None
         if self.index is None:
-            return value
+            return as_number(value)
         if not isinstance(value, (tuple, list)) or len(value) <= self.index:
             raise OptionError(
-                f"{self.key} = {value!r} must be a tuple of at least {self.index + 1} numbers: "
+                f"{self.key} = {shown(value)} must be a tuple of at least {self.index + 1} numbers: "
                 f"{self.address}.{self.field} is {self.key}[{self.index}]."
             )
-        return value[self.index]
+        return as_number(value[self.index])
 
     def check(self, group: Mapping[str, Any]) -> None:
-        shown = self.key if self.index is None else f"{self.key}[{self.index}]"
-        alias = "" if shown in (self.field, f"{self.address}.{self.field}") else f" ({shown!r} in the group)"
+        key = self.key if self.index is None else f"{self.key}[{self.index}]"
+        alias = "" if key in (self.field, f"{self.address}.{self.field}") else f" ({key!r} in the group)"
         check_number(f"{self.address}.{self.field}{alias}", self.pick(group), self.spec)
 
 
@@ -61,12 +72,29 @@ class Bindings:
     def of_stage(self, address: str) -> tuple[Binding, ...]:
         return tuple(binding for binding in self.bindings if binding.address == address)
 
-    def check(self, group: Mapping[str, Any], where: str = "") -> None:
-        """Raise `OptionError` if a group holds a value that a stage cannot use."""
+    @functools.cached_property
+    def _lengths(self) -> dict[str, int]:
+        """The number of entries of each key that holds a tuple."""
+        return {key: len(value) for key, value in self.defaults.items() if isinstance(value, tuple)}
+
+    def check_length(self, key: str, value: object) -> None:
+        """Raise `OptionError` for a tuple with more entries than any stage takes."""
+        wanted = self._lengths.get(key)
+        if wanted is None:
+            return
+        if not isinstance(value, (tuple, list)):
+            raise OptionError(f"{key} = {shown(value)} is {kind_of(value)}; pass a tuple of {wanted} numbers.")
+        if len(value) > wanted:
+            raise OptionError(f"{key} = {shown(value)} has {len(value)} entries; pass a tuple of {wanted} numbers.")
+
+    def check(self, group: Mapping[str, Any], where: str = "", keys: Container[str] | None = None) -> None:
+        """Raise `OptionError` if a group holds, under one of `keys` (all by default), what a stage cannot use."""
         for binding in self.bindings:
-            if binding.spec.follows:
+            if binding.spec.follows or (keys is not None and binding.key not in keys):
                 continue
             try:
+                if binding.index is not None and binding.key in group:
+                    self.check_length(binding.key, group[binding.key])
                 binding.check(group)
             except OptionError as error:
                 raise OptionError(f"{where}{error}") from None

@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_
 from typing import Any, Literal, cast
 
 import torch
@@ -32,10 +33,14 @@ from gradchain.errors import (
     ParameterError,
     StateError,
     UnknownOptionError,
+    kind_of,
     nearest,
+    shown,
 )
+from gradchain.fields import differ, stamp
 from gradchain.nonfinite import Guard, NonfiniteReport, Policy, Scope, any_kept
 from gradchain.nonfinite import origins as origins_of
+from gradchain.parameters import check_live, check_members, check_named_alike, checked_group, listed
 from gradchain.program import Numbers, Program
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
@@ -116,12 +121,8 @@ class Optimizer(torch.optim.Optimizer):
         partition_group: Any = None,
         **hyperparameters: Any,
     ) -> None:
-        if not isinstance(chain, Chain):
-            raise OptionError(f"chain = {chain!r} is a {type(chain).__name__}; pass gradchain.chain(...) or a recipe.")
-        if compile not in ("auto", True, False):
-            raise OptionError(f"compile = {compile!r} is not one of 'auto', True, False. Pass one of these.")
-        if not isinstance(capturable, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise OptionError(f"capturable = {capturable!r} is not True or False. Pass one of these.")
+        _check_arguments(params, chain, compile, capturable)
+        disable = stage_names(disable)
         self.chain = chain
         self.compile: Compile = compile
         self.capturable = capturable
@@ -132,7 +133,8 @@ class Optimizer(torch.optim.Optimizer):
                 "Pass nonfinite='skip', and look at nonfinite_report() now and then."
             )
         self._routing = Routing(chain)
-        self._checked: dict[int, tuple[Any, ...]] = {}
+        self._checked: dict[int, dict[str, Any]] = {}
+        self._adopted: dict[tuple[int, str], Any] = {}
         self._fresh: dict[torch.Tensor, torch.Tensor] = {}
         """The counters of states that nobody has stepped or loaded yet."""
         self._seats: dict[torch.Tensor, Seat] = {}
@@ -146,17 +148,19 @@ class Optimizer(torch.optim.Optimizer):
         self._partition = partition_of_all(chain, partition_of, partition_group, self._guard.joint)
         defaults = {
             **chain.hyperparameters,
-            "disable": stage_names(disable),
+            "disable": disable,
             "role": None,
             "maximize": maximize,
             "telemetry": telemetry,
         }
         for name, value in hyperparameters.items():
             if name not in chain.hyperparameters:
-                raise UnknownOptionError(f"unknown hyperparameter {name!r}. {nearest(name, chain.hyperparameters)}")
+                raise UnknownOptionError(
+                    f"unknown hyperparameter {shown(name)}. {nearest(name, chain.hyperparameters)}"
+                )
             defaults[name] = value
         self._routing.check(defaults, "")
-        super().__init__(_listed(params), defaults)
+        super().__init__(listed(params), defaults)
         names = [name for group in self.param_groups for name in parameter_names(group)]
         check_matched(role, names, self._parameters(), [r for group in self.param_groups for r in roles_of(group)])
 
@@ -164,29 +168,30 @@ class Optimizer(torch.optim.Optimizer):
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take up more parameters, at any time; an invalid group leaves the optimizer as it was."""
-        if isinstance(param_group, Mapping):
-            group = {**self.defaults, **param_group}
-            where = f"group {len(self.param_groups)}: "
-            group["disable"] = stage_names(group["disable"], where)
-            for key in param_group:
-                if key not in {*self.defaults, *_FOREIGN, "params", *shared.keys(self.chain)}:
-                    raise UnknownOptionError(f"{where}unknown entry {key!r}. {nearest(key, self.defaults)}")
-            if isinstance(group["role"], Mapping) or callable(group["role"]):
-                raise OptionError(f"{where}role: pass rules to the optimizer; a group holds strings.")
-            self._routing.check(group, where)
-            param_group = {**param_group, "disable": group["disable"]}
-            for stage in self._routing.variant(group["disable"]):
-                pinned = {
-                    key: value.clone() if torch.is_tensor(value) else value for key, value in stage.pin(group).items()
-                }
-                param_group = {**pinned, **param_group}
-        explicit = isinstance(param_group, Mapping) and "role" in param_group
+        where = f"group {len(self.param_groups)}: "
+        param_group = checked_group(param_group, where, set(self._parameters()))
+        group = {**self.defaults, **param_group}
+        group["disable"] = stage_names(group["disable"], where)
+        for key in param_group:
+            if key not in {*self.defaults, *_FOREIGN, "params", *shared.keys(self.chain)}:
+                raise UnknownOptionError(f"{where}unknown entry {shown(key)}. {nearest(key, self.defaults)}")
+        if isinstance(group["role"], Mapping) or callable(group["role"]):
+            raise OptionError(f"{where}role: pass rules to the optimizer; a group holds strings.")
+        self._routing.check(group, where)
+        param_group = {**param_group, "disable": group["disable"]}
+        for stage in self._routing.variant(group["disable"]):
+            pinned = {
+                key: value.clone() if torch.is_tensor(value) else value for key, value in stage.pin(group).items()
+            }
+            param_group = {**pinned, **param_group}
+        explicit = "role" in param_group
+        check_named_alike(param_group, self.param_groups, where)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
             if not explicit:
                 group["role"] = assign(self._role, parameter_names(group), group["params"])
-                roles_of(group, f"group {len(self.param_groups) - 1}: ")
+            roles_of(group, where, self._routing.labels)
             shared.adopt(self.chain, group, self.param_groups[0])
             self._take_up(group)
             if self._in_backward is not None:
@@ -201,11 +206,6 @@ class Optimizer(torch.optim.Optimizer):
         made: dict[torch.Tensor, dict[str, Any]] = {}
         rehearsed: set[tuple[Program, torch.Size]] = set()
         for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group)):
-            if param.is_complex() or not param.is_floating_point():
-                raise ParameterError(
-                    f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)} is {param.dtype}; gradchain steps real "
-                    "floating parameters. Optimize torch.view_as_real(p) of a complex one."
-                )
             if param.requires_grad and (fault := unwritable(local_of(param), inference=True)) is not None:
                 what = f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)}"
                 raise ParameterError(f"{what} cannot be written: {fault}.")
@@ -245,6 +245,10 @@ class Optimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step for every parameter that has a gradient; returns the closure's loss."""
         loss = None
+        if closure is not None and not callable(closure):
+            raise OptionError(
+                f"closure = {shown(closure)} is {kind_of(closure)}; pass a function that returns the loss."
+            )
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
@@ -257,6 +261,7 @@ class Optimizer(torch.optim.Optimizer):
                 self._count(works)
                 shards, keep = [work.seat.shard for work in works], any_kept(works)
                 shared.update(self.chain, self.param_groups, recorded, shards, group, self.capturable, keep)
+                self._adopted = shared.stamps(self.chain, self.param_groups)
                 step = works[-1].counted if works else None
                 self._telemetry.take(step, recorded, [work.telemetry for work in works])
                 self._stand(works)
@@ -275,6 +280,7 @@ class Optimizer(torch.optim.Optimizer):
             return None
         recorded = standing.run(grads, packs)
         shared.update(self.chain, self.param_groups, recorded, standing.shards)
+        self._adopted = shared.stamps(self.chain, self.param_groups)
         self._telemetry.take(standing.last, recorded, standing.telling)
         self._standing = standing
         return recorded
@@ -320,6 +326,11 @@ class Optimizer(torch.optim.Optimizer):
         first = 0
         for number, group in enumerate(self.param_groups):
             self._check_changed(number, group)
+        members, known = self._parameters(), self._memory.get("members", ())
+        if len(members) != len(known) or not all(map(is_, members, known)):
+            check_members(self.param_groups)
+            self._memory["members"] = members
+        for number, group in enumerate(self.param_groups):
             for position, (param, settings) in enumerate(zip(group["params"], self._settings_of(number, group))):
                 if param.grad is not None:
                     works.append(self._work(param, settings, number, position, first + position, numbers))
@@ -368,6 +379,8 @@ class Optimizer(torch.optim.Optimizer):
         """One step for one parameter, which has a gradient: what `step_in_backward` does. Its chain must not be joint."""
         number, position, place = self._place(param)
         group = self.param_groups[number]
+        if param.grad is None:
+            raise GradientError(f"parameter {position} of group {number} has no gradient. Step it after its backward.")
         self._check_changed(number, group)
         works = [self._work(param, self._settings_of(number, group)[position], number, position, place, {})]
         if self.capturable:
@@ -436,6 +449,8 @@ class Optimizer(torch.optim.Optimizer):
                 for position, other in enumerate(group["params"])
             ]
             self._places = {other: (number, at, place) for place, (number, at, other) in enumerate(listed)}
+        if param not in self._places:
+            raise ParameterError(f"{shown(param)} is not a parameter of this optimizer. Add it with add_param_group.")
         return self._places[param]
 
     def _settings_of(self, number: int, group: Mapping[str, Any]) -> list[Settings]:
@@ -454,10 +469,14 @@ class Optimizer(torch.optim.Optimizer):
 
     def _check_changed(self, number: int, group: dict[str, Any]) -> None:
         """Check the group's values again if anyone has written to them since the last step."""
-        values = tuple(tuple(value) if isinstance(value := group.get(key), list) else value for key in self.defaults)
-        known = self._checked.get(number)
-        if known is None or any(map(_differ, known, values)):
-            self._routing.check({**self.defaults, **group}, f"group {number}: ")
+        where = f"group {number}: "
+        check_live(group, where)
+        shared.check(self.chain, number, group, self._adopted)
+        values = {key: stamp(group.get(key, MISSING)) for key in self.defaults}
+        known = self._checked.get(number, {})
+        changed = {key for key, value in values.items() if key not in known or differ(known[key], value)}
+        if changed:
+            self._routing.check(group, where, changed)
             self._checked[number] = values
 
     def _refuse_gradient(self, number: int, group: Mapping[str, Any], param: torch.Tensor) -> None:
@@ -560,6 +579,8 @@ class Optimizer(torch.optim.Optimizer):
         Raises:
             OptionError: the parameters are divided over processes, and `gather` does not say which numbers are meant.
         """
+        if gather is not None and not isinstance(gather, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionError(f"gather = {shown(gather)} is not True, False or None. Pass one of these.")
         names = {name for program in self._routing.programs for name in program.records}
         if gather is None and self._partition.places:
             raise OptionError(
@@ -616,6 +637,7 @@ class Optimizer(torch.optim.Optimizer):
                     check_clean(report, saved)
         self._routing = Routing(self.chain)
         self._checked.clear()
+        self._adopted.clear()
         self._fresh.clear()
         self._seats.clear()
         self._standing = None  # it holds the old state
@@ -644,7 +666,7 @@ class Optimizer(torch.optim.Optimizer):
         fresh, nonfinite = state.pop("fresh", None), state.pop("nonfinite", ())
         super().__setstate__(state)
         if fresh is not None:  # unpickled or copied
-            self._routing, self._checked, self._memory = Routing(self.chain), {}, {}
+            self._routing, self._checked, self._adopted, self._memory = Routing(self.chain), {}, {}, {}
             self._guard = Guard(*nonfinite)
             self._seats, self._settings, self._places, self._standing = {}, {}, {}, None
             self._in_backward = None
@@ -661,17 +683,24 @@ class Optimizer(torch.optim.Optimizer):
         return f"{type(self).__name__}(\n{self.chain}\n)\n{super().__repr__()}"
 
 
-def _differ(old: Any, new: Any) -> bool:
-    """Whether a value has been exchanged for another one."""
-    try:
-        return old is not new and bool(old != new)
-    except RuntimeError:  # a tensor of several elements says neither yes nor no
-        return True
+MISSING = object()
+"""Stands for an entry that a group lacks."""
 
 
-def _listed(params: nn.Module | Iterable[Any]) -> Any:
-    """What torch's constructor takes; a module gives its named parameters."""
-    return list(params.named_parameters()) if isinstance(params, nn.Module) else params
+def _check_arguments(params: object, chain: object, compile: object, capturable: object) -> None:
+    """Raise `OptionError` for what is not a chain, or not a choice."""
+    if not isinstance(chain, Chain):
+        if isinstance(params, Chain):
+            raise OptionError("the arguments are swapped: pass the parameters first, Optimizer(params, chain).")
+        made = " Call the recipe's function." if callable(chain) else ""
+        named = f" For a recipe's name: gradchain.recipe({shown(chain)})." if isinstance(chain, str) else ""
+        raise OptionError(
+            f"chain = {shown(chain)} is {kind_of(chain)}; pass gradchain.chain(...) or a recipe.{made}{named}"
+        )
+    if not (isinstance(compile, str) and compile == "auto") and not isinstance(compile, bool):
+        raise OptionError(f"compile = {shown(compile)} is not one of 'auto', True, False. Pass one of these.")
+    if not isinstance(capturable, bool):
+        raise OptionError(f"capturable = {shown(capturable)} is not True or False. Pass one of these.")
 
 
 def optimizer(
@@ -702,6 +731,12 @@ def optimizer(
 
     >>> optimizer = gradchain.optimizer("rose", model.parameters(), lr=1e-3, disable=("cv_trust_gate",))
     """
+    if not isinstance(name, str) and isinstance(params, str):
+        raise OptionError(
+            f"the arguments are swapped: pass the name first, gradchain.optimizer({shown(params)}, params)."
+        )
+    if isinstance(name, Chain) or isinstance(params, Chain):
+        raise OptionError("gradchain.optimizer takes the name of a recipe; for a chain use Optimizer(params, chain).")
     chain = registry.recipe(name, **options)
     return Optimizer(
         params,

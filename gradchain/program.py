@@ -14,7 +14,7 @@ import torch
 from gradchain.ages import Ages, own_count
 from gradchain.context import Context, Lazy, Reduction, undeclared
 from gradchain.distributed.sharding import Shard
-from gradchain.errors import ChainError
+from gradchain.errors import ChainError, kind_of
 from gradchain.hyperparameters import Binding, Bindings
 from gradchain.ops import minimum, narrowed, where
 from gradchain.reduce import Request, Totals, run_locally
@@ -144,7 +144,7 @@ class Program:
 
     def plan(self, shape: torch.Size, dtype: torch.dtype) -> Mapping[str, tuple[torch.Size, bool]]:
         """The whole shape of each tensor of the state, and whether it has a row for each row of the parameter."""
-        return _planned(self, shape, dtype)
+        return planned(self, shape, dtype)
 
     def loaders(self, param: torch.Tensor, state: Mapping[str, torch.Tensor], shard: Shard) -> dict[str, Lazy]:
         """The slots of a parameter, to be loaded from their storages when they are read."""
@@ -314,6 +314,9 @@ def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, S
             f"{address} returned {type(result).__name__}; return the new Update, or (update, {{slot: tensor}}).",
             stage=address,
         )
+    if not isinstance(update.value, torch.Tensor) or not update.value.is_floating_point():
+        found = f"{update.value.dtype}" if isinstance(update.value, torch.Tensor) else kind_of(update.value)
+        raise ChainError(f"{address} made a direction that is {found}; return a real floating tensor.", stage=address)
     if update.value.shape != shape:
         raise ChainError(
             f"{address} made a direction of shape {tuple(update.value.shape)} for a parameter of shape {tuple(shape)}; "
@@ -355,7 +358,7 @@ def _without_addresses(starting: Starting) -> Generator[Request, Totals, State]:
 
 
 @functools.lru_cache(maxsize=4096)
-def _planned(program: Program, shape: torch.Size, dtype: torch.dtype) -> Mapping[str, tuple[torch.Size, bool]]:
+def planned(program: Program, shape: torch.Size, dtype: torch.dtype) -> Mapping[str, tuple[torch.Size, bool]]:
     param = torch.empty(shape, dtype=dtype, device="meta")
     shard = Shard.whole(shape)
     plan: dict[str, tuple[torch.Size, bool]] = {}

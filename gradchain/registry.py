@@ -5,11 +5,22 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from gradchain.errors import OptionError, UnknownNameError, UnknownOptionError, nearest
+from gradchain.errors import (
+    ChainError,
+    GradchainError,
+    OptionError,
+    UnknownNameError,
+    UnknownOptionError,
+    kind_of,
+    nearest,
+    shown,
+)
+from gradchain.fields import differ
 
 if TYPE_CHECKING:
     import torch
@@ -51,9 +62,9 @@ def stages() -> dict[str, type[Stage]]:
 
 
 def stage(name: str) -> type[Stage]:
-    if name not in _stages:
+    if not isinstance(name, str) or name not in _stages:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise UnknownNameError(
-            f"unknown stage {name!r}. {nearest(str(name), stages())} Import the module that defines it."
+            f"unknown stage {shown(name)}. {nearest(str(name), stages())} Import the module that defines it."
         )
     return _stages[name]
 
@@ -63,6 +74,18 @@ Label = TypeVar("Label", bound=LabelFunction)
 
 def label_function(function: Label) -> Label:
     """Register a label function `(name, parameter) -> label`, so that chains that route by it can be saved."""
+    named = inspect.isfunction(cast("Any", function)) or inspect.isbuiltin(cast("Any", function))
+    if not named or function.__name__ == "<lambda>":
+        raise OptionError(
+            f"@gradchain.label_function takes a function with a name, written with def; got {shown(function)}."
+        )
+    try:
+        inspect.signature(function).bind("", None)
+    except TypeError:
+        raise OptionError(
+            f"label function {function.__name__}{inspect.signature(function)} is called with two arguments, the name and "
+            "the parameter. Take these."
+        ) from None
     _labels[function.__name__] = function
     return function
 
@@ -70,7 +93,8 @@ def label_function(function: Label) -> Label:
 def label(name: object) -> LabelFunction:
     if not isinstance(name, str) or name not in _labels:
         raise UnknownNameError(
-            f"unknown label function {name!r}. {nearest(str(name), _labels)} Register it with @gradchain.label_function."
+            f"unknown label function {shown(name)}. {nearest(str(name), _labels)} Register it with "
+            "@gradchain.label_function."
         )
     return _labels[name]
 
@@ -101,7 +125,7 @@ class Recipe:
         known = [parameter.name for parameter in self.parameters]
         for name in options:
             if name not in known:
-                raise UnknownOptionError(f"recipe {self.name!r} has no option {name!r}. {nearest(name, known)}")
+                raise UnknownOptionError(f"recipe {self.name!r} has no option {shown(name)}. {nearest(name, known)}")
         return self.build(**options)
 
 
@@ -126,7 +150,13 @@ def register_recipe(
     ...     return gradchain.chain(gradchain.scale_by_learning_rate(lr))
     """
 
+    _check_registration(name, source, inert, needs)
+
     def register(build: Build) -> Build:
+        if not callable(build):
+            raise OptionError(
+                f"recipe {name!r}: {shown(build)} is {kind_of(build)}; decorate a function that returns a chain."
+            )
         signature = inspect.signature(build)
         for option in inert or {}:
             if option not in signature.parameters:
@@ -144,13 +174,10 @@ def register_recipe(
             for option, value in options.items():
                 _check_option(f"recipe {name!r}: {option}", str(signature.parameters[option].annotation), value)
             _check_needs(name, signature, options, needs or {})
-            try:
-                return build(*args, **kwargs)
-            except OptionError as error:
-                guilty = [option for option, value in options.items() if _mentions(str(error), value)]
-                if len(guilty) != 1:
-                    raise
-                raise type(error)(f"recipe {name!r}, option {guilty[0]}: {error}") from None
+            made = _built(name, build, args, kwargs, options)
+            for option, value in options.items():
+                _check_none(f"recipe {name!r}: {option}", signature.parameters[option], value)
+            return made
 
         _recipes[name] = Recipe(name, checked, source, dict(inert or {}))
         return cast("Build", checked)
@@ -158,10 +185,65 @@ def register_recipe(
     return register
 
 
+def _check_registration(name: object, source: object, inert: object, needs: object) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]{1,100}", name):
+        raise OptionError(
+            f"register_recipe({shown(name)}): a recipe cannot be called this. Pass a name of letters, digits, '_', '-', '.'."
+        )
+    if not isinstance(source, str):
+        raise OptionError(
+            f"register_recipe({name!r}, source={shown(source)}): pass the paper or repository as a string."
+        )
+    for what, table in (("inert", inert), ("needs", needs)):
+        if table is not None and not (
+            isinstance(table, Mapping)
+            and all(isinstance(key, str) for key in cast("Mapping[Any, Any]", table))
+            and all(isinstance(value, (str, tuple)) for value in cast("Mapping[Any, Any]", table).values())
+        ):
+            raise OptionError(f"register_recipe({name!r}, {what}={shown(table)}): pass a dict of option: text.")
+
+
+def _built(
+    name: str, build: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]
+) -> Chain:
+    """What a recipe makes of its options; an error names the option at fault."""
+    from gradchain.chain import Chain
+
+    try:
+        made = build(*args, **kwargs)
+    except OptionError as error:
+        guilty = [option for option, value in options.items() if _mentions(str(error), value)]
+        if len(guilty) != 1:
+            raise
+        raise type(error)(f"recipe {name!r}, option {guilty[0]}: {error}") from None
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, GradchainError) or not options:
+            raise
+        given = ", ".join(f"{option} = {shown(value)}" for option, value in options.items())
+        types = {option: p.annotation for option, p in inspect.signature(build).parameters.items() if option in options}
+        wanted = ", ".join(
+            f"{option}: {kind if isinstance(kind, str) else kind.__name__}" for option, kind in types.items()
+        )
+        raise OptionError(
+            f"recipe {name!r} cannot be built with {given}: {type(error).__name__}: {str(error)[:200]}. Its signature has "
+            f"{wanted[:300]}."
+        ) from error
+    if not isinstance(made, Chain):
+        raise ChainError(f"recipe {name!r} returned {kind_of(made)}; its function must return a chain.")
+    return made
+
+
+def _check_none(where: str, parameter: inspect.Parameter, value: Any) -> None:
+    """`None` where the signature does not have it: what it would mean is anyone's guess."""
+    kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
+    if value is None and kinds & {"float", "int", "bool", "str"} and "None" not in kinds:
+        raise OptionError(f"{where} = None is not {' or '.join(sorted(kinds))}; leave the option out for its default.")
+
+
 def _mentions(message: str, value: Any) -> bool:
     """Whether an error is about this value, or about an entry of this tuple."""
-    entries = cast("tuple[Any, ...]", value) if isinstance(value, (tuple, list)) else (value,)
-    return any(f"= {entry!r}{end}" in message for entry in entries for end in " :")
+    entries = (value, *cast("tuple[Any, ...]", value)) if isinstance(value, (tuple, list)) else (value,)
+    return any(f"= {shown(entry)}{end}" in message for entry in entries for end in " :")
 
 
 def _check_needs(
@@ -173,34 +255,44 @@ def _check_needs(
         wanted = needs.get(option, ())
         wanted = (wanted,) if isinstance(wanted, str) else wanted
         known = [need for need in wanted if need.removeprefix("not ").partition("=")[0] in values]
-        if known and value != signature.parameters[option].default and not any(_holds(need, values) for need in known):
-            raise OptionError(f"recipe {name!r}, option {option} = {value!r} has no effect {_because(known, values)}.")
+        if (
+            known
+            and differ(value, signature.parameters[option].default)
+            and not any(_holds(need, values) for need in known)
+        ):
+            raise OptionError(
+                f"recipe {name!r}, option {option} = {shown(value)} has no effect {_because(known, values)}."
+            )
 
 
 def _because(needs: Sequence[str], values: Mapping[str, Any]) -> str:
     """The end of a sentence about an option whose needs are not met."""
     if needs[0].startswith("not "):
         other = needs[0].removeprefix("not ")
-        return f"with {other} = {values[other]!r}. Leave one of them out"
+        return f"with {other} = {shown(values[other])}. Leave one of them out"
     return f"without {' or '.join(needs)}. Pass that too, or leave it out"
 
 
 def _holds(need: str, values: Mapping[str, Any]) -> bool:
     option, _, value = need.removeprefix("not ").partition("=")
-    holds = str(values[option]).lower() == value if value else values[option] not in (False, 0, None, "disabled")
+    holds = str(values[option]).lower() == value if value else _is_on(values[option])
     return holds != need.startswith("not ")
+
+
+def _is_on(value: object) -> bool:
+    return not any(value is off or not differ(value, off) for off in (False, 0, 0.0, None, "disabled"))
 
 
 def _check_option(where: str, annotation: str, value: Any) -> None:
     """The shape of an option, which a recipe takes apart before any stage can check it."""
     if annotation == "bool" and not isinstance(value, bool):
-        raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass True or False.")
+        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass True or False.")
     if annotation == "str" and not isinstance(value, str):
-        raise OptionError(f"{where} = {value!r} is a {type(value).__name__}; pass a string.")
+        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass a string.")
     if annotation.startswith("tuple["):
         wanted = annotation.count(",") + 1
         if not isinstance(value, (tuple, list)) or len(cast("tuple[Any, ...]", value)) != wanted:
-            raise OptionError(f"{where} = {value!r}: pass a tuple of {wanted} numbers.")
+            raise OptionError(f"{where} = {shown(value)}: pass a tuple of {wanted} numbers.")
 
 
 @functools.cache
@@ -211,7 +303,7 @@ def _load_recipes() -> None:
 def find_recipe(name: str) -> Recipe:
     _load_recipes()
     if not isinstance(name, str) or name not in _recipes:
-        raise UnknownNameError(f"unknown recipe {name!r}. {nearest(str(name), _recipes)}")
+        raise UnknownNameError(f"unknown recipe {shown(name)}. {nearest(str(name), _recipes)}")
     return _recipes[name]
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias, cast
 import torch
 from torch import nn
 
-from gradchain.errors import OptionError, nearest
+from gradchain.errors import OptionError, kind_of, nearest, shown
 
 ROLES = ("lora_A", "lora_B", "dora_scale", "oft", "vector")
 """The roles that some of our transforms treat apart.
@@ -33,17 +33,37 @@ Rule: TypeAlias = "str | Sequence[str | None] | Mapping[Any, str] | Callable[[st
 """How roles are given: one for all, one for each, by parameter or name, or by a function of name and parameter."""
 
 
-def roles_of(group: Mapping[str, Any], where: str = "") -> list[str | None]:
-    """The role of each parameter of a group, from its entry `role`: one for all, or a sequence of one for each."""
+def roles_of(group: Mapping[str, Any], where: str = "", labels: Iterable[str] = ()) -> list[str | None]:
+    """The role of each parameter of a group, from its entry `role`: one for all, or a sequence of one for each.
+
+    A role that is spelled almost like one of `ROLES` or of the chain's `labels` is an error; any other is a role of yours.
+    """
     role, count = group["role"], len(group["params"])
     if role is None or isinstance(role, str):
+        _check_spelling(role, where, labels)
         return [role] * count
     if not isinstance(role, (tuple, list)) or not all(r is None or isinstance(r, str) for r in cast("list[Any]", role)):
-        raise OptionError(f"{where}role = {role!r}: pass a string, None, or one of these for each parameter.")
+        raise OptionError(f"{where}role = {shown(role)}: pass a string, None, or one of these for each parameter.")
     roles = list(cast("Sequence[str | None]", role))
+    for its in dict.fromkeys(roles):
+        _check_spelling(its, where, labels)
     if count and len(roles) != count:
         raise OptionError(f"{where}role has {len(roles)} entries for {count} parameters; pass one for each.")
     return roles
+
+
+def _check_spelling(role: str | None, where: str, labels: Iterable[str]) -> None:
+    known = (*ROLES, *labels)
+    if role is None or role in known:
+        return
+    if not role.strip():
+        raise OptionError(f"{where}role = {role!r} is empty; pass None for no role, or one of: {', '.join(known)}.")
+    if meant := next((name for name in known if _folded(name) == _folded(role)), None):
+        raise OptionError(f"{where}role = {shown(role)} is not known. Did you mean {meant!r}?")
+
+
+def _folded(role: str) -> str:
+    return "".join(letter for letter in role.lower() if letter.isalnum())
 
 
 def assign(rule: Rule, names: Sequence[str], params: Sequence[torch.Tensor]) -> str | tuple[str | None, ...] | None:
@@ -53,13 +73,21 @@ def assign(rule: Rule, names: Sequence[str], params: Sequence[torch.Tensor]) -> 
     if isinstance(rule, Mapping):
         known = cast("Mapping[Any, str]", rule)
         return tuple(known.get(param, known.get(name)) for name, param in zip(names, params))
-    if callable(rule):
-        return tuple(rule(name, param) for name, param in zip(names, params))
-    if not isinstance(rule, Iterable):
-        raise OptionError(
-            f"role = {rule!r} is a {type(rule).__name__}; pass a string, a list, a mapping or a function."
-        )
+    if callable(rule) and not isinstance(rule, type):
+        return tuple(_asked(rule, name, param) for name, param in zip(names, params))
+    if not isinstance(rule, Iterable) or isinstance(rule, (bytes, torch.Tensor)):
+        raise OptionError(f"role = {shown(rule)} is {kind_of(rule)}; pass a string, a list, a mapping or a function.")
     return tuple(rule)
+
+
+def _asked(rule: Callable[[str, torch.Tensor], str | None], name: str, param: torch.Tensor) -> str | None:
+    try:
+        return rule(name, param)
+    except Exception as error:
+        raise OptionError(
+            f"role: the rule {shown(rule)} failed for parameter {name or '(unnamed)'} of shape {tuple(param.shape)}: "
+            f"{type(error).__name__}: {error}. It is called with the name and the parameter, and returns a role or None."
+        ) from error
 
 
 def check_matched(
@@ -70,11 +98,13 @@ def check_matched(
         present = {*names, *params}
         for key in cast("Mapping[Any, str]", rule):
             if key not in present:
-                what = f"a parameter of shape {tuple(key.shape)}" if isinstance(key, torch.Tensor) else repr(key)
+                what = f"a parameter of shape {tuple(key.shape)}" if isinstance(key, torch.Tensor) else shown(key)
                 hint = nearest(key, [name for name in names if name]) if isinstance(key, str) else ""
                 raise OptionError(f"role: {what} is not among those of the optimizer. {hint}".strip())
     if callable(rule) and not any(role is not None for role in roles):
-        raise OptionError(f"role: the rule {rule!r} gave none of {len(params)} parameters a role. Correct or drop it.")
+        raise OptionError(
+            f"role: the rule {shown(rule)} gave none of {len(params)} parameters a role. Correct or drop it."
+        )
 
 
 def from_peft(model: nn.Module) -> dict[nn.Parameter, str]:
@@ -95,6 +125,8 @@ def from_peft(model: nn.Module) -> dict[nn.Parameter, str]:
     optimizer = gradchain.Optimizer(model, chain, role=gradchain.roles.from_peft(model))
     ```
     """
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(f"roles.from_peft takes the model that peft.get_peft_model returned; got {shown(model)}.")
     layers = [module for module in model.modules() if hasattr(module, "adapter_layer_names")]
     found = dict(pair for layer in layers for pair in _labelled(layer))
     if trainable := {weight: role for weight, role in found.items() if weight.requires_grad}:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+import functools
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
 
 from gradchain.chain import Chain
-from gradchain.errors import ChainError, OptionError, UnknownOptionError
+from gradchain.contract import routes
+from gradchain.errors import ChainError, OptionError, UnknownOptionError, shown
+from gradchain.hyperparameters import missing
 from gradchain.program import Program
 from gradchain.roles import roles_of
+from gradchain.stage import Stage
 
 
 class Settings(NamedTuple):
@@ -38,11 +42,15 @@ class Routing:
         """The chain without some stages."""
         if disable not in self._variants:
             try:
-                self._variants[disable] = self.chain.without(*disable)
+                variant = self.chain.without(*disable)
+                _check_scaled(self.chain, variant)
+                self._variants[disable] = variant
             except ChainError as error:
-                raise ChainError(f"{where}disable={list(disable)} does not leave a sound chain: {error}") from None
+                raise ChainError(
+                    f"{where}disable={shown(list(disable))} does not leave a sound chain: {error}"
+                ) from None
             except UnknownOptionError as error:
-                raise UnknownOptionError(f"{where}disable={list(disable)}: {error}") from None
+                raise UnknownOptionError(f"{where}disable={shown(list(disable))}: {error}") from None
         return self._variants[disable]
 
     def program(self, param: torch.Tensor, settings: Settings, name: str) -> Program:
@@ -61,14 +69,23 @@ class Routing:
     def programs(self) -> Iterable[Program]:
         return (program for _, program in self._programs.values())
 
-    def check(self, group: Mapping[str, Any], where: str) -> None:
-        """Raise `OptionError` or `ChainError` if a group holds a value that cannot be used."""
-        self.chain.bindings.check(group, where)
-        for flag in ("maximize", "telemetry"):
-            if not isinstance(group[flag], bool):
-                raise OptionError(f"{where}{flag} = {group[flag]!r}: pass True or False.")
-        roles_of({**group, "params": ()}, where)
-        for address, stage in self.variant(stage_names(group["disable"], where), where).addressed:
+    @functools.cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The branches of all partitions: roles too."""
+        return tuple({label: None for name in self.chain.names for label in name.split("/")[:-1]})
+
+    def check(self, group: Mapping[str, Any], where: str, keys: Container[str] | None = None) -> None:
+        """Raise `OptionError` or `ChainError` if a group holds a value, under `keys`, that cannot be used."""
+        self.chain.bindings.check(group, where, keys)
+        try:
+            for flag in ("maximize", "telemetry"):
+                if not isinstance(group[flag], bool):
+                    raise OptionError(f"{where}{flag} = {shown(group[flag])}: pass True or False.")
+            roles_of({**group, "params": ()}, where, self.labels)
+            disable = stage_names(group["disable"], where)
+        except KeyError as error:
+            raise OptionError(f"{where}{missing(str(error.args[0]), 'the stages of the group are')}") from None
+        for address, stage in self.variant(disable, where).addressed:
             bound = (b for b in self.chain.bindings.of_stage(address) if b.key in group)
             try:
                 stage.resolve({b.field: b.pick(group) for b in bound}, {**stage.pin(group), **group})
@@ -76,14 +93,29 @@ class Routing:
                 raise OptionError(f"{where}{error}") from None
 
 
+def _check_scaled(chain: Chain, variant: Chain) -> None:
+    """Raise if a chain multiplies the direction by a learning rate, and the variant does not."""
+    if all(map(_scaled, routes(chain.elements))) and not all(map(_scaled, routes(variant.elements))):
+        raise ChainError(
+            "nothing would multiply the direction by the learning rate, so that parameters step by the raw direction. To "
+            "hold these parameters still, set lr=0 or leave them out of the optimizer."
+        )
+
+
+def _scaled(route: Sequence[tuple[str, Stage]]) -> bool:
+    return any("lr" in fields and not fields["lr"].follows for fields in (s.live_fields() for _, s in route))
+
+
 def stage_names(disable: Any, where: str = "") -> tuple[str, ...]:
     """The stages that a group switches off."""
     if isinstance(disable, str) or not isinstance(disable, Iterable):
-        raise OptionError(f"{where}disable = {disable!r}: pass a list of stage names, such as ['{disable}'].")
+        such = f", such as [{shown(disable)}]" if isinstance(disable, str) else ""
+        raise OptionError(f"{where}disable = {shown(disable)}: pass a list of stage names{such}.")
     names = tuple(cast("Iterable[Any]", disable))
-    if not all(isinstance(name, str) for name in names):
-        raise OptionError(f"{where}disable = {disable!r}: pass a list of stage names.")
-    return names
+    for name in names:
+        if not isinstance(name, str):
+            raise OptionError(f"{where}disable has the entry {shown(name)}: pass a list of stage names.")
+    return tuple(dict.fromkeys(names))
 
 
 def parameter_names(group: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,10 @@ import torch
 
 from gradchain.distributed.sharding import Shard
 from gradchain.distributed.totals import Pool, gather, reduce_pools
-from gradchain.errors import ChainError
+from gradchain.errors import ChainError, OptionError
+from gradchain.fields import Interval, Spec, check_number, differ, stamp
+from gradchain.fields import as_number as plain
+from gradchain.hyperparameters import missing
 from gradchain.ops import widest
 from gradchain.stage import Stage
 
@@ -57,6 +60,33 @@ def adopt(chain: Chain, group: dict[str, Any], first: Mapping[str, Any]) -> None
         device = device_of(group["params"])
         for key, value in initial(chain, group, device).items():
             group[key] = as_number(first.get(key, group.get(key, value)), device, key)
+
+
+def stamps(chain: Chain, groups: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Any]:
+    """What tells whether anyone else has written to the shared numbers of the groups."""
+    shared = chain.bindings.shared
+    return {(n, key): stamp(group[key]) for n, group in enumerate(groups) for _, _, key in shared} if shared else {}
+
+
+def check(chain: Chain, number: int, group: dict[str, Any], known: dict[tuple[int, str], Any]) -> None:
+    """Raise `OptionError` for a shared number that cannot be one, and make a 0-d tensor of what someone has written."""
+    for address, name, key in chain.bindings.shared:
+        if key not in group:
+            raise OptionError(f"group {number}: {missing(key, f'the shared number {address}.{name} is')}")
+        now = stamp(group[key])
+        if (number, key) in known and not differ(known[number, key], now):
+            continue
+        stage = dict(chain.addressed)[address]
+        value = checked(stage, name, group[key], f"group {number}: {key}")
+        if not isinstance(group[key], torch.Tensor) or value is not group[key]:
+            group[key] = as_number(value, device_of(group["params"]))
+        known[number, key] = stamp(group[key])
+
+
+def checked(stage: Stage, name: str, value: Any, where: str) -> Any:
+    """A shared number of a stage, in the range that the stage declares; a tensor comes back as it is, if it is 0-d."""
+    check_number(where, value, Spec(dynamic=True, interval=stage.shared_ranges.get(name, Interval())))
+    return plain(value)
 
 
 def changes(

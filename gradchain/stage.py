@@ -16,8 +16,8 @@ from typing_extensions import Self, dataclass_transform
 
 from gradchain import registry
 from gradchain.distributed.sharding import Shard
-from gradchain.errors import OptionError, UnknownOptionError, nearest
-from gradchain.fields import Spec, check_number, check_static, follow, hyper, spec_of, static
+from gradchain.errors import OptionError, UnknownOptionError, nearest, shown
+from gradchain.fields import KEY, Interval, Spec, as_number, check_number, check_static, follow, hyper, spec_of, static
 from gradchain.reduce import Request, Totals
 from gradchain.roles import ROLES
 from gradchain.storage import STORAGES, Storage
@@ -31,7 +31,11 @@ Result: TypeAlias = "Update | tuple[Update, Slots]"
 Yields: TypeAlias = "Generator[Request, Totals, Result]"
 ScaleRule = Literal["resolved", "any", "sets", "edits", "resolves"]
 
-_KEY = re.compile(r"[A-Za-z_]\w*(\[\d\])?")
+NAME = re.compile(r"[\w-]{1,100}")
+"""What a stage, or a branch of a partition, may be called."""
+
+RESERVED = frozenset({"params", "param_names", "role", "disable", "maximize", "telemetry"})
+"""Entries of a parameter group that are no hyperparameters: a field of such a name goes by `stage.field`."""
 
 Number: TypeAlias = float
 """A dynamic hyperparameter: a Python float when eager, a 0-d tensor when compiled or traced."""
@@ -76,6 +80,7 @@ class Stage(_FrozenFields):
       given, wherever it stands (`atan2` on a CPU does not: the ends of a tensor are computed otherwise);
     * `random`: whether it draws `ctx.random_bits`;
     * `joint`: whether it asks for totals over several parameters (`labelled`, `all_parameters`);
+    * `shared_ranges`: where its shared numbers lie, by name, as `gradchain.fields.Interval`; they are finite in any case;
     * `row_slots`: its slots that have one row for each row of the parameter, and another shape than the parameter;
     * `source`: paper or repository.
     """
@@ -96,6 +101,7 @@ class Stage(_FrozenFields):
     random: ClassVar[bool] = False
     joint: ClassVar[bool] = False
     row_slots: ClassVar[tuple[str, ...]] = ()
+    shared_ranges: ClassVar[Mapping[str, Interval]] = {}
     source: ClassVar[str] = ""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -105,13 +111,22 @@ class Stage(_FrozenFields):
             raise OptionError(
                 f"{cls.__name__}: a hyperparameter cannot be called {taken[0]!r}, which stages use themselves."
             )
-        super().__init_subclass__(**kwargs)
+        _check_attributes(cls)
+        try:
+            super().__init_subclass__(**kwargs)
+        except (TypeError, ValueError) as error:  # dataclasses' own
+            raise OptionError(
+                f"{cls.__name__} cannot be a stage: {error}. Annotate each field, as in `beta: float = hyper(...)`, "
+                "and give it a default that cannot be changed."
+            ) from None
         cls.__init__ = _explain_unknown_keywords(cls)  # type: ignore[method-assign]
         registry.add_stage(cls)
 
     def __post_init__(self) -> None:
-        if set("./[] ") & set(str(self.name)):
-            raise OptionError(f"{type(self).__name__}.name = {self.name!r}: use letters, digits, '_' and '-'.")
+        if isinstance(self.name, str) and self.name and not NAME.fullmatch(self.name):
+            raise OptionError(
+                f"{type(self).__name__}.name = {shown(self.name)}: use up to 100 letters, digits, '_', '-'."
+            )
         for field in self.fields():
             where = f"{type(self).__name__}.{field.name}"
             value, spec = getattr(self, field.name), spec_of(field)
@@ -119,6 +134,9 @@ class Stage(_FrozenFields):
                 continue
             if spec.dynamic:
                 check_number(where, value, spec, field.default)
+                object.__setattr__(self, field.name, as_number(value))
+            elif field.name == "keys":
+                object.__setattr__(self, field.name, self._checked_keys(value))
             else:
                 object.__setattr__(self, field.name, check_static(where, value, spec, field.type))
 
@@ -249,15 +267,28 @@ class Stage(_FrozenFields):
         >>> first_moment(0.9).expose(beta="momentum").key_of("beta")
         'momentum'
         """
-        for field in keys:
-            if field not in self.dynamic_fields():
-                known = nearest(field, self.dynamic_fields())
-                raise UnknownOptionError(f"{self.address} has no dynamic field {field!r}. {known}")
-            if not isinstance(keys[field], str) or not _KEY.fullmatch(keys[field]):
-                raise OptionError(
-                    f"{self.address}: {field} cannot go by {keys[field]!r}; pass a name such as 'momentum' or 'betas[0]'."
-                )
         return dataclasses.replace(self, keys=tuple(sorted({**dict(self.keys), **keys}.items())))
+
+    def _checked_keys(self, keys: Any) -> tuple[tuple[str, str], ...]:
+        """The pairs of a dynamic field and the name that it goes by."""
+        pairs = tuple(keys.items()) if isinstance(keys, Mapping) else keys
+        if not isinstance(pairs, (tuple, list)) or any(
+            not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs
+        ):
+            raise OptionError(
+                f"{self.address}.keys = {shown(keys)}: pass pairs of a field and a name, such as (('beta', 'momentum'),)."
+            )
+        for field, key in pairs:
+            if not isinstance(field, str) or field not in self.dynamic_fields():
+                known = nearest(str(field), self.dynamic_fields())
+                raise UnknownOptionError(f"{self.address} has no dynamic field {shown(field)}. {known}")
+            if not isinstance(key, str) or not KEY.fullmatch(key):
+                raise OptionError(
+                    f"{self.address}: {field} cannot go by {shown(key)}; pass a name such as 'momentum' or 'betas[0]'."
+                )
+        if len(dict(pairs)) < len(pairs):
+            raise OptionError(f"{self.address}.keys = {shown(keys)} names a field twice. Give each field one name.")
+        return tuple((field, key) for field, key in pairs)
 
     def bind(self, values: Mapping[str, Any]) -> Self:
         """A copy that holds the values in force at this step; they were checked where they came from."""
@@ -288,6 +319,30 @@ class Stage(_FrozenFields):
         return f"{type(self).__name__}({', '.join(arguments)})" + (f".expose({exposed})" if exposed else "")
 
 
+_CHOICES = {
+    "scale": ("resolved", "any", "sets", "edits", "resolves"),
+    "decays": ("no", "adds", "steers"),
+    "place": ("anywhere", "first", "last"),
+}
+_NAMES = ("reads_previous", "requires", "optional", "serves", "nonnegative", "records", "row_slots")
+
+
+def _check_attributes(cls: type[Stage]) -> None:
+    """Raise for a class attribute that would mean nothing. One that is a property is asked for when it is used."""
+    for name, choices in _CHOICES.items():
+        value = cls.__dict__.get(name, choices[0])
+        if not isinstance(value, property) and value not in choices:
+            raise OptionError(f"{cls.__name__}.{name} = {shown(value)} is not one of {', '.join(map(repr, choices))}.")
+    for name in _NAMES:
+        value = cls.__dict__.get(name, ())
+        if isinstance(value, property):
+            continue
+        if not isinstance(value, (tuple, list)) or not all(isinstance(item, str) for item in value):
+            raise OptionError(
+                f"{cls.__name__}.{name} = {shown(value)}: list the names in a tuple, such as ('exp_avg',)."
+            )
+
+
 def _explain_unknown_keywords(cls: type[Stage]) -> Callable[..., None]:
     """The dataclass's `__init__`, with errors that name the stage and the nearest known fields."""
     original = cls.__init__
@@ -297,7 +352,7 @@ def _explain_unknown_keywords(cls: type[Stage]) -> Callable[..., None]:
         known = [field.name for field in dataclasses.fields(cls) if field.init]
         for name in kwargs:
             if name not in known:
-                raise UnknownOptionError(f"{cls.__name__} has no field {name!r}. {nearest(name, known)}")
+                raise UnknownOptionError(f"{cls.__name__} has no field {shown(name)}. {nearest(name, known)}")
         try:
             original(self, *args, **kwargs)
         except TypeError as error:
@@ -323,6 +378,10 @@ def stateless(function: Callable[..., torch.Tensor]) -> type[Stage]:
     >>> gradchain.chain(power(exponent=0.25), gradchain.scale_by_learning_rate(0.1))
     chain(power(exponent=0.25), scale_by_learning_rate(lr=0.1))
     """
+    if not inspect.isfunction(function):
+        raise OptionError(
+            f"@gradchain.stateless takes a function of the direction, written with def or lambda; got {shown(function)}."
+        )
     parameters = list(inspect.signature(function, eval_str=False).parameters.values())
     kinds = [parameter.kind for parameter in parameters]
     positional = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD

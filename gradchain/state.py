@@ -181,9 +181,9 @@ def fit_groups(
                     f"group {number} of the state dict: {key} is {described(group[key])}, and has to be {len(value)} "
                     "numbers. Nothing was loaded."
                 )
-            if len(group[key]) < len(value):
+            if len(group[key]) < len(value):  # more are those of stages that are not here
                 report.differences.append(f"group {number}: {key} has {len(group[key])} entries in the state dict")
-                group[key] = (*group[key], *value[len(group[key]) :])
+            group[key] = (*group[key][: len(value)], *value[len(group[key]) :])
         _fit_shared(routing, group, taken, f"group {number}", report)
         disable = stage_names(group["disable"])
         gone = [name for name in disable if name not in routing.chain]

@@ -25,5 +25,8 @@ REASON = (
 def untraced(function: Callable[P, T]) -> Callable[P, T]:
     """The function, to be run as it is, with all that it calls, where the code that calls it is compiled."""
     run: Any = torch._disable_dynamo(function)  # pyright: ignore  # it does not import the compiler, as `disable` does
-    run._torchdynamo_disable, run._torchdynamo_disable_msg = True, REASON  # what `torch.compiler.disable(reason=...)` sets
+    run._torchdynamo_disable, run._torchdynamo_disable_msg = (
+        True,
+        REASON,
+    )  # what `torch.compiler.disable(reason=...)` sets
     return run

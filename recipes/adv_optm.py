@@ -13,7 +13,7 @@ import torch
 
 from gradchain import transforms as t
 from gradchain.chain import Chain, chain
-from gradchain.errors import OptionError
+from gradchain.errors import OptionError, shown
 from gradchain.partition import partition
 from gradchain.registry import label_function, register_recipe
 
@@ -463,9 +463,11 @@ def _storages(state_precision: str, nnmf_factor: bool, factored_2nd: bool, vecto
     """The storages of the first and the second moment."""
     if state_precision.lower() not in PRECISIONS:
         known = ", ".join(repr(name) for name in PRECISIONS)
-        raise OptionError(f"state_precision = {state_precision!r} is not one of {known}. Pass one of these.")
+        raise OptionError(f"state_precision = {shown(state_precision)} is not one of {known}. Pass one of these.")
     if nnmf_factor and state_precision.lower() not in ("auto", "factored"):
-        raise OptionError(f"state_precision = {state_precision!r} has no effect with nnmf_factor=True. Leave out one.")
+        raise OptionError(
+            f"state_precision = {shown(state_precision)} has no effect with nnmf_factor=True. Leave out one."
+        )
     factors = "factored_vectors" if vector_reshape else "factored"
     first = PRECISIONS["factored" if nnmf_factor else state_precision.lower()]
     first = factors if first == "factored" else first
@@ -509,7 +511,7 @@ def _signed(
         raise OptionError("stochastic_sign = True excludes kappa_p, auto_kappa_p and projected_adaptivity. Drop them.")
     if adaptive and kappa != 1:
         raise OptionError(
-            f"projected_adaptivity = {projected_adaptivity!r} is for signs, kappa_p = 1. Drop one of them."
+            f"projected_adaptivity = {shown(projected_adaptivity)} is for signs, kappa_p = 1. Drop one of them."
         )
     if adaptive:
         sign: Any = t.projected_adaptivity(projected_adaptivity)

@@ -21,7 +21,7 @@ def adamw(
     )
 
 
-@register_recipe("sgd", source="torch.optim.SGD")
+@register_recipe("sgd", source="torch.optim.SGD", needs={"dampening": "momentum", "nesterov": "momentum"})
 def sgd(
     lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
 ) -> Chain:

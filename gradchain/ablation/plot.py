@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
+from gradchain.ablation.errors import StudyError
 from gradchain.ablation.report import IDENTICAL, Row, rows
 from gradchain.ablation.study import Result, Study
 
@@ -31,8 +32,11 @@ def plot(study: Study, path: str | Path) -> Path:
     _draw_curves(curves, study, table, colours)
     seeds = f"{study.seeds} seed" + ("s" if study.seeds > 1 else "")
     figure.suptitle(f"Ablation of {study.name} on {study.settings.task.name}, {seeds}", fontsize=13)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    except OSError as error:
+        raise StudyError(f"{path}: the plot cannot be written: {error.strerror or error}.") from None
     return path
 
 

@@ -14,7 +14,7 @@ from gradchain.ablation.ledger import Ledger
 from gradchain.ablation.run import Run, Settings, run_key, train
 from gradchain.ablation.task import DTYPES, Task, find_task
 from gradchain.chain import Chain
-from gradchain.errors import GradchainError
+from gradchain.errors import GradchainError, kind_of, shown
 
 LR_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 RESULTS = "results.jsonl"
@@ -107,7 +107,9 @@ def ablate(
 
     >>> print(ablate("rose", seeds=3))
     """
-    found = find_task(task) if isinstance(task, str) else task
+    _check_kinds(recipe, baseline, options, compile=compile, fresh=fresh)
+    _check_places(out, watch)
+    found = task if isinstance(task, Task) else find_task(task)
     settings = Settings(
         found,
         found.epochs if epochs is None else epochs,
@@ -117,6 +119,7 @@ def ablate(
     )
     _check(settings, seeds, lr_factors)
     chain = load_chain(recipe, options)
+    lr_factors = tuple(lr_factors)
     chain = chain if lr is None else chain.with_options(lr=lr)
     other = None if baseline is None else (study_name(baseline, "baseline"), load_chain(baseline))
     plan = make_arms(chain, other)
@@ -197,8 +200,8 @@ def load_chain(recipe: str | Chain, options: Mapping[str, Any] | None = None) ->
     except GradchainError:
         raise
     except (TypeError, ValueError, IndexError) as error:  # from the recipe's own code
-        shown = ", ".join(f"{name}={value!r}" for name, value in options.items())
-        raise StudyError(f"recipe {recipe!r} cannot be built with {shown or 'its defaults'}: {error}") from error
+        given = ", ".join(f"{name}={shown(value)}" for name, value in options.items())
+        raise StudyError(f"recipe {recipe!r} cannot be built with {given or 'its defaults'}: {error}") from error
 
 
 def study_name(recipe: str | Chain, unnamed: str = "chain") -> str:
@@ -208,11 +211,39 @@ def study_name(recipe: str | Chain, unnamed: str = "chain") -> str:
     return Path(recipe).stem if recipe.endswith((".toml", ".json")) else recipe
 
 
-def _check(settings: Settings, seeds: int, lr_factors: Sequence[float]) -> None:
+MOST = 1_000_000
+
+
+def _check(settings: Settings, seeds: int, lr_factors: Any) -> None:
     for name, value in (("seeds", seeds), ("epochs", settings.epochs), ("batch_size", settings.batch_size)):
+        if isinstance(value, bool) or not isinstance(value, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise StudyError(f"{name} = {shown(value)} is {kind_of(value)}; pass an integer of at least 1.")
         if value < 1:
-            raise StudyError(f"{name} = {value}: pass at least 1.")
-    if settings.dtype not in DTYPES:
-        raise StudyError(f"dtype = {settings.dtype!r} is not one of {', '.join(DTYPES)}. Pass one of these.")
+            raise StudyError(f"{name} = {shown(value)}: pass at least 1.")
+        if value > MOST:
+            raise StudyError(f"{name} = {shown(value)}: pass at most {MOST:,}.")
+    if not isinstance(settings.dtype, str) or settings.dtype not in DTYPES:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise StudyError(f"dtype = {shown(settings.dtype)} is not one of {', '.join(DTYPES)}. Pass one of these.")
+    sequence = isinstance(lr_factors, (list, tuple))
+    if not sequence or not all(isinstance(f, (int, float)) and not isinstance(f, bool) for f in lr_factors):
+        raise StudyError(f"lr_factors = {shown(lr_factors)}: pass a list of different positive numbers.")
     if len(set(lr_factors)) < len(lr_factors) or any(not 0 < factor < float("inf") for factor in lr_factors):
-        raise StudyError(f"lr_factors = {tuple(lr_factors)}: pass different positive numbers.")
+        raise StudyError(f"lr_factors = {shown(tuple(lr_factors))}: pass different positive numbers.")
+
+
+def _check_kinds(recipe: object, baseline: object, options: object, **flags: object) -> None:
+    for name, value in (("recipe", recipe), ("baseline", baseline)):
+        if not isinstance(value, (str, Chain)) and not (name == "baseline" and value is None):
+            raise StudyError(f"{name} = {shown(value)} is {kind_of(value)}; pass a recipe's name, a path, or a chain.")
+    if options is not None and not (isinstance(options, Mapping) and all(isinstance(key, str) for key in options)):
+        raise StudyError(f"options = {shown(options)}: pass a dict of the recipe's options by name.")
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise StudyError(f"{name} = {shown(value)} is {kind_of(value)}; pass True or False.")
+
+
+def _check_places(out: object, watch: object) -> None:
+    if out is not None and not isinstance(out, (str, Path)):
+        raise StudyError(f"out = {shown(out)} is {kind_of(out)}; pass the path of a directory, or None.")
+    if watch is not None and not callable(watch):
+        raise StudyError(f"watch = {shown(watch)} is {kind_of(watch)}; pass a function of a Progress.")

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from gradchain.ablation.errors import StudyError, extra
-from gradchain.errors import nearest
+from gradchain.errors import nearest, shown
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
@@ -101,8 +101,8 @@ def register_task(task: Task) -> Task:
 
 
 def find_task(name: str) -> Task:
-    if name not in _tasks:
-        raise StudyError(f"unknown task {name!r}. {nearest(name, _tasks)}")
+    if not isinstance(name, str) or name not in _tasks:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise StudyError(f"unknown task {shown(name)}. {nearest(str(name), _tasks)}")
     return _tasks[name]
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from typing_extensions import Self
 
 from gradchain.distributed.sharding import is_distributed
-from gradchain.errors import ChainError, OptionError
+from gradchain.errors import ChainError, OptionError, kind_of
 from gradchain.optimizer import Optimizer
 
 
@@ -101,6 +101,8 @@ def step_in_backward(optimizer: Optimizer, model: nn.Module | None = None) -> St
     >>> model.weight.grad is None
     True
     """
+    if not hasattr(optimizer, "chain"):
+        raise OptionError(f"step_in_backward takes a gradchain.Optimizer; got {kind_of(optimizer)}.")
     for address, stage in optimizer.chain.addressed:
         if stage.reaches_out:
             raise ChainError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from gradchain.errors import OptionError
+from gradchain.errors import OptionError, kind_of, shown
 
 if TYPE_CHECKING:
     from gradchain.chain import Chain
@@ -92,7 +92,14 @@ def partition_of_all(
             )
         _check_not_zero(chain, reason)
         return ALONE
-    params = list(whole.parameters() if isinstance(whole, nn.Module) else whole)
+    params = list(whole.parameters()) if isinstance(whole, nn.Module) else whole
+    if not isinstance(params, Iterable) or isinstance(params, (str, torch.Tensor)):
+        raise OptionError(f"partition_of = {shown(whole)} is {kind_of(whole)}; pass the model, or all its parameters.")
+    params = list(params)
+    if odd := [param for param in params if not isinstance(param, torch.Tensor)]:
+        raise OptionError(
+            f"partition_of has {shown(odd[0])}, {kind_of(odd[0])}; pass the model, or all its parameters."
+        )
     places = {param: place for place, param in enumerate(params)}
     joint = any(stage.reaches_out for stage in chain)
     from torch import distributed as dist

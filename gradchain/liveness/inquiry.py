@@ -10,7 +10,8 @@ import torch
 
 from gradchain import registry
 from gradchain.chain import Chain
-from gradchain.errors import GradchainError
+from gradchain.errors import GradchainError, OptionError, kind_of
+from gradchain.errors import shown as printed
 from gradchain.liveness.changes import Edit, Item, companions, items_of
 from gradchain.liveness.probe import Effect, Probe, Subject, Trajectory, difference, make_probe
 from gradchain.liveness.report import Finding, Progress, Report, Verdict
@@ -58,6 +59,10 @@ def check(chain: Chain | str, /, *, watch: Callable[[Progress], None] | None = N
 def _subject(chain: Chain | str, options: Mapping[str, Any]) -> tuple[str, Subject, Recipe | None]:
     if isinstance(chain, Chain):
         return "chain", Subject(chain.with_options(**options)), None
+    if not isinstance(chain, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(
+            f"chain = {printed(chain)} is {kind_of(chain)}; pass a chain, the path of a config, or a recipe's name."
+        )
     if chain.endswith((".toml", ".json")):
         return chain, Subject(Chain.from_config(chain).with_options(**options)), None
     recipe = registry.find_recipe(chain)

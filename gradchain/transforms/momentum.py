@@ -5,10 +5,16 @@ from __future__ import annotations
 import torch
 
 from gradchain.context import Context
+from gradchain.errors import OptionError
 from gradchain.fields import hyper, static
 from gradchain.ops import ema, where
 from gradchain.stage import Number, Slots, Stage, storage_field
 from gradchain.update import Update
+
+
+def is_zero(value: object) -> bool:
+    """Whether an option is off; a tensor may become anything."""
+    return isinstance(value, (int, float)) and value == 0
 
 
 class heavy_ball(Stage):
@@ -23,6 +29,9 @@ class heavy_ball(Stage):
         nesterov: look ahead by one step.
         storage: how `momentum_buffer` (the parameter's shape) is kept.
 
+    Raises:
+        OptionError: a value out of range; Nesterov or dampening without momentum.
+
     Source: Polyak (1964); Nesterov (1983); Sutskever et al. (2013).
 
     >>> gradchain.chain(gradchain.heavy_ball(0.9), gradchain.scale_by_learning_rate(0.1)).hyperparameters
@@ -36,6 +45,15 @@ class heavy_ball(Stage):
     dampening: float = hyper(default=0.0, ge=0, le=1)
     nesterov: bool = static(default=False)
     storage: str = storage_field()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("nesterov", "dampening"):
+            if is_zero(self.momentum) and not is_zero(getattr(self, name)):
+                raise OptionError(
+                    f"{self.address}.{name} = {getattr(self, name)} has no meaning with momentum = 0. Pass a momentum in "
+                    f"(0, 1), such as 0.9, or leave {name} out."
+                )
 
     def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"momentum_buffer": torch.zeros_like(param)}

@@ -11,7 +11,7 @@ import torch
 from gradchain.context import Context
 from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError, OptionError
-from gradchain.fields import Spec, follow, hyper, static
+from gradchain.fields import Interval, Spec, as_number, follow, hyper, static
 from gradchain.ops import minimum, wide
 from gradchain.reduce import accumulate
 from gradchain.stage import Number, Slots, Stage
@@ -21,11 +21,15 @@ REFERENCES = ("initial_lr", "max_lr", "constructor_lr", "reference_lr")
 """What a learning rate is compared with: their ratio stays."""
 
 
+_RANGES = {"d": Interval(0, low_open=True), "d_max": Interval(0, low_open=True), "k": Interval(0)}
+
+
 def positive(value: object) -> float:
     """A positive number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
+    number = as_number(value)
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < math.inf:
         raise ValueError("not a number in (0, inf). Pass one, such as the default 1e-6.")
-    return float(value)
+    return float(number)
 
 
 class prodigy(Stage):
@@ -76,6 +80,7 @@ class prodigy(Stage):
 
     scale = "any"
     row_slots = ("s", "p0")
+    shared_ranges: ClassVar[Mapping[str, Interval]] = _RANGES
     source = "Prodigy, arXiv:2306.06101"
 
     d0: float = static(default=1e-6, convert=positive)
@@ -131,7 +136,7 @@ class prodigy(Stage):
 
     def override(self, group: Mapping[str, Any]) -> dict[str, Any]:
         rates = (self.key_of("lr"), *REFERENCES)
-        return {key: self.d * group[key] for key in rates if group.get(key) is not None}
+        return {key: self.d * as_number(group[key]) for key in rates if group.get(key) is not None}
 
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
         if values["beta3"] is not None:

@@ -56,7 +56,7 @@ project = st.builds(
 momentum = st.one_of(
     none,
     one(average, lion, tracked),
-    one(st.builds(gc.heavy_ball, rate, rate, st.booleans(), storage)),
+    one(st.builds(gc.heavy_ball, rate.filter(bool), rate, st.booleans(), storage)),
     row(one(project), one(average, lion, tracked)),
     st.tuples(rate, storage).map(
         lambda drawn: (gc.first_moment(drawn[0], bias_correction=False, storage=drawn[1]), gc.debias(drawn[0]))
