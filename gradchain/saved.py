@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from gradchain.errors import StateError
+from gradchain.errors import StateError, kind_of, shown
 
 Group: TypeAlias = "Mapping[str, Any]"
 
@@ -61,7 +61,7 @@ def read(state_dict: object, groups: Sequence[Group]) -> Saved:
     result = Saved(saved, {}, _chain(content.get("chain")))
     _take_states(_mapping(content["state"], "its 'state'"), names, result)
     result.faults += [
-        f"the state of {names.get(index, short(index))} was saved, and is not there"
+        f"the state of {names.get(index, shown(index))} was saved, and is not there"
         for index in _had_state(content)
         if index not in content["state"]
     ]
@@ -72,7 +72,7 @@ def _had_state(content: Mapping[Any, Any]) -> list[Any]:
     """The indices of the parameters that had state when they were saved, as far as that is known."""
     listed = content.get("with_state", [])
     if not isinstance(listed, (list, tuple)) or not all(isinstance(index, (int, str)) for index in listed):  # pyright: ignore
-        raise StateError(f"its 'with_state' is a list of the indices that had state, not {short(listed)}; {NOTHING}.")
+        raise StateError(f"its 'with_state' is a list of the indices that had state, not {shown(listed)}; {NOTHING}.")
     return list(listed)  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
 
 
@@ -92,15 +92,15 @@ def _groups(value: object) -> list[Group]:
         where = f"group {number} of the state dict"
         group = _mapping(item, where)
         if strange := [key for key in group if not isinstance(key, str)]:
-            raise StateError(f"{where} has the key {short(strange[0])}, which is not a string; {NOTHING}.")
+            raise StateError(f"{where} has the key {shown(strange[0])}, which is not a string; {NOTHING}.")
         params = group.get("params")
         if not isinstance(params, (list, tuple)):
             raise StateError(f"{where} lists its parameters under 'params', which is {kind_of(params)}; {NOTHING}.")
         for index in params:  # pyright: ignore[reportUnknownVariableType]
             if isinstance(index, bool) or not isinstance(index, (int, str)):
-                raise StateError(f"{where} lists {short(index)} among its parameters, and not an index; {NOTHING}.")
+                raise StateError(f"{where} lists {shown(index)} among its parameters, and not an index; {NOTHING}.")
             if index in seen:
-                raise StateError(f"groups {seen[index]} and {number} both list parameter {short(index)}; {NOTHING}.")
+                raise StateError(f"groups {seen[index]} and {number} both list parameter {shown(index)}; {NOTHING}.")
             seen[index] = number
         names = group.get("param_names")
         if names is not None and not (
@@ -161,13 +161,13 @@ def _take_states(states: Mapping[Any, Any], names: Mapping[Any, str], result: Sa
         if isinstance(index, bool) or index not in names:
             listed = shown_few([*names])
             result.faults.append(
-                f"there is state for parameter {short(index)}, which no group lists (they list {listed}): indices that went "
+                f"there is state for parameter {shown(index)}, which no group lists (they list {listed}): indices that went "
                 "through JSON are strings, and have to be made integers again"
             )
         elif not isinstance(state, Mapping):
             result.faults.append(f"the state of {names[index]} is a dict, not {kind_of(state)}")
         elif strange := [key for key in state if not isinstance(key, str)]:  # pyright: ignore
-            result.faults.append(f"the state of {names[index]} has the key {short(strange[0])}, which is not a string")
+            result.faults.append(f"the state of {names[index]} has the key {shown(strange[0])}, which is not a string")
         elif "step" not in state:
             result.faults.append(f"the state of {names[index]} has no 'step', its count of steps")
         elif (fault := fault_of_count(state["step"])) is not None:
@@ -187,7 +187,7 @@ def fault_of_count(value: object) -> str | None:
         return f"is {kind_of(value)}; {allowed}"
     number = float(value)
     if not math.isfinite(number) or number != int(number) or not 0 <= number <= LARGEST:
-        return f"is {short(value)}; {allowed}"
+        return f"is {shown(value)}; {allowed}"
     return None
 
 
@@ -204,18 +204,5 @@ def described(value: object) -> str:
     return f"a tensor of shape {tuple(value.shape)} and dtype {dtype}{how}{where}"
 
 
-def kind_of(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
-
-
-def short(value: object) -> str:
-    """A value as it would be typed, cut off after a few words."""
-    try:
-        text = repr(value)
-    except Exception:
-        return kind_of(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def shown_few(values: Sequence[Any], show: Callable[[Any], str] = short) -> str:
+def shown_few(values: Sequence[Any], show: Callable[[Any], str] = shown) -> str:
     return ", ".join(map(show, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "") or "none"

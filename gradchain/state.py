@@ -183,7 +183,12 @@ def fit_groups(
                 )
             if len(group[key]) < len(value):  # more are those of stages that are not here
                 report.differences.append(f"group {number}: {key} has {len(group[key])} entries in the state dict")
-            group[key] = (*group[key][: len(value)], *value[len(group[key]) :])
+            taken_over = (*group[key][: len(value)], *value[len(group[key]) :])
+            needed = {b.index for b in routing.chain.bindings.bindings if b.key == key and not b.spec.optional}
+            absent = [a is None and at in needed for at, a in enumerate(taken_over)]  # no stage there had it
+            if any(absent):
+                report.differences.append(f"group {number}: {key}[{absent.index(True)}] is None in the state dict")
+            group[key] = tuple(b if gone else a for gone, a, b in zip(absent, taken_over, value))
         _fit_shared(routing, group, taken, f"group {number}", report)
         disable = stage_names(group["disable"])
         gone = [name for name in disable if name not in routing.chain]
@@ -203,7 +208,9 @@ def _fit_shared(
     for key, fresh in shared.initial(routing.chain, group, device).items():
         if key not in saved:
             report.reset.append(f"{where}: {key}")
-        group[key] = shared.as_number(saved.get(key, fresh), device, f"{where} of the state dict: {key}")
+        address, name = next((at, name) for at, name, its in routing.chain.bindings.shared if its == key)
+        value = shared.checked(routing.chain[address], name, saved.get(key, fresh), f"{where} of the state dict: {key}")
+        group[key] = shared.as_number(value, device)
 
 
 def fit_states(

@@ -169,7 +169,7 @@ GROUPS: dict[str, tuple[Edit, str]] = {
     "a group is a list": (put("param_groups", 0, value=[1]), "group 0 of the state dict is a dict, not a list"),
     "no params": (drop("param_groups", 0, "params"), "under 'params', which is None"),
     "params are None": (put("param_groups", 0, "params", value=None), "under 'params', which is None"),
-    "params are a number": (put("param_groups", 0, "params", value=2), "under 'params', which is a int"),
+    "params are a number": (put("param_groups", 0, "params", value=2), "under 'params', which is an int"),
     "params are tensors": (put("param_groups", 0, "params", value=[torch.ones(1)] * 2), "not an index"),
     "params are floats": (put("param_groups", 0, "params", value=[0.0, 1.0]), "not an index"),
     "params are bools": (put("param_groups", 0, "params", value=[False, True]), "not an index"),
