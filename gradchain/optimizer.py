@@ -21,6 +21,7 @@ from gradchain.engine import capturable as on_device
 from gradchain.engine.counters import Counters, place_together
 from gradchain.engine.report import CompileReport
 from gradchain.engine.standing import Standing
+from gradchain.engine.untraced import untraced
 from gradchain.engine.work import Seat, Work
 from gradchain.engine.writing import unwritable
 from gradchain.errors import (
@@ -233,6 +234,11 @@ class Optimizer(torch.optim.Optimizer):
 
     # The step.
 
+    @staticmethod
+    def profile_hook_step(func: Callable[..., Any]) -> Callable[..., Any]:
+        """What torch puts around `step`, with its hooks."""
+        return untraced(torch.optim.Optimizer.profile_hook_step(func))
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """One step for every parameter that has a gradient; returns the closure's loss."""
         loss = None
@@ -352,6 +358,7 @@ class Optimizer(torch.optim.Optimizer):
             work.index = self._partition.place(param, place)
         return work
 
+    @torch._disable_dynamo  # type: ignore[misc]  # a hook of the backward pass may be traced too
     @torch.no_grad()
     def step_parameter(self, param: torch.Tensor) -> None:
         """One step for one parameter, which has a gradient: what `step_in_backward` does. Its chain must not be joint."""
