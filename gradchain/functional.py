@@ -17,6 +17,7 @@ from gradchain.noise import parameter_key_tensor
 from gradchain.program import Running
 from gradchain.roles import Rule, assign, roles_of
 from gradchain.routes_table import program_bytes
+from gradchain.untraced import untraced
 
 if TYPE_CHECKING:
     from gradchain.chain import Chain
@@ -49,6 +50,7 @@ def _leaves(tree: Tree, what: str) -> tuple[dict[str, torch.Tensor], pytree.Tree
     return leaves, spec
 
 
+@untraced
 def init(chain: Chain, params: Tree) -> ChainState:
     leaves, _ = _leaves(params, "parameter")
     return {
@@ -58,6 +60,7 @@ def init(chain: Chain, params: Tree) -> ChainState:
     }
 
 
+@untraced
 def update(
     chain: Chain, grads: Tree, state: ChainState, params: Tree, hyperparameters: Mapping[str, Any]
 ) -> tuple[Tree, ChainState]:

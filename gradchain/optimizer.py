@@ -21,7 +21,6 @@ from gradchain.engine import capturable as on_device
 from gradchain.engine.counters import Counters, place_together
 from gradchain.engine.report import CompileReport
 from gradchain.engine.standing import Standing
-from gradchain.engine.untraced import untraced
 from gradchain.engine.work import Seat, Work
 from gradchain.engine.writing import unwritable
 from gradchain.errors import (
@@ -49,6 +48,7 @@ from gradchain.state import (
     fit_states,
 )
 from gradchain.telemetry import Recorded, Telemetry
+from gradchain.untraced import untraced
 
 Compile = Literal["auto"] | bool
 
@@ -358,7 +358,7 @@ class Optimizer(torch.optim.Optimizer):
             work.index = self._partition.place(param, place)
         return work
 
-    @torch._disable_dynamo  # type: ignore[misc]  # a hook of the backward pass may be traced too
+    @untraced
     @torch.no_grad()
     def step_parameter(self, param: torch.Tensor) -> None:
         """One step for one parameter, which has a gradient: what `step_in_backward` does. Its chain must not be joint."""
@@ -534,6 +534,7 @@ class Optimizer(torch.optim.Optimizer):
         known = self._memory.get("compiled")
         return CompileReport(()) if known is None else known.report()
 
+    @untraced
     def telemetry(self, gather: bool | None = None) -> dict[str, float]:
         """What the stages recorded in the last step, over all parameters of groups with `telemetry=True`.
 
