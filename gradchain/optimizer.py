@@ -410,6 +410,7 @@ class Optimizer(torch.optim.Optimizer):
             for position, name in enumerate(parameter_names(group))
         ]
 
+    @untraced
     def nonfinite_report(self, origins: bool = False) -> NonfiniteReport:
         """Which gradients were not finite so far, under `nonfinite="skip"` or `"error"`. Waits for the device.
 
