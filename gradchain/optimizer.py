@@ -178,6 +178,7 @@ class Optimizer(torch.optim.Optimizer):
         if isinstance(group["role"], Mapping) or callable(group["role"]):
             raise OptionError(f"{where}role: pass rules to the optimizer; a group holds strings.")
         self._routing.check(group, where)
+        shared.check_given(self.chain, param_group, where)
         param_group = {**param_group, "disable": group["disable"]}
         for stage in self._routing.variant(group["disable"]):
             pinned = {
@@ -193,6 +194,7 @@ class Optimizer(torch.optim.Optimizer):
                 group["role"] = assign(self._role, parameter_names(group), group["params"])
             roles_of(group, where, self._routing.labels)
             shared.adopt(self.chain, group, self.param_groups[0])
+            self._adopted = shared.stamps(self.chain, self.param_groups)
             self._take_up(group)
             if self._in_backward is not None:
                 self._in_backward(group["params"])

@@ -76,11 +76,21 @@ def check(chain: Chain, number: int, group: dict[str, Any], known: dict[tuple[in
         now = stamp(group[key])
         if (number, key) in known and not differ(known[number, key], now):
             continue
+        if isinstance(group[key], torch.Tensor) and group[key].is_meta and device_of(group["params"]).type == "meta":
+            continue  # a rehearsal without numbers
         stage = dict(chain.addressed)[address]
         value = checked(stage, name, group[key], f"group {number}: {key}")
         if not isinstance(group[key], torch.Tensor) or value is not group[key]:
             group[key] = as_number(value, device_of(group["params"]))
         known[number, key] = stamp(group[key])
+
+
+def check_given(chain: Chain, group: Mapping[str, Any], where: str) -> None:
+    """As `check`, of the shared numbers that a new group brings along."""
+    stages = dict(chain.addressed)
+    for address, name, key in chain.bindings.shared:
+        if key in group:
+            checked(stages[address], name, group[key], f"{where}{key}")
 
 
 def checked(stage: Stage, name: str, value: Any, where: str) -> Any:

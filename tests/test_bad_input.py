@@ -134,6 +134,11 @@ def test_a_shared_number_written_by_hand_is_checked(key: str, value: Any) -> Non
     refused(lambda: step(optimizer), gradchain.OptionError, [f"group 0: {key}"])
     optimizer.param_groups[0][key] = held
     step(optimizer)
+    for build in (
+        lambda: gradchain.optimizer("adv-prodigy", [{"params": params(), key: value}]),
+        lambda: optimizer.add_param_group({"params": params(), key: value}),
+    ):
+        refused(build, gradchain.OptionError, [key])
 
 
 def test_a_shared_number_written_as_a_float_is_a_tensor_again() -> None:

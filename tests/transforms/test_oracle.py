@@ -107,7 +107,7 @@ CASES: dict[str, tuple[str, type, dict[str, st.SearchStrategy[Any]], dict[str, A
         "sgd",
         oracle.SGD,
         {
-            "momentum": fraction(0, 0.95),
+            "momentum": fraction(0.01, 0.95),  # the other two mean nothing without any
             "dampening": fraction(),
             "weight_decay": DECAY,
             "nesterov": st.booleans(),
