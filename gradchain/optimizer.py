@@ -50,6 +50,8 @@ from gradchain.state import (
     LoadReport,
     chain_differences,
     check_clean,
+    check_counted,
+    check_held,
     check_whole,
     explained,
     fit_groups,
@@ -467,8 +469,12 @@ class Optimizer(torch.optim.Optimizer):
 
     def _is_current(self, param: torch.Tensor, seat: Seat) -> bool:
         """Whether a parameter's state is the one that its seat knows, and not to be made anew."""
-        state = self.state.get(param)
-        return state is seat.state and "step" in seat.state and not (self._fresh and param in self._fresh)
+        return (
+            self.state.get(param) is seat.state
+            and len(seat.state) == len(seat.entries)
+            and all(map(is_, seat.state.values(), seat.entries))
+            and not (self._fresh and param in self._fresh)
+        )
 
     def _check_changed(self, number: int, group: dict[str, Any]) -> None:
         """Check the group's values again if anyone has written to them since the last step."""
@@ -497,17 +503,19 @@ class Optimizer(torch.optim.Optimizer):
         """A parameter's seat: its state is made or completed where it is missing, and made anew before its first step."""
         program = self._routing.program(param, settings, name)
         state = self.state[param]
+        check_counted(state, name)
         if "step" not in state or (self._fresh.get(param) is state["step"] and self._unstepped(state["step"])):
             counter = state.get("step")
             state.clear()
             state.update(self._initial(param, program, name))
             state["step"] = state["step"] if counter is None else counter
         else:  # ZeRO loads without asking us, and moves numbers to the CPU
-            numbers = {key for key in state if key == "step" or ages.is_age(key)}
-            state.update(
-                {k: x.to(param.device) for k, x in state.items() if k not in numbers and x.device != param.device}
-            )
             wanted = expected(program, param)
+            if (known := self._seats.get(param)) is None or known.settings == settings:
+                check_held(state, wanted, name)
+            state.update(
+                {k: state[k].to(param.device) for k in wanted if k in state and state[k].device != param.device}
+            )
             if param in self._fresh:
                 self._check_slots(param, settings, name, wanted)
             new = {key.partition(".")[0] for key in wanted.keys() - state.keys()}

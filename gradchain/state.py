@@ -16,11 +16,11 @@ from gradchain.ages import is_age
 from gradchain.distributed.initial import expected, initial_state
 from gradchain.distributed.sharding import take
 from gradchain.engine.counters import COUNTER
-from gradchain.errors import GradchainError, StateError
+from gradchain.errors import GradchainError, StateError, kind_of
 from gradchain.fields import DTYPES
 from gradchain.program import Program
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
-from gradchain.saved import Saved, described, shown_few
+from gradchain.saved import Saved, described, fault_of_count, shown_few
 
 
 @dataclass
@@ -241,6 +241,28 @@ def _initial(programs: Iterable[Program], param: torch.Tensor, name: str) -> dic
     for program in programs:
         state |= initial_state(program, param, name)
     return state
+
+
+def check_counted(state: object, name: str) -> None:
+    """Raise `StateError` if a state that someone has written to is none, or has no count of steps that could be one."""
+    what = f"the state of parameter {name or '(unnamed)'}"
+    if not isinstance(state, dict):
+        raise StateError(f"{what} is a dict, not {kind_of(state)}. Nothing was written.")
+    count: Any = state.get("step", 0)  # pyright: ignore[reportUnknownMemberType]
+    if isinstance(count, torch.Tensor) and count.device.type != "cpu":
+        return  # nobody can tell without waiting
+    if (fault := fault_of_count(count)) is not None:
+        raise StateError(f"the 'step' in {what} {fault}. Nothing was written.")
+
+
+def check_held(state: Mapping[str, Any], wanted: Mapping[str, torch.Tensor], name: str) -> None:
+    """Raise `StateError` if someone has put something into a state that its slots cannot be."""
+    for slot, fresh in wanted.items():
+        if slot in state and not _fits(state[slot], fresh):
+            raise StateError(
+                f"the state of parameter {name or '(unnamed)'}: slot {slot} is {described(state[slot])}, and has to be "
+                f"{described(fresh)}. Put the tensor back, or delete the slot to start it afresh. Nothing was written."
+            )
 
 
 @contextlib.contextmanager

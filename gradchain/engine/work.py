@@ -12,7 +12,7 @@ from gradchain.ages import Ages, ages_of
 from gradchain.distributed.sharding import Shard, is_distributed, local_of
 from gradchain.engine.counters import counter_of
 from gradchain.engine.writing import overwrite
-from gradchain.errors import ChainError, GradientError
+from gradchain.errors import ChainError, GradientError, StateError
 from gradchain.noise import parameter_key
 from gradchain.program import Numbers, Outcome, Program, Running, Witness
 
@@ -77,8 +77,8 @@ class Seat:
     """What an optimizer knows of a parameter from step to step, so that it need not look again."""
 
     __slots__ = (
-        "_ages", "_counter", "_plain", "_seen", "_steps", "_version", "here", "layout", "name", "param", "program", "salt",
-        "settings", "shard", "state",
+        "_ages", "_counter", "_plain", "_seen", "_steps", "_version", "entries", "here", "layout", "name", "param",
+        "program", "salt", "settings", "shard", "state",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +88,8 @@ class Seat:
         self.shard = Shard.of(param)
         self.here = state
         """The state with the parts that are here in the place of DTensors."""
+        self.entries = list(state.values())
+        """What the state holds, as long as nobody else puts something else there."""
         self._seen: list[Any] = []
         self._plain = not is_distributed(param)
         self.layout: Any = None  # the compiled path's
@@ -100,7 +102,10 @@ class Seat:
         """The steps taken so far. The counter in the state is only read if someone else has written to it."""
         counter = counter_of(self.state)
         if counter is not self._counter or counter._version != self._version:
-            self._counter, self._version, self._steps = counter, counter._version, int(counter)
+            if (steps := int(counter)) < 0:
+                what = f"the 'step' in the state of parameter {self.name or '(unnamed)'}"
+                raise StateError(f"{what} is {steps}; a count is 0 or more. Nothing was written.")
+            self._counter, self._version, self._steps = counter, counter._version, steps
         return self._steps
 
     @property
@@ -188,7 +193,7 @@ class Work:
 
     def inputs(self) -> list[torch.Tensor]:
         """The tensors that a step reads."""
-        return [self.owner, self.grad, *self.state.values()]
+        return [self.owner, self.grad, *(x for x in self.state.values() if isinstance(x, torch.Tensor))]
 
     @property
     def task(self) -> Task:
