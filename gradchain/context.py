@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -10,10 +10,14 @@ import torch
 from gradchain.distributed.sharding import Shard
 from gradchain.errors import ChainError
 from gradchain.noise import random_bits, salt_of
-from gradchain.ops import compute_dtype
+from gradchain.ops import compute_dtype, finite
+from gradchain.reduce import Request, Totals
+from gradchain.storage import Kept, Storage
 
 Reduction = Literal["mean", "sum", "total"]
 """How what parameters report is put together; `total` is for contributions to shared numbers."""
+
+Keeping: TypeAlias = "Generator[Request, Totals, torch.Tensor]"
 
 Lazy: TypeAlias = "Callable[[], torch.Tensor]"
 """A slot, loaded from its storage when it is read."""
@@ -90,6 +94,17 @@ class Context:
         value = state[slot]()
         return value.to(self.dtype) if value.is_floating_point() and not as_kept else value
 
+    def as_kept(self, storage: Storage, dense: torch.Tensor, purpose: str, *, signed: bool = True) -> Keeping:
+        """What a storage would give back for a tensor of the parameter's shape: `kept = yield from ctx.as_kept(...)`."""
+        kept = Kept(self.shape, compute_dtype(self.stored_param.dtype), signed, self.shard)
+
+        def bits(like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
+            return self.random_bits(f"{purpose}.{part}", like=like)
+
+        parts = storage.store(finite(dense, torch.float32), kept, bits)
+        loaded = storage.load(parts if isinstance(parts, Mapping) else (yield from parts), kept)
+        return loaded.reshape(dense.shape).to(self.dtype)
+
     def store(self, slot: str, value: torch.Tensor) -> None:
         """Make the new value of a slot visible to the stages that follow."""
         self._state[slot] = lambda: value
@@ -139,19 +154,11 @@ class Context:
         """
         if self.noise_key is None:
             raise ChainError(
-                f"{self._stage} draws random bits without saying so; put `random = True` in its class body.",
+                f"{self._stage} draws random bits, and drew none when it was tried on small tensors. Put `random = True` in "
+                "its class body, so that there are always some.",
                 stage=self._stage,
             )
         salt = salt_of(f"{self._stage}/{purpose}", seed)
         if like is not None:
             return random_bits(like, self.noise_key, salt)
         return random_bits(self.stored_param, self.noise_key, salt, self.shard.offset)
-
-
-def undeclared(address: str, deed: str) -> ChainError:
-    """The error for a stage that looks beyond its own tensor without saying so."""
-    return ChainError(
-        f"{address} {deed} without saying so; put `joint = True` in its class body. Optimizers whose parameters are "
-        "stepped apart (ZeRO, in the backward pass) have to know.",
-        stage=address,
-    )

@@ -67,8 +67,11 @@ def _instead(leaf: object) -> str:
 @untraced
 def init(chain: Chain, params: Tree) -> ChainState:
     leaves, _ = _leaves(params, "parameter")
+    programs = {name: chain.route(name, param) for name, param in leaves.items()}
     with no_autocast():
-        slots = {name: chain.route(name, param).init(param) for name, param in leaves.items()}
+        slots = {name: programs[name].init(param, name) for name, param in leaves.items()}
+    for name, param in leaves.items():
+        programs[name].traits(param)  # where a stage does what none may do, this says so
     return {
         "step": {name: torch.zeros((), dtype=COUNTER, device=param.device) for name, param in leaves.items()},
         "slots": slots,
@@ -106,7 +109,7 @@ def update(
     running: list[Running] = []
     for program, (name, param) in zip(programs, leaves.items()):
         numbers = program.numbers(chain.bindings, group, steps[name].to(torch.float64))
-        drawn = program.draws(param.dtype)
+        drawn = program.traits(param).draws
         key = parameter_key_tensor(steps[name], parameter_salt(order.index(name))) if drawn else None
         running.append(program.run(param, gradients[name], state["slots"][name], numbers, noise_key=key))
     with no_autocast():

@@ -17,9 +17,10 @@ from gradchain.ages import Ages
 from gradchain.autocast import no_autocast
 from gradchain.chain import Chain
 from gradchain.distributed.initial import expected, initial_state
-from gradchain.distributed.partitioned import partition_of_all
+from gradchain.distributed.partitioned import check_not_zero, partition_of_all
 from gradchain.distributed.rehearsal import check_split, foreign
 from gradchain.distributed.sharding import Shard, local_of
+from gradchain.distributed.totals import APART
 from gradchain.engine import capturable as on_device
 from gradchain.engine.counters import COUNTER, Counters, counter_of, place_together
 from gradchain.engine.report import CompileReport
@@ -58,6 +59,7 @@ from gradchain.state import (
     fit_states,
 )
 from gradchain.telemetry import Recorded, Telemetry
+from gradchain.tracing import sharing
 from gradchain.untraced import untraced
 
 Compile = Literal["auto"] | bool
@@ -164,6 +166,8 @@ class Optimizer(torch.optim.Optimizer):
         self._routing.check(defaults, "")
         super().__init__(listed(params), defaults)
         names = [name for group in self.param_groups for name in parameter_names(group)]
+        if partition_of is None:
+            check_not_zero(self.reaching_out() or self._guard.joint)
         check_matched(role, names, self._parameters(), [r for group in self.param_groups for r in roles_of(group)])
 
     # Groups.
@@ -226,6 +230,7 @@ class Optimizer(torch.optim.Optimizer):
                 self.capturable = True  # only the device knows how many steps were taken
             if param.requires_grad:
                 made[param] = self._initial(param, program, name)
+            program.traits(param)  # where a stage does what none may do, this says so
         for text in advice:
             warnings.warn(text, UserWarning, stacklevel=5)
         place_together(made.values())
@@ -261,7 +266,7 @@ class Optimizer(torch.optim.Optimizer):
             if recorded is None:
                 works = self._admit(self._collect())
                 group, compiled = self._partition.group, self._compiled()
-                recorded = engine.run(works, compiled=compiled, memory=self._memory, partition=group)
+                recorded = engine.run(works, compiled=compiled, memory=self._memory, partition=self._partition.totals)
                 self._count(works)
                 shards, keep = [work.seat.shard for work in works], any_kept(works)
                 shared.update(self.chain, self.param_groups, recorded, shards, group, self.capturable, keep)
@@ -373,7 +378,7 @@ class Optimizer(torch.optim.Optimizer):
                 numbers[key] = self._numbers(seat.program, group, step, seat.ages)
             work = Work(*seat.local(grad), seat, group, step, numbers[key])
         work.place = place
-        if seat.program.draws(param.dtype):
+        if seat.program.traits(param).draws:
             work.index = self._partition.place(param, place)
         return work
 
@@ -394,7 +399,7 @@ class Optimizer(torch.optim.Optimizer):
             return
         compiled = engine.worth_compiling([param]) if self.compile == "auto" else self.compile
         with no_autocast():
-            recorded = engine.run(works, compiled=compiled, memory=self._memory)
+            recorded = engine.run(works, compiled=compiled, memory=self._memory, partition=APART)
         self._count(works)
         self._telemetry.add(param, works[0].counted, recorded[0], works[0].telemetry)
         self._opt_called = True  # learning-rate schedulers look whether there has been a step
@@ -442,6 +447,11 @@ class Optimizer(torch.optim.Optimizer):
             with torch.no_grad():
                 found = origins_of(self._collect(), self._names(), self._partition.group)
         return self._guard.report(self._names(), found)
+
+    def reaching_out(self) -> str | None:
+        """The first stage, if there is one, whose work on one parameter depends on others."""
+        joint = (traits.joint[0] for traits in self._routing.traits if traits.joint)
+        return sharing(self.chain.addressed) or next(joint, None)
 
     def _place(self, param: torch.Tensor) -> tuple[int, int, int]:
         """The group of a parameter, its position there, and among all."""
@@ -592,7 +602,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if gather is not None and not isinstance(gather, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError(f"gather = {shown(gather)} is not True, False or None. Pass one of these.")
-        names = {name for program in self._routing.programs for name in program.records}
+        names = {name for traits in self._routing.traits for name in traits.records}
         if gather is None and self._partition.places:
             raise OptionError(
                 "the parameters are divided over processes. Pass gather=True, in all processes, for the telemetry of the "

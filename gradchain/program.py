@@ -7,14 +7,14 @@ import functools
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from types import GeneratorType
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import torch
 
 from gradchain.ages import Ages, own_count
-from gradchain.context import Context, Lazy, Reduction, undeclared
+from gradchain.context import Context, Lazy, Reduction
 from gradchain.distributed.sharding import Shard
-from gradchain.errors import ChainError, kind_of
+from gradchain.errors import ChainError, GradchainError, kind_of
 from gradchain.hyperparameters import Binding, Bindings
 from gradchain.ops import minimum, narrowed, where
 from gradchain.reduce import Request, Totals, run_locally
@@ -22,6 +22,9 @@ from gradchain.slots import check_slot, loaded, no_bits, parts_of, storage_for, 
 from gradchain.stage import Result, Slots, Stage
 from gradchain.storage import Storage
 from gradchain.update import Update
+
+if TYPE_CHECKING:
+    from gradchain.tracing import Traits
 
 Numbers: TypeAlias = "tuple[dict[str, Any], ...]"
 """For each stage of a program: its dynamic fields and per-step scalars, by name."""
@@ -87,15 +90,26 @@ class Program:
         found = (stage.storage_of(slot) for _, stage in self.stages for slot in stage.slots)
         return tuple(storage for storage in found if storage is not None)
 
-    def draws(self, dtype: torch.dtype) -> bool:
-        """Whether any stage or storage draws random bits for parameters of a dtype."""
-        drawing = any(stage.draws(dtype) for _, stage in self.stages)
-        return drawing or any(storage.random for storage in self.storages)
+    def traits(self, param: torch.Tensor) -> Traits:
+        """What it does to a parameter: found out when it is first asked. Raises `ChainError` if a stage breaks a rule."""
+        key = (param.dtype, param.shape)
+        known = self._traits.get(key)
+        if known is None:
+            from gradchain.tracing import traits_of  # which steps programs
+
+            known = self._traits[key] = traits_of(self, *key)
+        return known
 
     @functools.cached_property
-    def elementwise(self) -> bool:
-        """Whether the elements of a tensor have nothing to do with each other."""
-        return all(stage.elementwise for _, stage in self.stages)
+    def _traits(self) -> dict[tuple[torch.dtype, torch.Size], Traits]:
+        return {}
+
+    @functools.cached_property
+    def pattern(self) -> tuple[tuple[str, ...], ...]:
+        """The optional numbers that are `None`, of each stage."""
+        return tuple(
+            tuple(name for name in stage.dynamic_fields() if getattr(stage, name) is None) for _, stage in self.stages
+        )
 
     def as_built(self, numbers: Numbers) -> bool:
         """Whether what was `None` when the chain was built still is, and nothing else: a stage may go by that."""
@@ -105,10 +119,6 @@ class Program:
             for name, spec in stage.dynamic_fields().items()
             if spec.optional and not spec.follows and name in values
         )
-
-    @functools.cached_property
-    def records(self) -> tuple[str, ...]:
-        return tuple(name for _, stage in self.stages for name in stage.records)
 
     def after(self, address: str) -> tuple[str, ...]:
         """The addresses of the stages that come after one, or after one that is having a slot stored (`stage.slot`)."""
@@ -126,19 +136,19 @@ class Program:
 
     # State.
 
-    def init(self, param: torch.Tensor) -> State:
+    def init(self, param: torch.Tensor, name: str = "") -> State:
         """The slots of a whole parameter before its first step."""
-        return run_locally(_without_addresses(self.start(param, Shard.whole(param.shape))))
+        return run_locally(_without_addresses(self.start(param, Shard.whole(param.shape), name)))
 
-    def start(self, param: torch.Tensor, shard: Shard) -> Starting:
+    def start(self, param: torch.Tensor, shard: Shard, name: str = "") -> Starting:
         """The slots of a parameter before its first step; of a sharded one, those rows of them that are here."""
         state: State = {}
         for address, stage in self.stages:
-            for slot, dense in stage.init_shard(param, self.role, shard).items():
+            for slot, dense in _made(address, stage, param, self.role, shard, name).items():
                 key, bits = f"{address}.{slot}", functools.partial(no_bits, param)
                 parts = stored(key, stage, slot, dense, param, shard, bits)
                 if isinstance(parts, GeneratorType):
-                    parts = cast("State", (yield from _ask(key, parts, stage, shard)))
+                    parts = cast("State", (yield from _ask(key, parts, shard)))
                 state |= parts
         return state
 
@@ -242,7 +252,7 @@ class Program:
             update = _cast(update, ctx.dtype)
             result = stage.update(update, ctx)
             if isinstance(result, GeneratorType):
-                result = yield from _ask(address, result, stage, shard, keep)
+                result = yield from _ask(address, result, shard, keep)
             update, slots = _checked(address, result, gradient.shape)
             update = _cast(update, ctx.dtype)
             if witness is not None:
@@ -279,7 +289,7 @@ class Program:
             bits = functools.partial(_bits, ctx, slot)
             parts = stored(key, stage, slot, dense, ctx.stored_param, ctx.shard, bits)
             if isinstance(parts, GeneratorType):
-                parts = cast("State", (yield from _ask(key, parts, stage, ctx.shard)))
+                parts = cast("State", (yield from _ask(key, parts, ctx.shard)))
             packed |= {name: narrowed(part, state[name].dtype) for name, part in parts.items()}
         return packed
 
@@ -329,7 +339,6 @@ def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, S
 def _ask(
     address: str,
     running: Generator[Request, Totals, Result],
-    stage: Stage,
     shard: Shard,
     keep: torch.Tensor | None = None,
 ) -> Generator[tuple[str, Request], Totals, Result]:
@@ -337,8 +346,6 @@ def _ask(
     try:
         request = next(running)
         while True:
-            if request.scope != "tensor" and not stage.joint:
-                raise undeclared(address, "asks for totals over several parameters")
             if shard.group is not None:
                 request = dataclasses.replace(request, group=shard.group)
             if keep is not None and request.scope != "tensor":
@@ -346,6 +353,23 @@ def _ask(
             request = running.send((yield address, request))
     except StopIteration as stop:
         return stop.value
+
+
+def _made(
+    address: str, stage: Stage, param: torch.Tensor, role: str | None, shard: Shard, name: str
+) -> dict[str, torch.Tensor]:
+    """What the `init` of a stage makes."""
+    try:
+        return stage.init_shard(param, role, shard)
+    except GradchainError:
+        raise
+    except Exception as error:
+        of = f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)}, {param.dtype}, role {role!r}"
+        raise ChainError(
+            f"{address}: its `init` raised {type(error).__name__}: {error}; for {of}. Return {{}} for parameters that it "
+            "keeps nothing for.",
+            stage=address,
+        ) from error
 
 
 def _without_addresses(starting: Starting) -> Generator[Request, Totals, State]:

@@ -15,6 +15,7 @@ from gradchain.hyperparameters import missing
 from gradchain.program import Program
 from gradchain.roles import roles_of
 from gradchain.stage import Stage
+from gradchain.tracing import Traits
 
 
 class Settings(NamedTuple):
@@ -66,8 +67,9 @@ class Routing:
         self._programs = {param: known for param, known in self._programs.items() if param in here}
 
     @property
-    def programs(self) -> Iterable[Program]:
-        return (program for _, program in self._programs.values())
+    def traits(self) -> Iterable[Traits]:
+        """The traits of each parameter's program."""
+        return (program.traits(param) for param, (_, program) in self._programs.items())
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:

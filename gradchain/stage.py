@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import inspect
@@ -16,7 +15,7 @@ from typing_extensions import Self, dataclass_transform
 
 from gradchain import registry
 from gradchain.distributed.sharding import Shard
-from gradchain.errors import OptionError, UnknownOptionError, nearest, shown
+from gradchain.errors import ChainError, OptionError, UnknownOptionError, nearest, shown
 from gradchain.fields import KEY, Interval, Spec, as_number, check_number, check_static, follow, hyper, spec_of, static
 from gradchain.reduce import Request, Totals
 from gradchain.roles import ROLES
@@ -75,14 +74,17 @@ class Stage(_FrozenFields):
     * `nonnegative`: its slots that are never negative, which some storages make use of;
     * `decays`: `"adds"` if it adds to the decay term, `"steers"` if it weighs or masks what later stages add;
     * `place`: `"first"` or `"last"` for stages that must stand at an end;
-    * `records`: names passed to `ctx.record`;
-    * `elementwise`: whether each element of what it makes depends, to the last bit, on that element alone of what it is
-      given, wherever it stands (`atan2` on a CPU does not: the ends of a tensor are computed otherwise);
-    * `random`: whether it draws `ctx.random_bits`;
-    * `joint`: whether it asks for totals over several parameters (`labelled`, `all_parameters`);
     * `shared_ranges`: where its shared numbers lie, by name, as `gradchain.fields.Interval`; they are finite in any case;
     * `row_slots`: its slots that have one row for each row of the parameter, and another shape than the parameter;
     * `source`: paper or repository.
+
+    What it does is found out when an optimizer takes up a parameter, by a few steps of a small tensor (`gradchain.tracing`),
+    and need not be said. If it is said all the same, it must be so; `None`, the default, says nothing:
+
+    * `elementwise`: whether each element of what it makes depends on that element alone of what it is given;
+    * `random`: whether it may draw `ctx.random_bits`;
+    * `joint`: whether it may ask for totals over several parameters (`labelled`, `all_parameters`);
+    * `records`: names passed to `ctx.record`.
     """
 
     name: str = static(default="", kw_only=True)
@@ -97,9 +99,9 @@ class Stage(_FrozenFields):
     decays: ClassVar[Literal["no", "adds", "steers"]] = "no"
     place: ClassVar[Literal["anywhere", "first", "last"]] = "anywhere"
     records: ClassVar[tuple[str, ...]] = ()
-    elementwise: ClassVar[bool] = False
-    random: ClassVar[bool] = False
-    joint: ClassVar[bool] = False
+    elementwise: ClassVar[bool | None] = None
+    random: ClassVar[bool | None] = None
+    joint: ClassVar[bool | None] = None
     row_slots: ClassVar[tuple[str, ...]] = ()
     shared_ranges: ClassVar[Mapping[str, Interval]] = {}
     source: ClassVar[str] = ""
@@ -141,10 +143,6 @@ class Stage(_FrozenFields):
                 object.__setattr__(self, field.name, check_static(where, value, spec, field.type))
 
     # What an author writes.
-
-    def draws(self, dtype: torch.dtype) -> bool:
-        """Whether it draws random bits for parameters of a dtype; by default if it is `random`."""
-        return self.random
 
     def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
         """The slots of one parameter before its first step. Stateless stages have none."""
@@ -247,11 +245,6 @@ class Stage(_FrozenFields):
         }
 
     @property
-    def reaches_out(self) -> bool:
-        """Whether what it does to one parameter depends on others: it is `joint`, or has shared numbers."""
-        return self.joint or type(self).share is not Stage.share
-
-    @property
     def address(self) -> str:
         """The name of the stage in its chain: `name=` if given, else the transform's."""
         return self.name or type(self).__name__
@@ -301,10 +294,21 @@ class Stage(_FrozenFields):
     def slots(self) -> tuple[str, ...]:
         """The names of the slots that this stage owns, found by asking `init` about small meta tensors."""
         names: dict[str, None] = {}
+        failures: list[Exception] = []
         roles = (None,) if type(self).init_for is Stage.init_for else (None, *ROLES)
-        for rank, dtype, role in itertools.product(range(5), (torch.float32, torch.bfloat16), roles):
-            with contextlib.suppress(RuntimeError, IndexError, ValueError):  # `init` may not know tensors of every rank
+        probes = list(itertools.product(range(5), (torch.float32, torch.bfloat16), roles))
+        for rank, dtype, role in probes:
+            try:  # `init` may not know tensors of every rank
                 names |= dict.fromkeys(self.init_for(torch.empty((2,) * rank, device="meta", dtype=dtype), role))
+            except Exception as error:
+                failures.append(error)
+        if len(failures) == len(probes):
+            error = failures[-1]
+            raise ChainError(
+                f"{self.address}: its `init` raised {type(error).__name__}: {error}; for all small tensors that it was "
+                "asked about. If it knows tensors of some sizes only, name its slots in the class body: slots = ('m',).",
+                stage=self.address,
+            ) from error
         return tuple(names)
 
     def options(self) -> dict[str, Any]:

@@ -22,6 +22,8 @@ class Telemetry:
         self.step: int | torch.Tensor = 0
         self._records: list[Recorded] = []
         self._seen: set[int] = set()
+        self._names: set[str] = set()
+        """What has been reported: a name that came up once stays."""
 
     def take(self, step: int | torch.Tensor | None, recorded: Sequence[Recorded], telling: Sequence[bool]) -> None:
         """Keep what was recorded by those that tell."""
@@ -39,6 +41,8 @@ class Telemetry:
     def report(self, names: Sequence[str], partition: Any = None) -> dict[str, float]:
         """Means (or sums) over the recorded parameters, those of all members of a `partition` if there is one.
 
+        Of `names`, and of whatever else has been recorded.
+
         The only place that waits for the device.
         """
         own = (int(self.step), len(self._records), self._totals())
@@ -49,7 +53,8 @@ class Telemetry:
                 totals[key] = totals.get(key, 0.0) + value
         count = max(sum(count for _, count, _ in everybody), 1)
         means = {name: total / count if reduce == "mean" else total for (name, reduce), total in totals.items()}
-        return {"step": max(step for step, _, _ in everybody), **{name: means.get(name, 0.0) for name in names}}
+        self._names |= {*names, *means}
+        return {"step": max(step for step, _, _ in everybody), **{n: means.get(n, 0.0) for n in sorted(self._names)}}
 
     def _totals(self) -> Sums:
         totals: Sums = {}

@@ -14,7 +14,7 @@ SHAPES = [(40, 5), (7,), (), (3, 4), (0, 3), (2, 3, 4, 5), (1,), (6, 6)]
 
 
 def elementwise(name: str) -> bool:
-    return CASES[name].chain.route("", torch.zeros(2, 2)).elementwise
+    return CASES[name].chain.route("", torch.zeros(2, 2)).traits(torch.zeros(2, 2)).exact
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
@@ -61,8 +61,6 @@ def test_a_number_that_becomes_none_is_seen() -> None:
 
 def test_an_error_in_a_block_leaves_everything_as_it_was() -> None:
     class picky(gc.Stage):
-        elementwise = True
-
         def update(self, update: gc.Update, ctx: gc.Context) -> gc.Update:
             if update.value.dtype == torch.float64:
                 raise RuntimeError("no doubles")

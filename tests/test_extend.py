@@ -44,9 +44,6 @@ class extend_sign_momentum(gradchain.Stage):
 class extend_norms(gradchain.Stage):
     """Divide by the tensor's norm, then by the root of the norms of its layer and of everything: three rounds."""
 
-    joint = True
-    records = ("layer",)
-
     def update(self, update, ctx):
         g = update.value
         own = yield gradchain.whole_tensor(gg=g * g)
@@ -59,8 +56,6 @@ class extend_norms(gradchain.Stage):
 
 class extend_joint_matrices(gradchain.Stage):
     """Divide matrices by their joint norm; vectors ask for nothing."""
-
-    joint = True
 
     def update(self, update, ctx):
         if ctx.param.ndim < 2:
@@ -254,7 +249,6 @@ class extend_brittle(gradchain.Stage):
             "slot that broadcasts": lambda: (update, {"kept": torch.zeros(())}),
             "slot that is no tensor": lambda: (update, {"kept": 1.0}),
             "value of another shape": lambda: (update.replace(value=torch.ones(2, 2, 2)), kept),
-            "random bits": lambda: (update.replace(value=ctx.random_bits()), kept),
             "unknown scalar": lambda: (update.replace(value=ctx["strength"] * update.value), kept),
         }
         return wrong[self.how]()
@@ -262,7 +256,7 @@ class extend_brittle(gradchain.Stage):
 
 WRONG = [
     "raise", "unknown slot", "undeclared slot", "no update", "no update but slots", "a tensor", "slot of another shape",
-    "slot that broadcasts", "slot that is no tensor", "value of another shape", "random bits", "unknown scalar",
+    "slot that broadcasts", "slot that is no tensor", "value of another shape", "unknown scalar",
 ]  # fmt: skip
 
 

@@ -99,19 +99,31 @@ def test_slots_may_depend_on_the_rank() -> None:
 class hazard_impure(gradchain.Stage):
     what: str = "gradient"
 
+    pure = False
+
     def init(self, param):
         return {"kept": torch.zeros_like(param)}
 
     def update(self, update, ctx):
+        if self.pure:
+            return update
         {"gradient": update.value, "slot": ctx.read("kept"), "parameter": ctx.param}[self.what].add_(1)
         return update
 
 
 @MODES
 @pytest.mark.parametrize("what", ["gradient", "slot", "parameter"])
-def test_a_stage_that_writes_into_what_it_is_given_is_refused(what: str, compile: bool) -> None:
+def test_a_stage_that_writes_into_what_it_is_given_is_refused(
+    what: str, compile: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it is tried on a small tensor; or in the step, if it did not do so then."""
     param = nn.Parameter(torch.zeros(3))
-    optimizer = gradchain.Optimizer([param], gradchain.chain(hazard_impure(what)), compile=compile)
+    chain = gradchain.chain(hazard_impure(what, name=f"hazard_impure_{compile}"))  # nobody has tried it yet
+    with pytest.raises(gradchain.ChainError, match=r"hazard_impure_\w+: its update wrote .*aten.add_.*new tensors"):
+        gradchain.Optimizer([param], chain, compile=compile)
+    monkeypatch.setattr(hazard_impure, "pure", True)
+    optimizer = gradchain.Optimizer([param], chain, compile=compile)
+    monkeypatch.undo()
     param.grad = torch.ones(3)
     with pytest.raises(gradchain.ChainError, match=r"hazard_impure.*new tensors"):
         optimizer.step()

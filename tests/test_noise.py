@@ -182,8 +182,6 @@ def test_bits_are_the_same_in_every_release() -> None:
 class show_bits(gradchain.Stage):
     """Moves each element by minus its random bits."""
 
-    random = True
-
     def update(self, update: gradchain.Update, ctx: gradchain.Context) -> gradchain.Update:
         return update.replace(value=-ctx.random_bits().to(ctx.dtype))
 

@@ -34,6 +34,7 @@ CHAINS = {
     ),
     "ademamix": factored(ademamix=True),
     "lion": factored("adv-lion"),
+    "adopt": gradchain.recipe("adv-adopt-factored", lr=0.02),
 }
 
 
@@ -94,7 +95,7 @@ def test_pieces_that_cannot_be_compiled_are_stepped_whole(monkeypatch: pytest.Mo
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["rose", "adv-adamw", "adv-adopt-factored"])
+@pytest.mark.parametrize("name", ["rose", "adv-adamw", "adv-adopt-factored-ademamix"])
 def test_others_stay_whole(name: str, counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without factors, and with noise, which goes by an element's place in the whole."""
     monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)

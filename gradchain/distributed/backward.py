@@ -103,13 +103,12 @@ def step_in_backward(optimizer: Optimizer, model: nn.Module | None = None) -> St
     """
     if not hasattr(optimizer, "chain"):
         raise OptionError(f"step_in_backward takes a gradchain.Optimizer; got {kind_of(optimizer)}.")
-    for address, stage in optimizer.chain.addressed:
-        if stage.reaches_out:
-            raise ChainError(
-                f"{address} needs the gradients of all parameters at one time; in the backward pass there is one after "
-                f"another. Remove {address}, or call optimizer.step() after the backward pass.",
-                stage=address,
-            )
+    if (address := optimizer.reaching_out()) is not None:
+        raise ChainError(
+            f"{address} needs the gradients of all parameters at one time; in the backward pass there is one after "
+            f"another. Remove {address}, or call optimizer.step() after the backward pass.",
+            stage=address,
+        )
     optimizer._guard.check_one_by_one()  # pyright: ignore[reportPrivateUsage]
     if model is None and _several() and not all(map(is_distributed, _parameters(optimizer))):
         raise OptionError(

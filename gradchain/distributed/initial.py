@@ -21,7 +21,7 @@ def initial_state(program: Program, param: torch.Tensor, name: str = "") -> Stat
     """
     shard = Shard.of(param, name)
     with no_autocast():
-        here = _answered(program, program.start(local_of(param).detach(), shard))
+        here = _answered(program, program.start(local_of(param).detach(), shard, name))
     if shard.group is None:
         return {key: owned(slot) for key, slot in here.items()}
     plan = program.plan(shard.shape, param.dtype)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from gradchain.distributed.totals import APART
 from gradchain.errors import OptionError, kind_of, shown
+from gradchain.tracing import reaching_out
 
 if TYPE_CHECKING:
     from gradchain.chain import Chain
@@ -36,6 +38,11 @@ class Partitioned:
     def everybody(self) -> Any:
         """The process group to decide something for all parameters in; `None` if all are stepped here."""
         return self.members
+
+    @property
+    def totals(self) -> Any:
+        """Over whom totals over parameters are made; others are refused."""
+        return APART if self.places and not self.joint else self.group
 
     def place(self, param: torch.Tensor, otherwise: int) -> int:
         if not self.places:
@@ -90,7 +97,6 @@ def partition_of_all(
                 "partition_group is given without partition_of. Pass partition_of=model as well: the noise of a parameter "
                 "depends on its place among all parameters."
             )
-        _check_not_zero(chain, reason)
         return ALONE
     params = list(whole.parameters()) if isinstance(whole, nn.Module) else whole
     if not isinstance(params, Iterable) or isinstance(params, (str, torch.Tensor)):
@@ -101,7 +107,7 @@ def partition_of_all(
             f"partition_of has {shown(odd[0])}, {kind_of(odd[0])}; pass the model, or all its parameters."
         )
     places = {param: place for place, param in enumerate(params)}
-    joint = any(stage.reaches_out for stage in chain)
+    joint = reaching_out(chain, params) is not None
     from torch import distributed as dist
 
     started = dist.is_available() and dist.is_initialized()
@@ -113,9 +119,8 @@ def partition_of_all(
     return Partitioned(dist.group.WORLD if group is None and started else group, joint, places)
 
 
-def _check_not_zero(chain: Chain, reason: str | None) -> None:
+def check_not_zero(joint: str | None) -> None:
     """Raise if ZeRO is making an optimizer for some of the parameters, and a stage or something else needs all of them."""
-    joint = next((at for at, stage in chain.addressed if stage.reaches_out), reason)
     kind = getattr(
         sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer"), "ZeroRedundancyOptimizer", None
     )

@@ -68,7 +68,7 @@ def _steps(
     states = _together([program.start(param, shard) for param, shard in zip(params, shards)])
     contributed = [0.0] * len(shards)
     for step, values in enumerate(numbers, 1):
-        key = torch.tensor(parameter_key(step, 0), dtype=torch.int32) if program.draws(params[0].dtype) else None
+        key = torch.tensor(parameter_key(step, 0), dtype=torch.int32) if program.traits(whole[0]).draws else None
         runs: list[Run[Outcome]] = [
             program.run(param, shard.cut(whole[step]), state, values, noise_key=key, shard=shard)
             for param, state, shard in zip(params, states, shards)

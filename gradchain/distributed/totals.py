@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 
+from gradchain.errors import ChainError
 from gradchain.program import Program
 from gradchain.reduce import Request, Totals
 
@@ -61,12 +62,18 @@ def _places(waiting: Iterable[tuple[Program, str]]) -> tuple[set[str], set[str]]
     return {at for _, at in held}, {later for program, at in held for later in program.after(at)}
 
 
+APART: Any = object()
+"""In the place of a partition: the other parameters are stepped at another time, or elsewhere."""
+
+
 def answers(waiting: Sequence[tuple[Program, Asked]], partition: Any = None) -> list[Totals | None] | None:
     """An answer for each of those who wait, or `None` for those who have to go on waiting; `None` if nobody waits.
 
     The order of those who wait must be the same in all processes. With a `partition`, the process group over which the
     parameters are divided, all its members must call this, and get an answer or `None` together.
     """
+    if partition is APART:
+        partition = _check_alone(waiting)
     at, later = _places((program, address) for program, (address, _) in waiting)
     pools = _pools(waiting)
     if partition is not None:
@@ -83,6 +90,17 @@ def answers(waiting: Sequence[tuple[Program, Asked]], partition: Any = None) -> 
         total = totals.get(_key(number, asked))
         result.append(None if total is None else total.near(asked[1]))
     return result
+
+
+def _check_alone(waiting: Iterable[tuple[Program, Asked]]) -> None:
+    """Raise `ChainError` if a stage asks about parameters that are not here."""
+    for _, (address, request) in waiting:
+        if request.scope != "tensor":
+            raise ChainError(
+                f"{address} asks for totals over several parameters, which are stepped apart (by ZeRO, or in the backward "
+                "pass). It did not ask when it was tried on small tensors; put `joint = True` in its class body.",
+                stage=address,
+            )
 
 
 def _key(number: int, asked: Asked) -> Key:

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from gradchain.engine.run import drive
 from gradchain.engine.work import Task, Work
 from gradchain.engine.writing import overwrite
+from gradchain.errors import ChainError
 from gradchain.program import Outcome
 
 ELEMENTS = 1 << 17
@@ -30,7 +30,7 @@ Pieces = list[torch.Tensor]
 
 def fits(work: Work) -> bool:
     """Whether a work can be done in blocks."""
-    if not work.program.elementwise or not all(storage.elementwise for storage in work.program.storages):
+    if not work.program.traits(work.owner).exact:
         return False
     if work.index is not None or work.telemetry or work.keep is not None or not work.owner.is_contiguous():
         return False
@@ -80,8 +80,7 @@ class Block:
         state = dict(zip(first.program.keys(first.state), slots))
         gradient = -gradient if first.maximize else gradient
         task = Task(param, gradient, state, first.program, first.numbers, None)
-        (outcome,) = drive([first.program], [task.start()])
-        return pieces, outcome
+        return pieces, _alone(task)
 
     def commit(self, pieces: list[Pieces], outcome: Outcome) -> None:
         """Write an outcome into the pieces."""
@@ -90,6 +89,20 @@ class Block:
         columns = [pieces[0], *(pieces[2 + keys.index(key)] for key in outcome.state)]
         targets = [column[0] if len(column) == 1 else column for column in columns]
         overwrite(targets, [outcome.param, *outcome.state.values()])
+
+
+def _alone(task: Task) -> Outcome:
+    """The outcome of a step that asks for nothing: a total over a block would be one of no tensor."""
+    running = task.start()
+    try:
+        address, _ = next(running)
+    except StopIteration as stop:
+        return stop.value
+    raise ChainError(
+        f"{address} asks for totals, and did not ask when it was tried on small tensors: whether it asks depends on more "
+        "than the parameter, its state and the step. Put `elementwise = False` in its class body.",
+        stage=address,
+    )
 
 
 def blocks(works: Sequence[Work]) -> list[list[Block]]:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import torch
 
-from gradchain.distributed.totals import Asked, answers
+from gradchain.distributed.totals import APART, Asked, answers
 from gradchain.engine.kernel import Kernel, Known, Status, inputs_of, seated, status_of
 from gradchain.engine.packs import Packs
 from gradchain.engine.pieces import Pieces, cut
@@ -171,13 +171,14 @@ def run(works: Sequence[Work], memory: dict[str, Any], partition: Any = None) ->
     kept: Memory = memory.setdefault("compiled", Memory())
     packs = Packs()
     numbers = tuple([seated(work, packs).number for work in works])
-    if partition is None and (plan := kept.plans.get(numbers)) is not None:
+    here = partition is None or partition is APART  # a plan makes no totals with others
+    if here and (plan := kept.plans.get(numbers)) is not None:
         if plan is kept.last:
             memory["plan"] = plan
         kept.last = plan
         return plan.run(works, packs)
     calls, recorded = _run_once(works, packs, kept, partition)
-    kept.last = Plan.of(works, calls) if partition is None else None
+    kept.last = Plan.of(works, calls) if here else None
     if kept.last is not None:
         if len(kept.plans) >= PLANS:
             kept.plans.clear()

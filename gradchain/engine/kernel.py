@@ -100,7 +100,7 @@ def _matrix_of(work: Work) -> tuple[int, int] | None:
     shard = work.seat.shard
     if (
         (shard.group is not None and shard.columns is None)
-        or not work.program.elementwise
+        or not work.program.traits(work.owner).elementwise
         or not all(x.is_contiguous() for x in dense)
     ):
         return None

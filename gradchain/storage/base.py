@@ -60,10 +60,11 @@ def near_square(numel: int) -> tuple[int, int]:
 class Storage:
     """How a slot is kept; this base class: as one dense tensor in the parameter's own dtype."""
 
-    elementwise: ClassVar[bool] = False
+    elementwise: ClassVar[bool | None] = None
+    """Whether it treats each element by itself. Said here, it has to be so, and infinities are passed on to it; whether
+    tensors may be joined is found out in any case."""
     in_pieces: ClassVar[bool] = False
     """Whether a large tensor can be stepped in pieces (`gradchain.engine.pieces`)."""
-    random: ClassVar[bool] = False
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
         """The tensors to keep for `dense`. Like a stage it may yield, for a statistic of the whole tensor."""

@@ -17,7 +17,7 @@ from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
 class AsParameter(Storage):
     """The parameter's own dtype."""
 
-    elementwise: ClassVar[bool] = True
+    elementwise: ClassVar[bool | None] = True
     in_pieces: ClassVar[bool] = True
 
 
@@ -25,7 +25,7 @@ class AsParameter(Storage):
 class Float32(Storage):
     """float32, whatever the parameter has."""
 
-    elementwise: ClassVar[bool] = True
+    elementwise: ClassVar[bool | None] = True
     in_pieces: ClassVar[bool] = True
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
@@ -54,8 +54,6 @@ class Float16(Storage):
 @dataclass(frozen=True)
 class RoundedBfloat16(Storage):
     """bfloat16, stochastically rounded."""
-
-    random: ClassVar[bool] = True
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
         return {"": dense if dense.dtype == torch.bfloat16 else round_to_bf16(dense, bits())}

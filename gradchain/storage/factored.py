@@ -94,7 +94,6 @@ class CompactFactored(Factored):
     """
 
     vectors: bool = True
-    random: ClassVar[bool] = True
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
         return self._compact(dense, kept, bits) if self.factors(kept) else {"": narrowed(dense, torch.float32)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
@@ -27,8 +26,6 @@ class Int8(Storage):
 
     A number between two that have codes becomes one of them, with such probabilities that it is right on average.
     """
-
-    random: ClassVar[bool] = True
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
         rows = blocks(dense.to(torch.float32), BLOCK, kept)

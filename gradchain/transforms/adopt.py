@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+from collections.abc import Generator
 
 import torch
 
 from gradchain.context import Context
 from gradchain.fields import hyper, static
-from gradchain.ops import compute_dtype, ema, finite, minimum, power, root, where
+from gradchain.ops import ema, minimum, power, root, where
 from gradchain.reduce import Request, Totals
 from gradchain.stage import Number, Stage, Yields, storage_field
-from gradchain.storage import STORAGES, Kept
+from gradchain.storage import STORAGES
 from gradchain.storage.factored import Factored
 from gradchain.transforms.moments import supplied_beta2
 from gradchain.update import Update
@@ -44,7 +44,6 @@ class adopt(Stage):
     {'betas': (0.9, 0.9999), 'eps': 1e-06, 'exponent': 0.25}
     """
 
-    elementwise = True
     scale = "sets"
     optional = ("beta2",)
     nonnegative = ("exp_avg_sq",)
@@ -79,14 +78,7 @@ class adopt(Stage):
         storage = STORAGES[self.storage]
         if self.skip_first or not isinstance(storage, Factored):
             return start
-
-        def bits(like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
-            return ctx.random_bits(f"start.{part}", like=like)
-
-        kept = Kept(ctx.shape, compute_dtype(ctx.stored_param.dtype), signed=False, shard=ctx.shard)
-        parts = storage.store(finite(start, torch.float32), kept, bits)
-        loaded = storage.load(parts if isinstance(parts, Mapping) else (yield from parts), kept).reshape(start.shape)
-        return loaded.to(ctx.dtype)
+        return (yield from ctx.as_kept(storage, start, "start", signed=False))
 
 
 class step_clip(Stage):
@@ -105,7 +97,6 @@ class step_clip(Stage):
     ('adopt', 'divide', 'step_clip')
     """
 
-    elementwise = True
     source = ADOPT
 
     exponent: float = hyper(default=0.25, ge=0)

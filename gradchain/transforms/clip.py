@@ -27,7 +27,6 @@ class clip_by_global_norm(Stage):
     'clip_by_global_norm'
     """
 
-    joint = True
     source = "Pascanu et al., arXiv:1211.5063"
 
     max_norm: float = hyper(default=1.0, gt=0)
@@ -73,8 +72,6 @@ class clip_by_value(Stage):
     >>> gradchain.chain(gradchain.clip_by_value(0.1)).hyperparameters
     {'max_value': 0.1}
     """
-
-    elementwise = True
 
     max_value: float = hyper(default=1.0, gt=0)
 

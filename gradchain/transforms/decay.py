@@ -104,11 +104,6 @@ class decoupled_decay(Stage):
         fan_in = ctx.shape[1:].numel() if self.fan_in else 1  # 1 as well for tensors of fewer than two axes
         return ctx["strength"] / max(fan_in, 1)
 
-    @property
-    def elementwise(self) -> bool:  # type: ignore[override]
-        """Unless it looks at the shape."""
-        return not self.fan_in
-
     def update(self, update: Update, ctx: Context) -> Update | Yields:
         return update.add_decay(self.factor(ctx) * ctx.param)
 
@@ -145,11 +140,6 @@ class geometric_decay(decoupled_decay):
     source = "adv_optm 2.5"
 
     snr: bool = static(default=False)
-
-    @property
-    def elementwise(self) -> bool:  # type: ignore[override]
-        """It looks at the length of the tensor."""
-        return False
 
     @property
     def requires(self) -> tuple[str, ...]:  # type: ignore[override]
@@ -213,11 +203,6 @@ class centered_decay(decoupled_decay):
         """The momentum, if this one looks at it."""
         return ("exp_avg",) if self.snr else ()
 
-    @property
-    def elementwise(self) -> bool:  # type: ignore[override]
-        """Unless it looks at the shape."""
-        return not (self.fan_in or self.geometric)
-
     def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
         return {"anchor_param": param.detach().clone()} if self._anchors(role) else {}
 
@@ -273,7 +258,6 @@ class cautious_decay(Stage):
     ('cautious_decay', 'decoupled_decay')
     """
 
-    elementwise = True
     scale = "any"
     decays = "steers"
     source = "Cautious Weight Decay, arXiv:2510.12402"
@@ -347,8 +331,6 @@ class add_decayed_weights(Stage):
     >>> gradchain.chain(gradchain.add_decayed_weights(1e-4), gradchain.heavy_ball(0.9)).names
     ('add_decayed_weights', 'heavy_ball')
     """
-
-    elementwise = True
 
     weight_decay: float = hyper(default=0.0, ge=0)
 

@@ -63,7 +63,6 @@ class grams(Stage):
     ('first_moment', 'grams')
     """
 
-    elementwise = True
     scale = "any"
     source = "Grams, arXiv:2412.17107"
 
@@ -137,7 +136,6 @@ class nesterov(Stage):
     ('first_moment', 'nesterov')
     """
 
-    elementwise = True
     scale = "any"
     source = "Nadam (Dozat, 2016); adv_optm"
 
@@ -197,7 +195,6 @@ class ademamix(Stage):
     ('first_moment', 'ademamix')
     """
 
-    elementwise = True
     scale = "any"
     source = "AdEMAMix, arXiv:2409.03137"
 

@@ -19,7 +19,6 @@ class sign(Stage):
     chain(sign(), scale_by_learning_rate())
     """
 
-    elementwise = True
     source = "signSGD, arXiv:1802.04434"
 
     def update(self, update: Update, ctx: Context) -> Update:
@@ -39,8 +38,6 @@ class multiply(Stage):
     >>> gradchain.chain(gradchain.sign(), gradchain.multiply(0.5), gradchain.scale_by_learning_rate(0.1)).hyperparameters
     {'factor': 0.5, 'lr': 0.1}
     """
-
-    elementwise = True
 
     factor: float = hyper()
 
@@ -62,8 +59,6 @@ class scale_by_learning_rate(Stage):
     >>> gradchain.chain(gradchain.scale_by_learning_rate(0.1)).hyperparameters
     {'lr': 0.1}
     """
-
-    elementwise = True
 
     lr: float = hyper(default=1e-3, ge=0)
 

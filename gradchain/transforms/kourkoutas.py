@@ -69,11 +69,6 @@ class kourkoutas_beta(Stage):
     layers: str = static(default="shape", choices=("shape", "tensor", "role"))
     beta2_max: float | None = follow("betas[1]")
 
-    @property
-    def joint(self) -> bool:  # type: ignore[override]
-        """Unless every tensor is a layer of its own."""
-        return self.layers != "tensor"
-
     def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
         """Not if there is one number for each column, even of a matrix of one row."""
         return len(shape) > 0 and shape[1:].numel() == 1 and shape[0] == whole[0]

@@ -36,7 +36,6 @@ class first_moment(Stage):
     {'betas': (0.9,), 'lr': 0.1}
     """
 
-    elementwise = True
     scale = "any"
     source = ADAM
 
@@ -71,7 +70,6 @@ class track_first_moment(Stage):
     ('momentum_project', 'track_first_moment')
     """
 
-    elementwise = True
     scale = "any"
     source = "GYRO, github.com/sunderflowres-stack/gyro_optimizer"
 
@@ -104,7 +102,6 @@ class second_moment(Stage):
     {'betas': (None, 0.99), 'eps': 1e-08}
     """
 
-    elementwise = True
     scale = "sets"
     optional = ("beta2",)
     nonnegative = ("exp_avg_sq",)
@@ -142,7 +139,6 @@ class debias(Stage):
     {'betas': (0.9,)}
     """
 
-    elementwise = True
     requires = ("exp_avg",)
     source = "Adams, pypi.org/project/adams-torch"
 

@@ -38,7 +38,6 @@ class heavy_ball(Stage):
     {'momentum': 0.9, 'dampening': 0.0, 'lr': 0.1}
     """
 
-    elementwise = True
     source = "Sutskever et al., ICML 2013"
 
     momentum: float = hyper(default=0.9, ge=0, lt=1)
@@ -86,7 +85,6 @@ class lion_interpolate(Stage):
     ('lion_interpolate', 'sign', 'scale_by_learning_rate')
     """
 
-    elementwise = True
     source = "Lion, arXiv:2302.06675"
 
     beta1: float = hyper(default=0.9, ge=0, lt=1, key="betas[0]")

@@ -43,11 +43,6 @@ class promote(Stage):
             values = [f"{self.address}.{name} = {getattr(self, name)!r}" for name in given]
             raise OptionError(f"{values[1]} has no effect beside {values[0]}. Pass one of them.")
 
-    @property
-    def elementwise(self) -> bool:  # type: ignore[override]
-        """Unless it computes in half precision, where the ends of a tensor are rounded otherwise than the rest."""
-        return self.dtype not in ("bf16", "fp16")
-
     def widens(self) -> bool:
         """Whether bfloat16 parameters are computed in something wider."""
         return (self.dtype or self.bf16 or self.at_least) in ("fp32", "fp64")
@@ -74,7 +69,6 @@ class master_weights(Stage):
     'master_weights'
     """
 
-    elementwise = True
     place = "first"
     source = "Mixed Precision Training, arXiv:1710.03740"
 
@@ -120,15 +114,10 @@ class stochastic_round(Stage):
     'stochastic_round'
     """
 
-    elementwise = True
     place = "last"
-    random = True
     source = "Revisiting BFloat16 Training, arXiv:2010.06192"
 
     seed: int = static(default=0)
-
-    def draws(self, dtype: torch.dtype) -> bool:
-        return dtype == torch.bfloat16
 
     def check_place(self, before: Sequence[Stage], address: str) -> None:
         if any(isinstance(stage, master_weights) for stage in before):

@@ -53,7 +53,6 @@ class momentum_project(Stage):
     """
 
     reads_previous = ("exp_avg",)
-    records = ("mean_cos", "projection_rate", "mean_norm_g", "mean_norm_m", "valid_cosines")
     source = "GYRO, github.com/sunderflowres-stack/gyro_optimizer"
 
     theta_base: float = hyper(default=0.0, ge=0, lt=1)

@@ -58,11 +58,6 @@ class divide(Stage):
         eps = 1 / self.n_layers if self.eps is None else self.eps
         return {"shift": eps if self.d is None else self.d * eps}
 
-    @property
-    def elementwise(self) -> bool:  # type: ignore[override]
-        """Unless it looks at the shape."""
-        return self.eps is not None
-
     def update(self, update: Update, ctx: Context) -> Update:
         assert update.scale is not None
         shift = ctx["shift"] / math.sqrt(max(ctx.numel, 1)) if self.eps is None else ctx["shift"]

@@ -62,11 +62,6 @@ class lion_k(Stage):
                 "direction."
             )
 
-    @property
-    def elementwise(self) -> bool:  # type: ignore[override]
-        """Unless it looks at the shape."""
-        return self.kappa == 1 and not self.auto
-
     def update(self, update: Update, ctx: Context) -> Yields:
         kappa = (2.0 if len(ctx.shape) >= 4 else 1.0) if self.auto else self.kappa
         u = wide(update.value)
@@ -97,7 +92,6 @@ class stochastic_sign(Stage):
     ('lion_interpolate', 'stochastic_sign')
     """
 
-    random = True
     source = ADV_OPTM
 
     seed: int = static(default=0)
