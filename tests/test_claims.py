@@ -593,4 +593,4 @@ def test_all_ranks_and_dtypes_can_be_tried(name: str) -> None:
                 param = torch.zeros(shape, dtype=dtype)
                 found = CASES[name].chain.route("", param).traits(param)
                 assert not any("could not be traced" in why for why in found.mixed.values()), found.mixed
-                assert not found.exact or "promote" in " ".join(CASES[name].chain.names)
+                assert not found.exact or dtype == torch.float16 or "promote" in " ".join(CASES[name].chain.names)
