@@ -29,12 +29,12 @@ Ages: TypeAlias = "tuple[tuple[str, Any], ...]"
 
 def is_age(key: str) -> bool:
     """Whether an entry of a state is one of those above."""
-    return key.rpartition(".")[2] in (SINCE, UNTIL)
+    return str(key).rpartition(".")[2] in (SINCE, UNTIL)
 
 
 def ages_of(state: Mapping[str, Any]) -> Ages:
     """How many steps each stage has missed, as tensors."""
-    return tuple((key.rpartition(".")[0], state[key]) for key in state if key.rpartition(".")[2] == SINCE)
+    return tuple((key[: -len(SINCE) - 1], x) for key, x in state.items() if str(key).endswith(f".{SINCE}"))
 
 
 def own_count(step: Any, missed: Any) -> Any:

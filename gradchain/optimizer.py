@@ -46,7 +46,7 @@ from gradchain.program import Numbers, Program
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
-from gradchain.saved import read
+from gradchain.saved import check_pickled, read
 from gradchain.state import (
     LoadReport,
     chain_differences,
@@ -512,7 +512,7 @@ class Optimizer(torch.optim.Optimizer):
     def _seat(self, param: torch.Tensor, settings: Settings, name: str) -> Seat:
         """A parameter's seat: its state is made or completed where it is missing, and made anew before its first step."""
         program = self._routing.program(param, settings, name)
-        state = self.state[param]
+        state = self.state.setdefault(param, {})
         check_counted(state, name)
         if "step" not in state or (self._fresh.get(param) is state["step"] and self._unstepped(state["step"])):
             counter = state.get("step")
@@ -636,12 +636,17 @@ class Optimizer(torch.optim.Optimizer):
 
         With `strict` (default) a state dict of another chain is an error that explains the differences stage by stage.
         Without, slots that both have are kept bit for bit, missing ones start afresh, others are dropped. Returns the
-        report. On an error nothing has changed.
+        report. On an error nothing has changed, also if it is raised by a hook.
         """
+        with torch.inference_mode(False):  # what is made in inference mode could not be written outside
+            return self._load(state_dict, strict)
+
+    def _load(self, state_dict: Any, strict: bool) -> LoadReport:
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
             for hook in self._optimizer_load_state_dict_pre_hooks.values():
-                state_dict = hook(self, state_dict) or state_dict
+                changed = hook(self, state_dict)
+                state_dict = state_dict if changed is None else changed
         report = LoadReport()
         with explained():
             saved = read(state_dict, self.param_groups)
@@ -656,19 +661,20 @@ class Optimizer(torch.optim.Optimizer):
             finally:
                 if strict:  # another chain explains whatever else did not fit
                     check_clean(report, saved)
-        self._routing = Routing(self.chain)
-        self._checked.clear()
-        self._adopted.clear()
-        self._fresh.clear()
-        self._seats.clear()
-        self._standing = None  # it holds the old state
         if self.capturable:
             for param, state in states.items():
                 state.update({k: x.to(param.device) for k, x in state.items() if k == "step" or ages.is_age(k)})
         place_together(states.values())
-        self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
+        before = self.__dict__.copy()
+        self._routing, self._checked, self._adopted, self._fresh, self._seats = Routing(self.chain), {}, {}, {}, {}
+        self._standing = None  # it holds the old state
+        try:
+            self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
+            for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+                post_hook(self)
+        except BaseException:
+            self.__dict__.update(before)
+            raise
         return report
 
     def __getstate__(self) -> dict[str, Any]:
@@ -684,6 +690,8 @@ class Optimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), **kept, "fresh": fresh}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        check_pickled(state)
+        state = dict(state)
         fresh, nonfinite = state.pop("fresh", None), state.pop("nonfinite", ())
         super().__setstate__(state)
         if fresh is not None:  # unpickled or copied

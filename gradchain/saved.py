@@ -5,12 +5,11 @@ What passes is in the order of the optimizer that loads it, and has whole counts
 
 from __future__ import annotations
 
-import math
 import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import torch
 
@@ -66,6 +65,36 @@ def read(state_dict: object, groups: Sequence[Group]) -> Saved:
         if index not in content["state"]
     ]
     return result
+
+
+def check_pickled(state: object) -> None:
+    """Raise `StateError` unless this is what an optimizer is pickled as, or attributes to set."""
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):  # pyright: ignore
+        raise StateError(f"an optimizer is pickled as a dict of its attributes, and this is {described(state)}.")
+    content: dict[str, Any] = state  # pyright: ignore[reportUnknownVariableType]
+    if "fresh" not in content:
+        return
+    kinds = {
+        "chain": object,
+        "defaults": dict,
+        "state": Mapping,
+        "param_groups": list,
+        "fresh": list,
+        "nonfinite": tuple,
+    }
+    for name, kind in kinds.items():
+        if not isinstance(content.get(name), kind) or content[name] is None:
+            found = kind_of(content[name]) if name in content else "missing"
+            raise StateError(f"this is no pickle of a gradchain optimizer: its {name!r} is {found}.")
+    for group in content["param_groups"]:
+        members = group.get("params") if isinstance(group, dict) else None  # pyright: ignore
+        if not isinstance(members, list) or not all(isinstance(x, torch.Tensor) for x in members):  # pyright: ignore
+            raise StateError("this is no pickle of a gradchain optimizer: a group has no list of parameters.")
+    count = sum(len(group["params"]) for group in content["param_groups"])
+    if not all(isinstance(place, int) and 0 <= place < count for place in content["fresh"]):
+        raise StateError(
+            f"this is no pickle of a gradchain optimizer: its 'fresh' lists places beyond {count} parameters."
+        )
 
 
 def _had_state(content: Mapping[Any, Any]) -> list[Any]:
@@ -180,13 +209,13 @@ def fault_of_count(value: object) -> str | None:
     """Why something cannot be a count of steps; `None` if it can."""
     allowed = f"a count is a whole number from 0 to {LARGEST}"
     if isinstance(value, torch.Tensor):
-        if value.numel() != 1 or value.is_complex() or value.is_meta or value.dtype == torch.bool or value.is_quantized:
+        odd = value.is_complex() or value.is_meta or value.dtype == torch.bool or value.layout != torch.strided
+        if value.numel() != 1 or odd or value.is_quantized:
             return f"is {described(value)}; {allowed}"
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return f"is {kind_of(value)}; {allowed}"
-    number = float(value)
-    if not math.isfinite(number) or number != int(number) or not 0 <= number <= LARGEST:
+    if not 0 <= cast("float", value) <= LARGEST or not float(value).is_integer():
         return f"is {shown(value)}; {allowed}"
     return None
 

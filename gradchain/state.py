@@ -197,6 +197,11 @@ def fit_groups(
             group["disable"] = tuple(name for name in disable if name not in gone)
         routing.check(group, f"group {number} of the state dict: ")
         groups.append(group)
+    for _, _, key in routing.chain.bindings.shared:
+        if any(not torch.equal(group[key].cpu(), groups[0][key].cpu()) for group in groups):
+            raise StateError(
+                f"the groups of the state dict differ in {key}, a number that all parameters share. Nothing was loaded."
+            )
     return groups
 
 
@@ -210,7 +215,7 @@ def _fit_shared(
             report.reset.append(f"{where}: {key}")
         address, name = next((at, name) for at, name, its in routing.chain.bindings.shared if its == key)
         value = shared.checked(routing.chain[address], name, saved.get(key, fresh), f"{where} of the state dict: {key}")
-        group[key] = shared.as_number(value, device)
+        group[key] = shared.as_number(value, device).detach().clone()
 
 
 def fit_states(
@@ -248,6 +253,11 @@ def check_counted(state: object, name: str) -> None:
     what = f"the state of parameter {name or '(unnamed)'}"
     if not isinstance(state, dict):
         raise StateError(f"{what} is a dict, not {kind_of(state)}. Nothing was written.")
+    if "step" not in state and any("." in str(key) for key in state):  # pyright: ignore
+        raise StateError(
+            f"{what} has lost its 'step', its count of steps. Put it back, or empty the state to start it afresh. Nothing "
+            "was written."
+        )
     count: Any = state.get("step", 0)  # pyright: ignore[reportUnknownMemberType]
     if isinstance(count, torch.Tensor) and count.device.type != "cpu":
         return  # nobody can tell without waiting

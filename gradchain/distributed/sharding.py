@@ -126,7 +126,7 @@ def take(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
     """A tensor like `target` in dtype and layout, with the values of `source`, which may be laid out otherwise."""
     if not is_distributed(target):
         whole = cast("Any", source).full_tensor() if is_distributed(source) else source
-        return torch.empty_like(target).copy_(whole)
+        return torch.empty_like(target).copy_(whole.detach())
     like = cast("Any", target)
     if not is_distributed(source):
         rows = Shard.of(target).cut(source.to(like.device))

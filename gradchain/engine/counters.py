@@ -18,8 +18,8 @@ def counter_of(state: dict[str, Any], device: torch.device | None = None) -> tor
     counter = state["step"]
     if not isinstance(counter, torch.Tensor):
         counter = state["step"] = torch.tensor(int(counter), dtype=COUNTER, device=device)
-    elif counter.dtype != COUNTER:
-        counter = state["step"] = counter.to(COUNTER)
+    elif counter.dtype != COUNTER or counter.ndim != 0:
+        counter = state["step"] = counter.to(COUNTER).reshape(())
     return counter
 
 
