@@ -187,7 +187,7 @@ def _try_tensors(
 ) -> bool:
     """See whether a stage looks at hyperparameters: with tensors for numbers it cannot, without being noticed.
 
-    Returns whether noise is drawn: a scalar in half precision times a number that is a tensor is no longer in half precision.
+    Returns whether noise is drawn: a scalar in half precision is no longer, once multiplied by a tensor.
     """
     watching = Watching(program, dtype)
     watching.watch.tensor_numbers = True
