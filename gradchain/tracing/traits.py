@@ -127,7 +127,7 @@ def _examined(program: Program, dtype: torch.dtype, small: torch.Size) -> Traits
     except Exception as error:  # it wants another shape than a small one; if not, the step will say so
         return _unknown(program, error)
     deeds, watch, drawn = watching.deeds, watching.watch, watching.watch.drawn
-    _try_tensors(program, dtype, small, numbers[2], deeds)
+    drawn = _try_tensors(program, dtype, small, numbers[2], deeds) or drawn
     if not any(deed.mixes or deed.shapes for deed in deeds.values()):
         compare(program, dtype, len(small), numbers[2], deeds)
     check_claims(program, deeds, watch.storages)
@@ -184,14 +184,19 @@ def _widened(known: Traits, program: Program, dtype: torch.dtype, shape: torch.S
 
 def _try_tensors(
     program: Program, dtype: torch.dtype, small: torch.Size, numbers: Numbers, deeds: Mapping[str, Deeds]
-) -> None:
-    """See whether a stage looks at hyperparameters: with tensors for numbers it cannot, without being noticed."""
+) -> bool:
+    """See whether a stage looks at hyperparameters: with tensors for numbers it cannot, without being noticed.
+
+    Returns whether noise is drawn: a scalar in half precision is no longer, once multiplied by a tensor.
+    """
     watching = Watching(program, dtype)
     watching.watch.tensor_numbers = True
     try:
         watching.run(small, {2: as_tensors(numbers)})
     except (Branched, Exception):
-        deeds[watching.watch.last.partition(".")[0]].numeric = True
+        at_work = watching.watch.last.partition(".")[0] or program.stages[0][0]
+        deeds[at_work].numeric = True
+    return watching.watch.drawn
 
 
 def _quietly(program: Program, dtype: torch.dtype, small: torch.Size) -> Traits:
