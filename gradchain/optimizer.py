@@ -208,6 +208,7 @@ class Optimizer(torch.optim.Optimizer):
             self.param_groups.pop()
             raise
 
+    @torch.inference_mode(False)
     def _take_up(self, group: dict[str, Any]) -> None:
         """Check the parameters of a new group and make their state."""
         advice: dict[str, None] = {}
