@@ -74,7 +74,9 @@ def check_targets(works: Sequence[Work], memory: dict[str, Any]) -> None:
         ParameterError, StateError: a parameter or a slot is an inference tensor, has elements that share memory, or
             shares memory with another parameter or slot.
     """
-    places = [torch.is_inference_mode_enabled(), *((x.data_ptr(), x.stride()) for w in works for _, x in _targets(w))]
+    # Whoever puts another tensor into a state gives its parameter a new seat.
+    owners = [(id(work.seat), work.owner.data_ptr(), work.owner.stride()) for work in works]
+    places = (torch.is_inference_mode_enabled(), owners)
     if memory.get("places") == places:
         return
     spans: list[tuple[int, int, Work, str | None, torch.Tensor]] = []
