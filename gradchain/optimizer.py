@@ -46,18 +46,18 @@ from gradchain.program import Numbers, Program
 from gradchain.roles import Rule, assign, check_matched, roles_of
 from gradchain.routes_table import Route, routing_table
 from gradchain.routing import Routing, Settings, parameter_names, stage_names
-from gradchain.saved import check_pickled, read
+from gradchain.saved import Saved, check_pickled, read
+from gradchain.saved_groups import fit_groups
 from gradchain.state import (
     LoadReport,
-    chain_differences,
     check_clean,
     check_counted,
     check_held,
     check_whole,
     explained,
-    fit_groups,
     fit_states,
 )
+from gradchain.structure import chain_differences
 from gradchain.telemetry import Recorded, Telemetry
 from gradchain.tracing import sharing
 from gradchain.untraced import untraced
@@ -620,7 +620,7 @@ class Optimizer(torch.optim.Optimizer):
         The latter tells a parameter that was frozen from one whose state was lost.
         """
         saved = super().state_dict()
-        saved["with_state"] = [index for index in saved["state"] if not isinstance(index, torch.Tensor)]
+        saved["with_state"] = [index for index, state in saved["state"].items() if isinstance(index, int) and state]
         if (config := self._config()) is not None:
             saved["chain"] = config
         return saved
@@ -636,47 +636,60 @@ class Optimizer(torch.optim.Optimizer):
         """Take over a state dict. Every slot keeps its dtype; hyperparameters come from the saved groups.
 
         With `strict` (default) a state dict of another chain is an error that explains the differences stage by stage.
-        Without, slots that both have are kept bit for bit, missing ones start afresh, others are dropped. Returns the
-        report. On an error nothing has changed, also if it is raised by a hook.
-        """
-        with torch.inference_mode(False):  # what is made in inference mode could not be written outside
-            return self._load(state_dict, strict)
+        Without, slots that both have are kept bit for bit, those that are missing or do not fit start afresh, others are
+        dropped, and what a group has to have keeps its value here. Returns the report.
 
-    def _load(self, state_dict: Any, strict: bool) -> LoadReport:
+        Raises:
+            StateError: it does not fit; or, whatever `strict`, it is no optimizer's or one of other groups.
+
+        On an error nothing has changed, nor if a hook raises: a post hook sees the new state, which is then taken back.
+        """
         if isinstance(state_dict, Mapping):
             state_dict = dict(state_dict)
             for hook in self._optimizer_load_state_dict_pre_hooks.values():
-                changed = hook(self, state_dict)
-                state_dict = state_dict if changed is None else changed
+                replaced = hook(self, state_dict)
+                state_dict = state_dict if replaced is None else replaced
         report = LoadReport()
-        with explained():
+        with explained(), torch.inference_mode(False), torch.no_grad():
             saved = read(state_dict, self.param_groups)
             if strict:
                 check_whole(saved)
-            report.differences += saved.faults
-            if (config := self._config()) is not None:
-                report.differences += chain_differences(saved.chain, config)
-            try:
-                groups = fit_groups(self._routing, saved.groups, self.param_groups, report, strict)
-                states = fit_states(self._routing, saved, groups, report)
-            finally:
-                if strict:  # another chain explains whatever else did not fit
-                    check_clean(report, saved)
+            groups, states = self._fit(saved, "chain" in state_dict, report)
+            if strict:
+                check_clean(report, saved)
+        before = self.__dict__.copy()
+        try:
+            self._install(groups, states)
+            for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+                post_hook(self)
+        except BaseException:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+        return report
+
+    def _fit(
+        self, saved: Saved, has_chain: bool, report: LoadReport
+    ) -> tuple[list[dict[str, Any]], dict[torch.Tensor, dict[str, Any]]]:
+        """The groups and states of a state dict in the form that they have here; nothing is written."""
+        stages = chain_differences(saved.chain, self._config()) if has_chain else []
+        report.differences += [*saved.faults, *stages]
+        report.another_chain = bool(stages)
+        known = {*self.defaults, *_FOREIGN, *shared.keys(self.chain)}
+        groups = fit_groups(self._routing, saved.groups, self.param_groups, known, report)
+        states = fit_states(self._routing, saved, groups, report)
         if self.capturable:
             for param, state in states.items():
                 state.update({k: x.to(param.device) for k, x in state.items() if k == "step" or ages.is_age(k)})
         place_together(states.values())
-        before = self.__dict__.copy()
-        self._routing, self._checked, self._adopted, self._fresh, self._seats = Routing(self.chain), {}, {}, {}, {}
+        return groups, states
+
+    def _install(self, groups: list[dict[str, Any]], states: dict[torch.Tensor, dict[str, Any]]) -> None:
+        """Exchange groups and states, and forget what was known of the old ones; these stay as they are."""
+        self._routing = Routing(self.chain)
+        self._checked, self._adopted, self._fresh, self._seats, self._settings = {}, {}, {}, {}, {}
         self._standing = None  # it holds the old state
-        try:
-            self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
-            for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-                post_hook(self)
-        except BaseException:
-            self.__dict__.update(before)
-            raise
-        return report
+        self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
 
     def __getstate__(self) -> dict[str, Any]:
         kept = {
@@ -691,10 +704,9 @@ class Optimizer(torch.optim.Optimizer):
         return {**super().__getstate__(), **kept, "fresh": fresh}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        check_pickled(state)
-        state = dict(state)
-        fresh, nonfinite = state.pop("fresh", None), state.pop("nonfinite", ())
-        super().__setstate__(state)
+        held = check_pickled(state, Chain, whole="chain" not in self.__dict__)
+        fresh, nonfinite = held.pop("fresh", None), held.pop("nonfinite", ())
+        super().__setstate__(held)
         if fresh is not None:  # unpickled or copied
             self._routing, self._checked, self._adopted, self._memory = Routing(self.chain), {}, {}, {}
             self._guard = Guard(*nonfinite)

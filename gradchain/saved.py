@@ -5,6 +5,7 @@ What passes is in the order of the optimizer that loads it, and has whole counts
 
 from __future__ import annotations
 
+import math
 import numbers
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import Any, TypeAlias, cast
 
 import torch
 
+from gradchain.distributed.sharding import is_distributed
 from gradchain.errors import StateError, kind_of, shown
 
 Group: TypeAlias = "Mapping[str, Any]"
@@ -33,7 +35,7 @@ class Saved:
     """With `params` in the order of the loading optimizer."""
     states: dict[Any, Mapping[str, Any]]
     """Those of its parameters that can be used, by the indices in the groups."""
-    chain: Mapping[str, Any] | None
+    chain: Any
     faults: list[str] = field(default_factory=list[str])
 
 
@@ -57,44 +59,16 @@ def read(state_dict: object, groups: Sequence[Group]) -> Saved:
             zip(old["params"], own.get("param_names") or [""] * len(old["params"]))
         )
     }
-    result = Saved(saved, {}, _chain(content.get("chain")))
+    result = Saved(saved, {}, content.get("chain"))
+    strange = [key for key in content if not isinstance(key, str)]
+    result.faults += [f"it has the entry {shown(key)}, whose name is no string" for key in strange]
     _take_states(_mapping(content["state"], "its 'state'"), names, result)
     result.faults += [
         f"the state of {names.get(index, shown(index))} was saved, and is not there"
         for index in _had_state(content)
-        if index not in content["state"]
+        if index not in content["state"] or _is_empty(content["state"][index])
     ]
     return result
-
-
-def check_pickled(state: object) -> None:
-    """Raise `StateError` unless this is what an optimizer is pickled as, or attributes to set."""
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):  # pyright: ignore
-        raise StateError(f"an optimizer is pickled as a dict of its attributes, and this is {described(state)}.")
-    content: dict[str, Any] = state  # pyright: ignore[reportUnknownVariableType]
-    if "fresh" not in content:
-        return
-    kinds = {
-        "chain": object,
-        "defaults": dict,
-        "state": Mapping,
-        "param_groups": list,
-        "fresh": list,
-        "nonfinite": tuple,
-    }
-    for name, kind in kinds.items():
-        if not isinstance(content.get(name), kind) or content[name] is None:
-            found = kind_of(content[name]) if name in content else "missing"
-            raise StateError(f"this is no pickle of a gradchain optimizer: its {name!r} is {found}.")
-    for group in content["param_groups"]:
-        members = group.get("params") if isinstance(group, dict) else None  # pyright: ignore
-        if not isinstance(members, list) or not all(isinstance(x, torch.Tensor) for x in members):  # pyright: ignore
-            raise StateError("this is no pickle of a gradchain optimizer: a group has no list of parameters.")
-    count = sum(len(group["params"]) for group in content["param_groups"])
-    if not all(isinstance(place, int) and 0 <= place < count for place in content["fresh"]):
-        raise StateError(
-            f"this is no pickle of a gradchain optimizer: its 'fresh' lists places beyond {count} parameters."
-        )
 
 
 def _had_state(content: Mapping[Any, Any]) -> list[Any]:
@@ -133,9 +107,10 @@ def _groups(value: object) -> list[Group]:
             seen[index] = number
         names = group.get("param_names")
         if names is not None and not (
-            isinstance(names, (list, tuple)) and len(names) == len(params) and all(isinstance(n, str) for n in names)  # pyright: ignore
+            isinstance(names, (list, tuple))
+            and len(names) == len(params) == len({n for n in names if isinstance(n, str)})  # pyright: ignore
         ):
-            raise StateError(f"{where}: 'param_names' is not a list of {len(params)} names; {NOTHING}.")  # pyright: ignore
+            raise StateError(f"{where}: 'param_names' is not a list of {len(params)} names, each once; {NOTHING}.")  # pyright: ignore
         groups.append(group)
     return groups
 
@@ -178,10 +153,8 @@ def bare(name: str) -> str:
     return _WRAPPERS.sub("", name)
 
 
-def _chain(value: object) -> Mapping[str, Any] | None:
-    if value is not None and not isinstance(value, Mapping):
-        raise StateError(f"its 'chain' is the config of a chain, a dict, and not {kind_of(value)}; {NOTHING}.")
-    return value  # pyright: ignore[reportUnknownVariableType]
+def _is_empty(state: object) -> bool:
+    return isinstance(state, Mapping) and not state
 
 
 def _take_states(states: Mapping[Any, Any], names: Mapping[Any, str], result: Saved) -> None:
@@ -193,6 +166,8 @@ def _take_states(states: Mapping[Any, Any], names: Mapping[Any, str], result: Sa
                 f"there is state for parameter {shown(index)}, which no group lists (they list {listed}): indices that went "
                 "through JSON are strings, and have to be made integers again"
             )
+        elif _is_empty(state):
+            continue  # someone has looked for the state of a parameter that has none
         elif not isinstance(state, Mapping):
             result.faults.append(f"the state of {names[index]} is a dict, not {kind_of(state)}")
         elif strange := [key for key in state if not isinstance(key, str)]:  # pyright: ignore
@@ -220,6 +195,28 @@ def fault_of_count(value: object) -> str | None:
     return None
 
 
+def number_of(value: object) -> float | None:
+    """A real number, or that of a tensor of one element; `None` if it is neither. Waits for the tensor's device."""
+    if is_distributed(value):
+        value = cast("Any", value).full_tensor()
+    if isinstance(value, torch.Tensor):
+        plain = _is_plain(value) and value.numel() == 1 and value.dtype != torch.bool
+        value = value.item() if plain else None
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    number: Any = value
+    try:
+        return number if isinstance(number, int) and abs(number) <= LARGEST else float(number)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf if number > 0 else -math.inf
+
+
+def _is_plain(value: torch.Tensor) -> bool:
+    """Whether a tensor holds real numbers that can be read."""
+    odd = value.is_meta or value.is_quantized or value.is_nested or value.is_complex()
+    return not odd and value.layout == torch.strided
+
+
 # What to call things in messages.
 
 
@@ -235,3 +232,36 @@ def described(value: object) -> str:
 
 def shown_few(values: Sequence[Any], show: Callable[[Any], str] = shown) -> str:
     return ", ".join(map(show, values[:5])) + (f" and {len(values) - 5} more" if len(values) > 5 else "") or "none"
+
+
+# Pickles.
+
+
+def check_pickled(state: object, chain: type, whole: bool) -> dict[str, Any]:
+    """The attributes of a pickled or copied optimizer, of one as a `whole` or some; a `StateError` if they are not such."""
+    if not isinstance(state, Mapping) or not all(isinstance(key, str) for key in cast("Any", state)):
+        raise StateError(f"an optimizer is restored from the dict of its attributes, not from {shown(state)}.")
+    held = dict(cast("Mapping[str, Any]", state))
+    kinds: dict[str, Any] = {"chain": chain, "defaults": dict, "state": dict, "param_groups": list, "fresh": list}
+    kinds |= {"capturable": bool, "compile": (bool, str), "_partition": object, "nonfinite": tuple}
+    for key, kind in kinds.items():
+        if key not in held and (whole or (key == "param_groups" and "fresh" in held)):
+            raise StateError(f"an optimizer cannot be restored without {key}. Nothing has changed.")
+        if key in held and not isinstance(held[key], kind):
+            raise StateError(f"an optimizer cannot be restored: {key} is {shown(held[key])}. Nothing has changed.")
+    count = 0
+    for number, group in enumerate(held.get("param_groups", ())):
+        params = group.get("params") if isinstance(group, dict) else None
+        if not isinstance(params, list) or not all(isinstance(x, torch.Tensor) for x in params):
+            raise StateError(
+                f"an optimizer cannot be restored: group {number} is {shown(group)}; it should be a dict with a list "
+                f"of parameters. Nothing has changed."
+            )
+        count += len(params)
+    for param, slots in held.get("state", {}).items():
+        if isinstance(param, torch.Tensor) and not isinstance(slots, dict):
+            raise StateError(f"an optimizer cannot be restored: a state is {shown(slots)}. Nothing has changed.")
+    for index in held.get("fresh", ()):
+        if not isinstance(index, int) or not 0 <= index < count:
+            raise StateError(f"an optimizer cannot be restored: fresh holds {shown(index)}. Nothing has changed.")
+    return held

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gradchain import ages, registry, shared
+from gradchain import ages
 from gradchain.ages import is_age
 from gradchain.distributed.initial import expected, initial_state
 from gradchain.distributed.sharding import take
@@ -19,8 +18,11 @@ from gradchain.engine.counters import COUNTER
 from gradchain.errors import GradchainError, StateError, kind_of
 from gradchain.fields import DTYPES
 from gradchain.program import Program
-from gradchain.routing import Routing, Settings, parameter_names, stage_names
+from gradchain.routing import Routing, Settings, parameter_names
 from gradchain.saved import Saved, described, fault_of_count, shown_few
+
+SHOWN, WIDTH = 20, 500
+"""How many lines of a report an error shows, and how many characters of each."""
 
 
 @dataclass
@@ -31,6 +33,8 @@ class LoadReport:
     reset: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     differences: list[str] = field(default_factory=list)
+    another_chain: bool = False
+    """Whether stages differ: then so do their hyperparameters, and need not be listed."""
 
     def __str__(self) -> str:
         lines = list(self.differences)
@@ -43,48 +47,6 @@ class LoadReport:
         return not (self.reset or self.dropped or self.differences)
 
 
-def chain_differences(saved: Mapping[str, Any] | None, current: Mapping[str, Any]) -> list[str]:
-    """The stages in which two configs differ in structure; hyperparameters travel in the groups and do not count."""
-    if saved is None:
-        return []
-    try:
-        old, new = _structure(saved), _structure(current)
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
-        return ["its 'chain' is damaged: it is not what to_config() of a chain makes"]
-    lines = [f"stage {name} of the state dict is not in this chain" for name in old if name not in new]
-    lines += [f"stage {name} of this chain is not in the state dict" for name in new if name not in old]
-    for name in old:
-        if name in new and old[name] != new[name]:
-            changed = sorted(
-                option for option in {*old[name], *new[name]} if old[name].get(option) != new[name].get(option)
-            )
-            lines += [
-                f"stage {name}: {option} was {old[name].get(option)!r}, is {new[name].get(option)!r}"
-                for option in changed
-            ]
-    return lines
-
-
-def _structure(config: Mapping[str, Any], prefix: str = "") -> dict[str, dict[str, Any]]:
-    """The static options of each stage, by address."""
-    result: dict[str, dict[str, Any]] = {}
-    for item in config.get("stages", ()):
-        if "partition" in item:
-            for label, stages in item["branches"].items():
-                result |= _structure({"stages": stages}, f"{prefix}{label}/")
-            continue
-        known = registry.stages().get(item["stage"])
-        dynamic = known.dynamic_fields() if known is not None else {}
-        result[prefix + (item.get("name") or item["stage"])] = {
-            key: _normal(value) for key, value in item.items() if key not in dynamic and key != "keys"
-        }
-    return result
-
-
-def _normal(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
 def fit_slots(
     saved: Mapping[str, Any],
     wanted: Mapping[str, torch.Tensor],
@@ -95,26 +57,21 @@ def fit_slots(
     """The state of one parameter: saved slots where they fit, fresh ones where they are missing.
 
     `wanted` are tensors of the right form, `make` gives those before the first step. What a stage keeps is taken over as a
-    whole or not at all: what starts afresh is counted afresh. Shapes must agree, unless the state dict is known to be of
-    another chain: then what does not fit starts afresh. Every slot keeps the dtype that it was saved in if its storage
-    still uses that dtype.
+    whole or not at all: what starts afresh is counted afresh, and so is what does not fit. Every slot keeps the dtype that
+    it was saved in if its storage still uses that dtype.
     """
     result: dict[str, Any] = {}
-    another_chain = bool(report.differences)
     initial: Mapping[str, torch.Tensor] = {}
     held = _whole_slots(saved)
     anew: dict[str, None] = {}
     for slot, names in _whole_slots(wanted).items():
         foreign = set(held.get(slot, ())) - set(names)  # the parts of another storage
-        wrong = [name for name in names if saved.get(name) is not None and not _fits(saved[name], wanted[name])]
-        if wrong and not another_chain:
-            raise StateError(
-                f"{parameter}: slot {wrong[0]} is {described(saved[wrong[0]])} in the state dict, and "
-                f"{described(wanted[wrong[0]])} here. The state belongs to a model of other shapes, or was converted on "
-                "its way; or an earlier gradchain kept this slot otherwise (the anchors int8 and int4, prodigy's s and p0): "
-                "then drop the slot from the state dict and pass strict=False. Nothing was loaded."
-            )
-        if wrong or foreign or any(saved.get(other) is None for other in names):
+        wrong = [name for name in names if name in saved and not _fits(saved[name], wanted[name])]
+        report.differences += [
+            f"{parameter}: slot {name} is {described(saved[name])} in the state dict, and {described(wanted[name])} here"
+            for name in wrong
+        ]
+        if wrong or foreign or any(other not in saved for other in names):
             anew[slot[0]] = None
     for names in _whole_slots(wanted).values():
         for name in names:
@@ -150,72 +107,9 @@ def _fits(value: Any, fresh: torch.Tensor) -> bool:
     """Whether a saved tensor can be taken for a fresh one: numbers for numbers, codes for the same codes."""
     if not isinstance(value, torch.Tensor) or value.shape != fresh.shape:
         return False
-    if value.layout != torch.strided or (value.is_meta and not fresh.is_meta):
+    if value.layout != torch.strided or value.is_nested or value.is_quantized or (value.is_meta and not fresh.is_meta):
         return False
     return value.dtype == fresh.dtype or {value.dtype, fresh.dtype} <= set(DTYPES.values())
-
-
-def fit_groups(
-    routing: Routing,
-    saved: Sequence[Mapping[str, Any]],
-    current: Sequence[Mapping[str, Any]],
-    report: LoadReport,
-    strict: bool,
-) -> list[dict[str, Any]]:
-    """The saved groups with this optimizer's parameters, checked."""
-    groups: list[dict[str, Any]] = []
-    explained = bool(report.differences)  # stages that differ have other hyperparameters
-    for number, (old, own) in enumerate(zip(saved, current)):
-        taken = {key: value for key, value in old.items() if key not in ("params", "param_names")}
-        report.differences += [
-            f"group {number}: hyperparameter {key!r} is not in the state dict"
-            for key in routing.chain.hyperparameters
-            if key not in taken and not explained
-        ]
-        group = {**own, **copy.deepcopy(taken)}
-        for key, value in own.items():
-            if not isinstance(value, tuple) or key not in routing.chain.hyperparameters:
-                continue
-            if not isinstance(group[key], (tuple, list)):
-                raise StateError(
-                    f"group {number} of the state dict: {key} is {described(group[key])}, and has to be {len(value)} "
-                    "numbers. Nothing was loaded."
-                )
-            if len(group[key]) < len(value):  # more are those of stages that are not here
-                report.differences.append(f"group {number}: {key} has {len(group[key])} entries in the state dict")
-            taken_over = (*group[key][: len(value)], *value[len(group[key]) :])
-            needed = {b.index for b in routing.chain.bindings.bindings if b.key == key and not b.spec.optional}
-            absent = [a is None and at in needed for at, a in enumerate(taken_over)]  # no stage there had it
-            if any(absent):
-                report.differences.append(f"group {number}: {key}[{absent.index(True)}] is None in the state dict")
-            group[key] = tuple(b if gone else a for gone, a, b in zip(absent, taken_over, value))
-        _fit_shared(routing, group, taken, f"group {number}", report)
-        disable = stage_names(group["disable"])
-        gone = [name for name in disable if name not in routing.chain]
-        if gone and not strict:
-            report.differences.append(f"group {number}: disable names {gone[0]}, which this chain does not have")
-            group["disable"] = tuple(name for name in disable if name not in gone)
-        routing.check(group, f"group {number} of the state dict: ")
-        groups.append(group)
-    for _, _, key in routing.chain.bindings.shared:
-        if any(not torch.equal(group[key].cpu(), groups[0][key].cpu()) for group in groups):
-            raise StateError(
-                f"the groups of the state dict differ in {key}, a number that all parameters share. Nothing was loaded."
-            )
-    return groups
-
-
-def _fit_shared(
-    routing: Routing, group: dict[str, Any], saved: Mapping[str, Any], where: str, report: LoadReport
-) -> None:
-    """The shared numbers of a group: the saved ones, or those before the first step."""
-    device = shared.device_of(group["params"])
-    for key, fresh in shared.initial(routing.chain, group, device).items():
-        if key not in saved:
-            report.reset.append(f"{where}: {key}")
-        address, name = next((at, name) for at, name, its in routing.chain.bindings.shared if its == key)
-        value = shared.checked(routing.chain[address], name, saved.get(key, fresh), f"{where} of the state dict: {key}")
-        group[key] = shared.as_number(value, device).detach().clone()
 
 
 def fit_states(
@@ -308,7 +202,10 @@ def check_clean(report: LoadReport, saved: Saved) -> None:
     """Raise unless everything was taken over as it is."""
     if not report.clean:
         origin = "" if saved.chain is not None else "It names no chain: another optimizer than gradchain's saved it.\n"
+        lines = [line if len(line) <= WIDTH else f"{line[:WIDTH]}..." for line in str(report).splitlines()]
+        if len(lines) > SHOWN:
+            lines[SHOWN:] = [f"... and {len(lines) - SHOWN} more"]
         raise StateError(
-            f"the state dict does not belong to this chain; nothing was loaded.\n{origin}{report}\n"
+            f"the state dict does not belong to this chain; nothing was loaded.\n{origin}" + "\n".join(lines) + "\n"
             "Build the same chain, or pass strict=False to keep what fits."
         )
