@@ -675,8 +675,7 @@ class Optimizer(torch.optim.Optimizer):
         stages = chain_differences(saved.chain, self._config()) if has_chain else []
         report.differences += [*saved.faults, *stages]
         report.another_chain = bool(stages)
-        known = {*self.defaults, *_FOREIGN, *shared.keys(self.chain)}
-        groups = fit_groups(self._routing, saved.groups, self.param_groups, known, report)
+        groups = fit_groups(self._routing, saved.groups, self.param_groups, report)
         states = fit_states(self._routing, saved, groups, report)
         if self.capturable:
             for param, state in states.items():

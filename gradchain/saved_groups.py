@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
 
 from gradchain import shared
-from gradchain.errors import GradchainError, nearest
+from gradchain.errors import GradchainError
 from gradchain.errors import shown as described
 from gradchain.routing import Routing, Settings, parameter_names
 from gradchain.saved import number_of
@@ -22,7 +22,6 @@ def fit_groups(
     routing: Routing,
     saved: Sequence[Group],
     current: Sequence[Group],
-    known: Container[str],
     report: LoadReport,
 ) -> list[dict[str, Any]]:
     """The saved groups with this optimizer's parameters; what no stage can use is reported and stays as it is here."""
@@ -30,7 +29,7 @@ def fit_groups(
     numbers: dict[str, float] = {}
     for number, (old, own) in enumerate(zip(saved, current)):
         where = f"group {number}"
-        taken = _entries(old, own, known, where, report)
+        taken = _entries(old, where, report)
         wanted = [*routing.chain.hyperparameters, "role", "maximize", "telemetry"]
         wanted += ["disable"] if own["disable"] else []  # torch.distributed.checkpoint loses what is empty
         report.differences += [
@@ -52,17 +51,11 @@ def fit_groups(
     return groups
 
 
-def _entries(old: Group, own: Group, known: Container[str], where: str, report: LoadReport) -> dict[str, Any]:
+def _entries(old: Group, where: str, report: LoadReport) -> dict[str, Any]:
     """Copies of the entries of a saved group that belong here."""
     taken: dict[str, Any] = {}
     for key, value in old.items():
         if key in ("params", "param_names"):
-            continue
-        if key not in known and key not in own:
-            hint = nearest(key, own) if isinstance(key, str) else ""
-            report.differences.append(
-                f"{where}: {described(key)} is no entry of a group of this optimizer. {hint}".strip()
-            )
             continue
         try:
             taken[key] = _copied(value)

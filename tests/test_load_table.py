@@ -335,7 +335,6 @@ LOCAL: dict[str, tuple[Spoil, list[str]]] = {
     "roles too many": (at(*GROUP, "role", to=("vector", None, None)), ["group 0", "role"]),
     "roles too few": (at(*GROUP, "role", to=["vector"]), ["group 0", "role"]),
     "no role": (without(*GROUP, "role"), ["group 0", "role"]),
-    "a group entry too many": (at(*GROUP, to=lambda x: {**x, "lrr": 1}), ["group 0", "'lrr'", "Did you mean 'lr'"]),
 }  # fmt: skip
 """What `strict=False` drops or starts afresh."""
 
