@@ -115,6 +115,10 @@ def kind_of(value: object) -> str:
     return "None" if value is None else f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
 
+LISTED = 50
+"""How many known names a message lists."""
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A sentence that helps someone who mistyped `name`: the closest known names, or all of them.
 
@@ -127,4 +131,5 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = close or difflib.get_close_matches(name, options, n=3, cutoff=0.5)
     if close:
         return "Did you mean " + " or ".join(repr(option) for option in close) + "?"
-    return "Known: " + (", ".join(options) or "none") + "."
+    rest = f" and {len(options) - LISTED} more" if len(options) > LISTED else ""
+    return "Known: " + (", ".join(options[:LISTED]) or "none") + rest + "."

@@ -149,7 +149,7 @@ STAGES: dict[str, Row] = {
     "two directions": (lambda: gradchain.stateless(lambda a, b: a), ["`*`"]),
     "returns a number": (lambda: stepped(lambda value: 3), ["an int"]),
     "returns none": (lambda: stepped(lambda value: None), ["None"]),
-    "returns an array": (lambda: stepped(lambda value: value.numpy()), ["ndarray"]),
+    "returns an array": (lambda: stepped(lambda value: value.numpy()), ["numpy"]),
     "returns integers": (lambda: stepped(lambda value: value.long()), ["torch.int64"]),
     "returns complex": (lambda: stepped(lambda value: value * 1j), ["complex"]),
     "returns a sum": (lambda: stepped(lambda value: value.sum()), ["shape"]),
