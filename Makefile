@@ -22,7 +22,7 @@ parity: $(STAMP)  ## against reference trajectories and the published packages, 
 	$(BIN)/pytest tests/parity -m "" -n 2
 
 check: $(STAMP)  ## that every stage and option of every recipe matters, and every storage under every recipe
-	$(BIN)/pytest -m "slow or not slow" tests/test_liveness.py tests/test_product.py -n 2
+	$(BIN)/pytest -m "slow or not slow" tests/test_audit.py tests/test_product.py -n 2
 
 fuzz: $(STAMP)  ## 10,000 random chains, others every time
 	FUZZ=10000 $(BIN)/pytest tests/fuzz

@@ -9,10 +9,11 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-from gradchain import registry
-from gradchain.chain import Chain
+from gradchain._chain import registry
+from gradchain._chain.chain import Chain
+from gradchain._chain.recipes import find_recipe, recipe_names
+from gradchain._chain.show import HEADER, stage_row
 from gradchain.errors import GradchainError, OptionError, shown
-from gradchain.table import HEADER, stage_row
 
 try:
     import typer
@@ -47,8 +48,8 @@ def list_command() -> None:
     """All recipes and transforms."""
     with _one_line_errors():
         recipes = _table("recipe", "what it is", "source")
-        for name in registry.recipe_names():
-            recipe = registry.find_recipe(name)
+        for name in recipe_names():
+            recipe = find_recipe(name)
             _add(recipes, name, recipe.summary, recipe.source)
         transforms = _table("transform", "what it does")
         for name, stage in registry.stages().items():
@@ -133,11 +134,11 @@ def ablate(
 def check(recipe: RecipeArgument, option: OptionOption = None) -> None:
     """Find stages, hyperparameters and options that change nothing. Exits with 1 if there are any."""
     with _one_line_errors():
-        from gradchain import liveness
+        from gradchain import audit
 
         with _progress_bar() as watch:
-            report = liveness.check(recipe, watch=watch, **_options(option))
-        table = _table(*liveness.HEADER)
+            report = audit.check(recipe, watch=watch, **_options(option))
+        table = _table(*audit.HEADER)
         for found in report.findings:
             _add(table, *found.cells)
         _console().print(table)
@@ -160,8 +161,8 @@ def _show_table(recipe: str, chain: Chain) -> None:
     for address, stage in chain.addressed:
         _add(table, *stage_row(address, stage), stage.source)
     console = _console()
-    if recipe in registry.recipe_names():
-        known = registry.find_recipe(recipe)
+    if recipe in recipe_names():
+        known = find_recipe(recipe)
         console.print(Text(f"{recipe}: {known.summary}\nSource: {known.source}\n"))
     console.print(table)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from types import ModuleType
 
-from gradchain.registry import recipe_names
+from gradchain._chain.recipes import recipe_names
 
 from .adams import adams as adams
 from .adv_optm import adv_adamw as adv_adamw

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from gradchain import transforms as t
-from gradchain.chain import Chain, chain
-from gradchain.partition import partition
-from gradchain.registry import register_recipe
+from gradchain._chain.chain import Chain, chain
+from gradchain._chain.partition import partition
+from gradchain._chain.recipes import register_recipe
 from gradchain.transforms.spectral import matrix_or_vector
 
 

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 
 from gradchain import transforms as t
-from gradchain.chain import Chain, chain
+from gradchain._chain.chain import Chain, chain
+from gradchain._chain.partition import partition
+from gradchain._chain.recipes import register_recipe
+from gradchain._chain.registry import label_function
 from gradchain.errors import OptionError, shown
-from gradchain.partition import partition
-from gradchain.registry import label_function, register_recipe
 
 SOURCE = "adv_optm 2.5.16, pypi.org/project/adv-optm"
 

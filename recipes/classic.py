@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from gradchain import transforms as t
-from gradchain.chain import Chain, chain
-from gradchain.registry import register_recipe
+from gradchain._chain.chain import Chain, chain
+from gradchain._chain.recipes import register_recipe
 
 
 @register_recipe("adamw", source="arXiv:1711.05101, torch.optim.AdamW")

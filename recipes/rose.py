@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gradchain import transforms as t
-from gradchain.chain import Chain, chain
-from gradchain.registry import register_recipe
+from gradchain._chain.chain import Chain, chain
+from gradchain._chain.recipes import register_recipe
 
 SOURCE = "Rose (Kieren, 2026), doi:10.5281/zenodo.19589765"
 

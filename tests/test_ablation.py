@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain import ablation, registry
+from gradchain import ablation
+from gradchain._chain import recipes
 from gradchain.ablation import run as run_module
 from gradchain.ablation import study as study_module
 
@@ -343,7 +344,7 @@ class TestOwn:
     """What users bring along."""
 
     def test_a_registered_recipe(self, monkeypatch):
-        monkeypatch.setattr(registry, "_recipes", dict(registry._recipes))  # what is registered here goes again
+        monkeypatch.setattr(recipes, "_recipes", dict(recipes._recipes))  # what is registered here goes again
 
         @gradchain.stateless
         def ablation_power(value, *, exponent: float = 0.5):

@@ -13,7 +13,7 @@ from torch import nn
 import gradchain
 from gradchain import Chain, Optimizer, chain
 from gradchain import transforms as t
-from gradchain.engine import kernel
+from gradchain._engine import kernel
 
 SHAPES = [(3, 4), (5,)]
 LR, BETAS, EPS = 0.1, (0.9, 0.999), 1e-8

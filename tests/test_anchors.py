@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gradchain as gc
-from gradchain.reduce import run_locally
+from gradchain._core.reduce import run_locally
 from gradchain.storage import ANCHORS, Kept, Parts
 
 GOLDEN = Path(__file__).parent / "golden" / "advoptm"

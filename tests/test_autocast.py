@@ -11,7 +11,7 @@ from torch import nn
 
 import gradchain
 from gradchain import chain
-from gradchain.tracing import reaching_out
+from gradchain._chain.tracing import reaching_out
 from tests.laws.cases import RECIPES, TRANSFORMS
 from tests.laws.running import build, gradients, tensors
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain.engine import kernel
+from gradchain._engine import kernel
 from tests.test_optimizer import assert_same, frozen_copy
 
 

@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain import registry
 from gradchain import transforms as t
-from gradchain.fields import spec_of
+from gradchain._chain import recipes
+from gradchain._core.fields import spec_of
 from tests.bad_values import NO_NUMBERS, LongRepr, NoRepr, refused
 from tests.laws.grammar import chains
 
@@ -56,7 +56,7 @@ def test_no_field_of_a_stage_takes_nonsense(cls: type[gradchain.Stage], field: A
         refused(lambda value=value: built(cls, **{field.name: value}), gradchain.OptionError, [field.name])
 
 
-OPTIONS = [(name, option) for name in gradchain.recipes() for option in registry.find_recipe(name).parameters]
+OPTIONS = [(name, option) for name in gradchain.recipes() for option in recipes.find_recipe(name).parameters]
 
 
 @pytest.mark.parametrize(("name", "option"), OPTIONS, ids=[f"{name}.{option.name}" for name, option in OPTIONS])
@@ -283,7 +283,7 @@ def test_a_wrong_chain_is_explained(build: Callable[[], Any], words: list[str]) 
 
 @pytest.mark.parametrize("returned", [3, None, [t.sign()]], ids=str)
 def test_a_recipe_returns_a_chain(returned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_recipes", dict(registry._recipes))
+    monkeypatch.setattr(recipes, "_recipes", dict(recipes._recipes))
     gradchain.register_recipe("odd", source="none")(lambda: returned)
     refused(lambda: gradchain.recipe("odd"), gradchain.ChainError, ["'odd'", "chain"])
 

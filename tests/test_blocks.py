@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import gradchain as gc
-from gradchain.engine import blocks
+from gradchain._chain.tracing import traits_of
+from gradchain._engine import blocks
 from tests.laws.cases import CASES
 from tests.laws.running import gradients, optimize, tensors
 
@@ -14,7 +15,7 @@ SHAPES = [(40, 5), (7,), (), (3, 4), (0, 3), (2, 3, 4, 5), (1,), (6, 6)]
 
 
 def elementwise(name: str) -> bool:
-    return CASES[name].chain.route("", torch.zeros(2, 2)).traits(torch.zeros(2, 2)).exact
+    return traits_of(CASES[name].chain.route("", torch.zeros(2, 2)), torch.zeros(2, 2)).exact
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradchain
-from gradchain.engine import kernel
+from gradchain._engine import kernel
 from tests.laws.cases import RECIPES
 from tests.test_optimizer import frozen_copy
 

@@ -13,7 +13,7 @@ import torch
 import gradchain
 from gradchain import chain, recipe
 from gradchain import transforms as t
-from gradchain.chain import Chain
+from gradchain._chain.chain import Chain
 from tests.test_optimizer import RECIPES, assert_same, make_params, train
 
 LR = t.scale_by_learning_rate(0.1)

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradchain as gc
-from gradchain.tracing import Traits, reaching_out, traits
+from gradchain._chain.tracing import Traits, reaching_out, traits, traits_of
 from tests.laws.cases import CASES
 
 LR = gc.scale_by_learning_rate(1.0)
@@ -104,7 +104,7 @@ def of(
     program_stage: gc.Stage, *others: gc.Stage, shape: tuple[int, ...] = (3, 3), dtype: Any = torch.float32
 ) -> Traits:
     param = torch.zeros(shape, dtype=dtype)
-    return gc.chain(program_stage, *others, LR).route("", param).traits(param)
+    return traits_of(gc.chain(program_stage, *others, LR).route("", param), param)
 
 
 @pytest.mark.parametrize("what", MIXING)
@@ -195,10 +195,10 @@ def test_noise_depends_on_dtype_role_and_options() -> None:
     rounded = gc.chain(gc.promote("fp32"), LR, gc.stochastic_round())
     for dtype, draws in ((torch.float32, False), (torch.bfloat16, True)):
         param = torch.zeros(2, dtype=dtype)
-        assert rounded.route("", param).traits(param).draws == draws
+        assert traits_of(rounded.route("", param), param).draws == draws
     by_role = gc.chain(stage(lambda v, ctx: noisy(v, ctx) if ctx.role == "oft" else v), LR)
     param = torch.zeros(2)
-    assert [by_role.route("", param, role).traits(param).draws for role in (None, "oft")] == [False, True]
+    assert [traits_of(by_role.route("", param, role), param).draws for role in (None, "oft")] == [False, True]
 
     class claims_optional(gc.Stage):
         size: float | None = gc.hyper(default=None, ge=0, optional=True)
@@ -463,10 +463,10 @@ PLACES: dict[str, Any] = {
 def test_it_does_not_matter_where_a_program_is_tried(where: str, name: str) -> None:
     param = torch.zeros(3, 3)
     program = CASES[name].chain.route("", param)
-    expected = traits.traits_of(program, param.dtype, param.shape)
+    expected = traits_of(program, param)
     traits._known.clear()
     with PLACES[where]():
-        assert traits.traits_of(program, param.dtype, param.shape) == expected
+        assert traits_of(program, param) == expected
 
 
 def test_the_default_dtype_does_not_matter() -> None:
@@ -486,7 +486,7 @@ def test_under_functorch() -> None:
 
     def loss(param: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
         traits._known.clear()
-        chain.route("", param)._traits.clear()
+        chain.route("", param).traced.clear()
         updates, _ = chain.update(grad, state, param)
         return gc.apply_updates(param, updates).sum()
 
@@ -576,7 +576,7 @@ def test_what_was_declared_is_found_out(name: str) -> None:
     """What our stages said of themselves before it was found out."""
     for dtype in (torch.float32, torch.float64):
         param = torch.zeros((8, 16), dtype=dtype)
-        found = CASES[name].chain.route("", param).traits(param)
+        found = traits_of(CASES[name].chain.route("", param), param)
         assert (not (found.mixed or found.placed)) == (name in ELEMENTWISE), (found.mixed, found.placed)
         assert found.exact == (name in ELEMENTWISE and not any(map(packs, CASES[name].chain))), found.packed
         assert found.draws == (name in RANDOM)
@@ -591,6 +591,6 @@ def test_all_ranks_and_dtypes_can_be_tried(name: str) -> None:
         for dtype in (torch.bfloat16, torch.float16):
             for shape in ((), (7,), (8, 16), (4, 3, 3, 3), (0, 3)):
                 param = torch.zeros(shape, dtype=dtype)
-                found = CASES[name].chain.route("", param).traits(param)
+                found = traits_of(CASES[name].chain.route("", param), param)
                 assert not any("could not be traced" in why for why in found.mixed.values()), found.mixed
                 assert not found.exact or dtype == torch.float16 or "promote" in " ".join(CASES[name].chain.names)

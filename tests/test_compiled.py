@@ -14,8 +14,8 @@ from torch.optim import lr_scheduler as lrs
 import gradchain
 from gradchain import chain, partition, recipe
 from gradchain import transforms as t
-from gradchain.chain import Chain
-from gradchain.engine import compiled, kernel
+from gradchain._chain.chain import Chain
+from gradchain._engine import compiled, kernel
 from tests.test_optimizer import SHAPES, assert_same, frozen_copy, make_params, set_grads, train
 
 MANY = (*SHAPES, (1,), (4, 1), (7, 3), (2, 3, 4))

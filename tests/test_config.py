@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import gradchain
-from gradchain import config
 from gradchain import transforms as t
-from gradchain.chain import Chain
+from gradchain._chain import config
+from gradchain._chain.chain import Chain
 from tests.test_optimizer import RECIPES
 
 
@@ -222,7 +222,7 @@ def test_a_bad_file_is_explained(name: str, content: bytes | None, words: list[s
         {"stage": "os.system", "args": ["touch {target}"]},
         {"stage": "__import__('os').system('touch {target}')"},
         {"stage": "__import__", "name": "os"},
-        {"stage": "gradchain.registry.importlib"},
+        {"stage": "gradchain._chain.config.importlib"},
         {"stage": "Stage"},
         {"stage": "object"},
         {"stage": "subprocess.Popen", "args": ["touch", "{target}"], "shell": True},

@@ -13,8 +13,8 @@ from torch import nn
 import gradchain
 from gradchain import Optimizer, chain
 from gradchain import transforms as t
-from gradchain.engine import kernel, standing
-from gradchain.noise import _signed, mix, parameter_key, parameter_key_tensor, parameter_salt
+from gradchain._core.noise import _signed, mix, parameter_key, parameter_key_tensor, parameter_salt
+from gradchain._engine import kernel, standing
 
 NOISY = chain(t.first_moment(storage="int8"), t.scale_by_learning_rate(0.1))
 LATE = [2**24 - 1, 2**24, 2**31 - 1, 2**32 - 1, 2**32, 2**40, 2**53 - 4]

@@ -28,7 +28,8 @@ import pytest
 import torch
 
 import gradchain
-from gradchain import registry, transforms
+from gradchain import transforms
+from gradchain._chain import recipes, registry
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -39,7 +40,7 @@ TRANSFORM_PAGES = sorted((DOCS / "transforms").glob("*.md"))
 WITHOUT_EQUATION = {"master_weights", "promote", "stochastic_round"}
 
 # Docstring examples that are fragments of a generator: `yield` does not run outside of one.
-FRAGMENTS = {"gradchain.reduce.whole_tensor"}
+FRAGMENTS = {"gradchain._core.reduce.whole_tensor"}
 
 # Modules that need the optional packages of the command line.
 OPTIONAL = ("gradchain.ablation", "gradchain.cli")
@@ -98,8 +99,8 @@ def trimmed(text: str) -> list[str]:
 def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An empty directory, a fixed seed, and registries that forget what a page registers."""
     gradchain.recipes()
-    for name in ("_stages", "_labels", "_recipes"):
-        monkeypatch.setattr(registry, name, dict(getattr(registry, name)))
+    for module, name in ((registry, "_stages"), (registry, "_labels"), (recipes, "_recipes")):
+        monkeypatch.setattr(module, name, dict(getattr(module, name)))
     monkeypatch.chdir(tmp_path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -183,7 +184,7 @@ def test_every_recipe_is_described_with_its_options(name: str) -> None:
     section = re.search(rf"^## {re.escape(name)}$(.*?)(?=^## |\Z)", text, flags=re.S | re.M)
     assert section is not None
     assert f'<!-- print(gradchain.recipe("{name}")) -->' in section[1]
-    for parameter in registry.find_recipe(name).parameters:
+    for parameter in recipes.find_recipe(name).parameters:
         row = re.search(rf"^\| `{parameter.name}` \| `(.*?)` \|", section[1], flags=re.M)
         assert row is not None, f"option {parameter.name} is not in the table"
         assert row[1] == repr(parameter.default).replace("'", '"')

@@ -10,7 +10,7 @@ import torch
 import gradchain
 from gradchain import Chain, chain
 from gradchain import transforms as t
-from gradchain.engine import kernel
+from gradchain._engine import kernel
 from tests.laws.cases import RECIPES
 from tests.laws.running import build
 

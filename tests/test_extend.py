@@ -16,7 +16,7 @@ from torch import nn
 import gradchain
 from gradchain import chain, partition
 from gradchain import transforms as t
-from gradchain.chain import Chain
+from gradchain._chain.chain import Chain
 from tests.test_optimizer import assert_same, frozen_copy, make_params, set_grads, train
 
 LR = t.scale_by_learning_rate(0.1)

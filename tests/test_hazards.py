@@ -10,7 +10,7 @@ from torch import nn
 
 import gradchain
 from gradchain import transforms as t
-from gradchain.engine import compiled, kernel
+from gradchain._engine import compiled, kernel
 
 MODES = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.fx import symbolic_trace
 
-from gradchain.engine import inductor
+from gradchain._engine import inductor
 
 
 def test_options_by_device() -> None:

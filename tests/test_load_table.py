@@ -28,7 +28,7 @@ SHAPES = {"weight": (4, 3), "bias": (3,), "head": (3, 2), "scale": ()}
 class drift(gc.Stage):
     """A stage as users write them: a slot, a rate, and a number that all parameters share."""
 
-    shared_ranges: ClassVar[Any] = {"travelled": gc.fields.Interval(0)}
+    shared_ranges: ClassVar[Any] = {"travelled": gc.Interval(0)}
     rate: float = gc.hyper(default=0.5, ge=0, lt=1)
 
     def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:

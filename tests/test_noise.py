@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gradchain
-from gradchain.noise import mix, mix_bits, parameter_key, random_bits, round_to_bf16, salt_of
+from gradchain._core.noise import mix, mix_bits, parameter_key, random_bits, round_to_bf16, salt_of
 from tests.parity.replay import run
 
 SR = Path(__file__).parent / "golden" / "sr"

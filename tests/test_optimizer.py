@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain import engine
+from gradchain import _engine as engine
 
 RECIPES = gradchain.recipes()
 SHAPES = ((6, 4), (5,), (), (3, 2, 2, 2))

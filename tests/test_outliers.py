@@ -11,7 +11,7 @@ from torch import nn
 import gradchain
 from gradchain import Chain, chain
 from gradchain import transforms as t
-from gradchain.engine import kernel
+from gradchain._engine import kernel
 from gradchain.ops import finite, narrowed
 from gradchain.storage import ANCHORS, STORAGES
 from tests.laws.cases import CASES

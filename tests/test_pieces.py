@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain.engine import compiled, kernel, pieces
+from gradchain._engine import compiled, kernel, pieces
 from tests.test_optimizer import frozen_copy
 
 SHAPES = [(64, 48), (50, 6, 8), (96, 40), (9, 7), (48,)]

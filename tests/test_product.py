@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gradchain
-from gradchain.chain import Chain
+from gradchain._chain.chain import Chain
 from gradchain.storage import STORAGES
 
 SHAPES = [(6, 8), (3, 2, 2, 2), (5,), ()]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import lr_scheduler as lrs
 
 import gradchain
-from gradchain.engine import compiled, kernel
+from gradchain._engine import compiled, kernel
 
 LARGE = (300, 300)  # a bucket of its own
 SMALL = (5, 4)

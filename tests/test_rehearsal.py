@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import gradchain as gc
-from gradchain.distributed.rehearsal import check_split
+from gradchain._chain import shared
+from gradchain._dist.check_split import check_split
 from tests.laws.cases import Case
 from tests.laws.running import over_all_cases
 
@@ -17,7 +18,7 @@ SHAPES = [(4,), (4, 3), (4, 1), (4, 3, 3, 2)]
 
 def rehearse(chain: gc.Chain, shape: tuple[int, ...]) -> None:
     program = chain.route("w", torch.empty(shape))
-    group = {**chain.hyperparameters, **gc.shared.initial(chain, chain.hyperparameters, torch.device("cpu"))}
+    group = {**chain.hyperparameters, **shared.initial(chain, chain.hyperparameters, torch.device("cpu"))}
     for stage in chain:
         group = {**stage.pin(chain.hyperparameters), **group}
     check_split(program, torch.Size(shape), [program.numbers(chain.bindings, group, step) for step in (1, 2)], "w")

@@ -15,7 +15,7 @@ from torch.optim import lr_scheduler as lrs
 
 import gradchain
 from gradchain import transforms as t
-from gradchain.chain import Chain
+from gradchain._chain.chain import Chain
 from tests.test_extend import extend_previous
 from tests.test_optimizer import RECIPES, assert_same, make_params, recipe_optimizer, set_grads, train
 from tests.test_state import saved_and_loaded, state_list

@@ -13,7 +13,7 @@ from torch import nn
 import gradchain
 from gradchain import chain
 from gradchain import transforms as t
-from gradchain.engine import kernel, standing
+from gradchain._engine import kernel, standing
 from tests.test_optimizer import assert_same, frozen_copy
 
 Optimizer = gradchain.Optimizer

@@ -10,8 +10,8 @@ import torch
 
 import gradchain as gc
 from gradchain import transforms
-from gradchain.noise import parameter_key, random_bits
-from gradchain.reduce import run_locally
+from gradchain._core.noise import parameter_key, random_bits
+from gradchain._core.reduce import run_locally
 from gradchain.storage import STORAGES, Kept, near_square
 from gradchain.storage.signs import pack, unpack
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import gradchain as gc
-from gradchain.engine import blocks
+from gradchain._engine import blocks
 from gradchain.errors import GradchainError
 
 MODES = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain import engine
-from gradchain.fields import hyper
+from gradchain import _engine as engine
+from gradchain._core.fields import hyper
 
 STEPS = 8
 LATE = 5

@@ -15,6 +15,7 @@ try:
     from gradchain.ablation.report import Row as Row
     from gradchain.ablation.report import report as report
     from gradchain.ablation.report import rows as rows
+    from gradchain.ablation.results import Result as Result
     from gradchain.ablation.run import Run as Run
     from gradchain.ablation.run import Settings as Settings
     from gradchain.ablation.statistics import Difference as Difference
@@ -22,7 +23,6 @@ try:
     from gradchain.ablation.study import LR_FACTORS as LR_FACTORS
     from gradchain.ablation.study import RESULTS as RESULTS
     from gradchain.ablation.study import Progress as Progress
-    from gradchain.ablation.study import Result as Result
     from gradchain.ablation.study import Study as Study
     from gradchain.ablation.study import ablate as ablate
     from gradchain.ablation.study import load_chain as load_chain

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from gradchain.chain import Chain
+from gradchain._chain.chain import Chain
 from gradchain.errors import ChainError
 from gradchain.transforms import scale_by_learning_rate
 

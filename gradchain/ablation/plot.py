@@ -14,13 +14,13 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.report import IDENTICAL, Row, rows
-from gradchain.ablation.study import Result, Study
+from gradchain.ablation.results import Result, Results
 
 # Colours that stay apart for colour-blind readers (Paul Tol's "muted"); the full chain is black, the baseline grey.
 COLOURS = ("#cc6677", "#332288", "#ddaa33", "#117733", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")
 
 
-def plot(study: Study, path: str | Path) -> Path:
+def plot(study: Results, path: str | Path) -> Path:
     """Draw accuracy differences and loss curves into a PNG. Uses no global state of matplotlib."""
     path = Path(path)
     table = rows(study)
@@ -40,7 +40,7 @@ def plot(study: Study, path: str | Path) -> Path:
     return path
 
 
-def _colours(study: Study) -> list[str]:
+def _colours(study: Results) -> list[str]:
     special = {"full": "black", "baseline": "#888888"}
     return [special.get(result.arm.kind, COLOURS[i % len(COLOURS)]) for i, result in enumerate(study.results)]
 
@@ -90,7 +90,7 @@ def _caption(row: Row) -> str:
     return f"{100 * difference.mean:+.2f} ± {100 * difference.half_width:.2f}{star}"
 
 
-def _draw_curves(axes: Any, study: Study, table: Sequence[Row], colours: Sequence[str]) -> None:
+def _draw_curves(axes: Any, study: Results, table: Sequence[Row], colours: Sequence[str]) -> None:
     for result, row, colour in zip(study.results, table, colours):
         if row.identical:
             continue

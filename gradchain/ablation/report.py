@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from gradchain import __version__
+from gradchain.ablation.results import Result, Results
 from gradchain.ablation.statistics import Difference, paired_difference
-from gradchain.ablation.study import Result, Study
 
 WIDTH = 132  # where there is no terminal to ask
 IDENTICAL = "identical to full"
@@ -40,7 +40,7 @@ class Row:
     diverged: int
 
 
-def rows(study: Study) -> list[Row]:
+def rows(study: Results) -> list[Row]:
     """One row for each arm, the full chain first."""
     return [_row(result, study.full) for result in study.results]
 
@@ -73,7 +73,7 @@ def _row(result: Result, full: Result) -> Row:
 # Text.
 
 
-def report(study: Study) -> Group:
+def report(study: Results) -> Group:
     """The study for a rich console: what was run, what to know, the table."""
     notes = [*study.notes, *_findings(study)]
     listed = Table.grid(padding=(0, 1))
@@ -82,13 +82,13 @@ def report(study: Study) -> Group:
     return Group(_heading(study), "", listed, "", _table(study), "", _legend(study))
 
 
-def report_text(study: Study) -> str:
+def report_text(study: Results) -> str:
     text = StringIO()
     Console(file=text, width=WIDTH).print(report(study))
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines())
 
 
-def _heading(study: Study) -> Text:
+def _heading(study: Results) -> Text:
     settings = study.settings
     per_arm = f"{study.seeds} seed" + ("s" if study.seeds > 1 else "")
     if study.lr_factors:
@@ -113,7 +113,7 @@ def _heading(study: Study) -> Text:
     )
 
 
-def _findings(study: Study) -> list[str]:
+def _findings(study: Results) -> list[str]:
     """What the runs themselves call for saying."""
     found: list[str] = []
     at_edge: list[str] = []
@@ -136,7 +136,7 @@ def _findings(study: Study) -> list[str]:
     return [*found, *(f"warning: {text}" for text in advice)]
 
 
-def _table(study: Study) -> Table:
+def _table(study: Results) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("arm", overflow="fold", min_width=20)
     found = rows(study)
@@ -179,7 +179,7 @@ def _signed(value: float, digits: int) -> str:
     return f"{value:+.0e}" if 0 < abs(value) < 0.5 * 10**-digits else f"{value:+.{digits}f}"
 
 
-def _legend(study: Study) -> Text:
+def _legend(study: Results) -> Text:
     if study.seeds == 1:
         return Text("One seed gives no interval; pass --seeds 3 or more.", style="dim")
     return Text(

@@ -18,10 +18,10 @@ import torch
 from torch import nn
 
 from gradchain import __version__
+from gradchain._chain.chain import Chain
+from gradchain._optim.optimizer import Optimizer
 from gradchain.ablation.task import DTYPES, Part, Task, batches
-from gradchain.chain import Chain
 from gradchain.errors import ConfigError
-from gradchain.optimizer import Optimizer
 
 CURVE_POINTS = 60
 THREADS = 1  # the networks are small: more threads gain nothing, and their number changes the last bits of results

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gradchain import registry
+from gradchain._chain import recipes
+from gradchain._chain.chain import Chain
 from gradchain.ablation.arms import Arm, make_arms
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.ledger import Ledger
+from gradchain.ablation.report import report_text
+from gradchain.ablation.results import Result, Results
 from gradchain.ablation.run import Run, Settings, run_key, train
 from gradchain.ablation.task import DTYPES, Task, find_task
-from gradchain.chain import Chain
 from gradchain.errors import GradchainError, kind_of, shown
 
 LR_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
@@ -32,38 +34,10 @@ class Progress:
 Watch = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
-class Result:
-    """An arm with its runs in the order of seeds; `sweep` are the runs that its learning rate was chosen by."""
-
-    arm: Arm
-    runs: tuple[Run, ...]
-    sweep: tuple[Run, ...] = ()
-
-    @property
-    def lr(self) -> float | None:
-        return self.runs[0].lr
-
-
-@dataclass(frozen=True)
-class Study:
+class Study(Results):
     """Everything a report needs. `print(study)` shows it; `gradchain.ablation.plot(study, path)` draws it."""
 
-    name: str
-    settings: Settings
-    seeds: int
-    results: tuple[Result, ...]
-    notes: tuple[str, ...]
-    lr_factors: tuple[float, ...] = ()
-    resumed: int = 0
-
-    @property
-    def full(self) -> Result:
-        return self.results[0]
-
     def __str__(self) -> str:
-        from gradchain.ablation.report import report_text
-
         return report_text(self)
 
 
@@ -196,7 +170,7 @@ def load_chain(recipe: str | Chain, options: Mapping[str, Any] | None = None) ->
     if recipe.endswith((".toml", ".json")):
         return Chain.from_config(recipe).with_options(**options)
     try:
-        return registry.recipe(recipe, **options)
+        return recipes.recipe(recipe, **options)
     except GradchainError:
         raise
     except (TypeError, ValueError, IndexError) as error:  # from the recipe's own code

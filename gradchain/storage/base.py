@@ -9,9 +9,9 @@ from typing import ClassVar, TypeAlias
 
 import torch
 
-from gradchain.distributed.sharding import Shard
+from gradchain._core.reduce import Request, Totals
+from gradchain._core.shard import Shard
 from gradchain.ops import narrowed
-from gradchain.reduce import Request, Totals
 
 Bits: TypeAlias = "Callable[..., torch.Tensor]"
 """Gives int32 noise of the slot's shape; or, as `bits(like, part)`, noise for a smaller tensor that stands for a part."""
@@ -64,7 +64,7 @@ class Storage:
     """Whether it treats each element by itself. Said here, it has to be so, and infinities are passed on to it; whether
     tensors may be joined is found out in any case."""
     in_pieces: ClassVar[bool] = False
-    """Whether a large tensor can be stepped in pieces (`gradchain.engine.pieces`)."""
+    """Whether a large tensor can be stepped in pieces (`gradchain._engine.pieces`)."""
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
         """The tensors to keep for `dense`. Like a stage it may yield, for a statistic of the whole tensor."""

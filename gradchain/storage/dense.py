@@ -7,9 +7,9 @@ from typing import ClassVar
 
 import torch
 
-from gradchain.noise import round_to_bf16
+from gradchain._core.noise import round_to_bf16
+from gradchain._core.reduce import tensor_partials_max
 from gradchain.ops import narrowed
-from gradchain.reduce import tensor_partials_max
 from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
 
 

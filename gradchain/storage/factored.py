@@ -8,9 +8,9 @@ from typing import ClassVar
 
 import torch
 
-from gradchain.noise import round_to_bf16
+from gradchain._core.noise import round_to_bf16
+from gradchain._core.reduce import run_locally, tensor_partials
 from gradchain.ops import finite, narrowed
-from gradchain.reduce import run_locally, tensor_partials
 from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
 from gradchain.storage.int8 import Int8
 from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from gradchain.reduce import tensor_partials_max
+from gradchain._core.reduce import tensor_partials_max
 from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing, blocks, of_blocks, placed, unblocked
 
 BLOCK = 2048

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from gradchain.distributed.sharding import Shard
+from gradchain._core.shard import Shard
 
 
 def word_dtype(columns: int) -> torch.dtype:

@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 
 import torch
 
+from gradchain._core.reduce import Request, Totals, tensor_partials, whole_tensor
 from gradchain.ops import finite, narrowed
-from gradchain.reduce import Request, Totals, tensor_partials, whole_tensor
 
 ADAPTERS = ("lora_A", "lora_B", "dora_scale", "oft")
 """The roles of parameters that belong to an adapter."""

@@ -6,15 +6,15 @@ from collections.abc import Generator
 
 import torch
 
-from gradchain.context import Context
-from gradchain.fields import hyper, static
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Number, Stage, Yields, storage_field
+from gradchain._core.fields import hyper, static
+from gradchain._core.reduce import Request, Totals
+from gradchain._core.update import Update
 from gradchain.ops import ema, minimum, power, root, where
-from gradchain.reduce import Request, Totals
-from gradchain.stage import Number, Stage, Yields, storage_field
 from gradchain.storage import STORAGES
 from gradchain.storage.factored import Factored
 from gradchain.transforms.moments import supplied_beta2
-from gradchain.update import Update
 
 ADOPT = "ADOPT, arXiv:2411.02853"
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from gradchain.context import Context
-from gradchain.fields import hyper
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Stage, Yields
+from gradchain._core.fields import hyper
+from gradchain._core.reduce import all_parameters, whole_tensor
+from gradchain._core.update import Update
 from gradchain.ops import nonzero, root, wide
-from gradchain.reduce import all_parameters, whole_tensor
-from gradchain.stage import Stage, Yields
-from gradchain.update import Update
 
 
 class clip_by_global_norm(Stage):

@@ -8,14 +8,14 @@ from typing import Any, Literal
 
 import torch
 
-from gradchain.context import Context
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Number, Stage, Yields
+from gradchain._core.fields import Spec, follow, hyper, static
+from gradchain._core.reduce import Request, Totals, whole_tensor
+from gradchain._core.update import Update
 from gradchain.errors import OptionError
-from gradchain.fields import Spec, follow, hyper, static
 from gradchain.ops import finite, minimum, nonzero, root, where, wide
-from gradchain.reduce import Request, Totals, whole_tensor
-from gradchain.stage import Number, Stage, Yields
 from gradchain.storage import ANCHORS, Storage
-from gradchain.update import Update
 
 ADAPTERS = ("lora_A", "lora_B", "oft")
 """Roles whose parameters are differences to a frozen model: that model is where they are 0."""

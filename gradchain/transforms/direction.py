@@ -6,14 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from gradchain.context import Context
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Number, Slots, Stage, Yields, storage_field
+from gradchain._core.fields import follow, hyper, static
+from gradchain._core.reduce import whole_tensor
+from gradchain._core.update import Update
 from gradchain.errors import ChainError
-from gradchain.fields import follow, hyper, static
 from gradchain.ops import ema, where
-from gradchain.reduce import whole_tensor
-from gradchain.stage import Number, Slots, Stage, Yields, storage_field
 from gradchain.transforms.moments import track_first_moment
-from gradchain.update import Update
 
 AVERAGES = ("exp_avg", "momentum_buffer", "exp_avg_slow")
 """Slots by which a stage is known to average the direction."""

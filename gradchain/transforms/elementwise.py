@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from gradchain.context import Context
-from gradchain.fields import hyper
-from gradchain.stage import Stage
-from gradchain.update import Update
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Stage
+from gradchain._core.fields import hyper
+from gradchain._core.update import Update
 
 
 class sign(Stage):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from gradchain.context import Context
-from gradchain.fields import hyper, static
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Number, Slots, Stage
+from gradchain._core.fields import hyper, static
+from gradchain._core.update import Update
 from gradchain.ops import ema, root
-from gradchain.stage import Number, Slots, Stage
 from gradchain.storage import STORAGES, Storage
 from gradchain.transforms.moments import supplied_beta2
-from gradchain.update import Update
 
 
 class factored_moment(Stage):

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from gradchain.context import Context
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Number, Stage, Yields
+from gradchain._core.fields import follow, hyper, static
+from gradchain._core.reduce import labelled
+from gradchain._core.update import Update
 from gradchain.errors import OptionError
-from gradchain.fields import follow, hyper, static
 from gradchain.ops import ema, narrowed, root, where, wide
-from gradchain.reduce import labelled
-from gradchain.stage import Number, Stage, Yields
 from gradchain.transforms.adapters import ADAPTERS, ranks_of, shape_of, sums
-from gradchain.update import Update
 
 
 class kourkoutas_beta(Stage):

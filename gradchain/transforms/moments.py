@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from gradchain.context import Context
-from gradchain.fields import hyper, static
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Number, Slots, Stage, storage_field
+from gradchain._core.fields import hyper, static
+from gradchain._core.update import Update
 from gradchain.ops import ema, root
-from gradchain.stage import Number, Slots, Stage, storage_field
-from gradchain.update import Update
 
 ADAM = "Adam, arXiv:1412.6980"
 

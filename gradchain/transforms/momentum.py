@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from gradchain.context import Context
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Number, Slots, Stage, storage_field
+from gradchain._core.fields import hyper, static
+from gradchain._core.update import Update
 from gradchain.errors import OptionError
-from gradchain.fields import hyper, static
 from gradchain.ops import ema, where
-from gradchain.stage import Number, Slots, Stage, storage_field
-from gradchain.update import Update
 
 
 def is_zero(value: object) -> bool:

@@ -6,14 +6,14 @@ from collections.abc import Generator
 
 import torch
 
-from gradchain.context import Context
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Stage, Yields
+from gradchain._core.fields import static
+from gradchain._core.reduce import Request, Totals
+from gradchain._core.update import Update
 from gradchain.errors import OptionError
-from gradchain.fields import static
 from gradchain.ops import finite, nonzero, root, wide
-from gradchain.reduce import Request, Totals
-from gradchain.stage import Stage, Yields
 from gradchain.transforms.adapters import Part, numel_of, ranks_of, sums
-from gradchain.update import Update
 
 DELTA = 1e-30
 OVERSHOOT = 1.01

@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 import torch
 
-from gradchain.noise import random_bits, salt_of
+from gradchain._core.noise import random_bits, salt_of
+from gradchain._core.reduce import Request, Totals, accumulate, tensor_partials, whole_tensor
 from gradchain.ops import finite, nonzero, root, widest
-from gradchain.reduce import Request, Totals, accumulate, tensor_partials, whole_tensor
 
 Tensors: TypeAlias = "tuple[torch.Tensor, ...]"
 

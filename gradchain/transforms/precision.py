@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
-from gradchain.context import Context
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Slots, Stage
+from gradchain._core.fields import DTYPES, dtype_name, static
+from gradchain._core.noise import round_to_bf16
+from gradchain._core.update import Update
 from gradchain.errors import ChainError, OptionError
-from gradchain.fields import DTYPES, dtype_name, static
-from gradchain.noise import round_to_bf16
-from gradchain.stage import Slots, Stage
-from gradchain.update import Update
 
 
 class promote(Stage):

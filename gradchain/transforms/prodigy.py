@@ -8,14 +8,14 @@ from typing import Any, ClassVar
 
 import torch
 
-from gradchain.context import Context
-from gradchain.distributed.sharding import Shard
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Number, Slots, Stage
+from gradchain._core.fields import Interval, Spec, as_number, follow, hyper, static
+from gradchain._core.reduce import accumulate
+from gradchain._core.shard import Shard
+from gradchain._core.update import Update
 from gradchain.errors import ChainError, OptionError
-from gradchain.fields import Interval, Spec, as_number, follow, hyper, static
 from gradchain.ops import minimum, wide
-from gradchain.reduce import accumulate
-from gradchain.stage import Number, Slots, Stage
-from gradchain.update import Update
 
 REFERENCES = ("initial_lr", "max_lr", "constructor_lr", "reference_lr")
 """What a learning rate is compared with: their ratio stays."""

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 
-from gradchain.context import Context
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Number, Stage, Yields
+from gradchain._core.fields import hyper
+from gradchain._core.reduce import whole_tensor
+from gradchain._core.update import Update
 from gradchain.errors import OptionError
-from gradchain.fields import hyper
 from gradchain.ops import minimum, nonzero, root, rounded, where, wide
-from gradchain.reduce import whole_tensor
-from gradchain.stage import Number, Stage, Yields
-from gradchain.update import Update
 
 
 class momentum_project(Stage):

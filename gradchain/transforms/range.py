@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import torch
 
-from gradchain.context import Context
-from gradchain.fields import hyper, static
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Stage, Yields
+from gradchain._core.fields import hyper, static
+from gradchain._core.reduce import whole_tensor, whole_tensor_max
+from gradchain._core.update import Update
 from gradchain.ops import finite, nonzero, root
-from gradchain.reduce import whole_tensor, whole_tensor_max
-from gradchain.stage import Stage, Yields
-from gradchain.update import Update
 
 ROSE = "Rose (Kieren, 2026), doi:10.5281/zenodo.19589765"
 

@@ -6,12 +6,12 @@ import math
 
 import torch
 
-from gradchain.context import Context
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Number, Stage
+from gradchain._core.fields import Spec, follow, hyper
+from gradchain._core.update import Update
 from gradchain.errors import OptionError
-from gradchain.fields import Spec, follow, hyper
 from gradchain.ops import arctangent, nonzero
-from gradchain.stage import Number, Stage
-from gradchain.update import Update
 
 
 class divide(Stage):

@@ -9,13 +9,14 @@ from typing import Literal
 
 import torch
 
-from gradchain.context import Context
-from gradchain.distributed.sharding import Shard
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Slots, Stage, Yields
+from gradchain._core.fields import hyper, static
+from gradchain._core.reduce import Request, Totals, whole_tensor, whole_tensor_max
+from gradchain._core.shard import Shard
+from gradchain._core.update import Update
 from gradchain.errors import OptionError
-from gradchain.fields import hyper, static
 from gradchain.ops import root, wide
-from gradchain.reduce import Request, Totals, whole_tensor, whole_tensor_max
-from gradchain.stage import Slots, Stage, Yields
 from gradchain.transforms.power_iteration import (
     length,
     one_sided,
@@ -25,7 +26,6 @@ from gradchain.transforms.power_iteration import (
     two_sided,
     two_sided_blocks,
 )
-from gradchain.update import Update
 
 Scaling = Generator[Request, Totals, "tuple[torch.Tensor, Slots]"]
 

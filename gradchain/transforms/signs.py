@@ -7,15 +7,15 @@ from collections.abc import Generator, Sequence
 
 import torch
 
-from gradchain.context import Context
-from gradchain.distributed.sharding import Shard
+from gradchain._chain.context import Context
+from gradchain._chain.stage import Number, Stage, Yields
+from gradchain._core.fields import hyper, static
+from gradchain._core.reduce import Request, Totals, tensor_partials, tensor_partials_max, whole_tensor
+from gradchain._core.shard import Shard
+from gradchain._core.update import Update
 from gradchain.errors import ChainError, OptionError
-from gradchain.fields import hyper, static
 from gradchain.ops import arctangent, finite, nonzero, root, where, wide
-from gradchain.reduce import Request, Totals, tensor_partials, tensor_partials_max, whole_tensor
-from gradchain.stage import Number, Stage, Yields
 from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
-from gradchain.update import Update
 
 ADV_OPTM = "adv_optm, pypi.org/project/adv-optm"
 _TINY = 1e-12

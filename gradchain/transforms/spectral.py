@@ -6,14 +6,14 @@ from collections.abc import Generator
 
 import torch
 
-from gradchain.context import Context
-from gradchain.distributed.sharding import Shard
-from gradchain.fields import follow, hyper, static
+from gradchain._chain.context import Context
+from gradchain._chain.registry import label_function
+from gradchain._chain.stage import Number, Stage, Yields
+from gradchain._core.fields import follow, hyper, static
+from gradchain._core.reduce import Request, Totals, tensor_partials, whole_tensor
+from gradchain._core.shard import Shard
+from gradchain._core.update import Update
 from gradchain.ops import compute_dtype, minimum, root, where, wide
-from gradchain.reduce import Request, Totals, tensor_partials, whole_tensor
-from gradchain.registry import label_function
-from gradchain.stage import Number, Stage, Yields
-from gradchain.update import Update
 
 _TINY = 1e-12
 

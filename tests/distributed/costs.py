@@ -11,7 +11,7 @@ import torch
 from torch import distributed as dist
 
 import gradchain
-from gradchain.distributed import totals
+from gradchain._core import totals
 from tests.distributed.sharded import Counter, mesh_of, split
 from tests.distributed.zero import zero
 from tests.laws.cases import CASES

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 import gradchain
 from gradchain import Chain
-from gradchain.distributed import totals
+from gradchain._core import totals
 from tests.laws.cases import CASES
 from tests.laws.running import build, gradients, tensors
 

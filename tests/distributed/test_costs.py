@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import gradchain
-from gradchain.distributed import collectives, totals
-from gradchain.tracing import reaching_out
+from gradchain._chain.tracing import reaching_out
+from gradchain._core import totals
+from gradchain._dist import cost as collectives
 from tests.distributed import costs, worlds
 
 NAMES = [*collectives.RECIPES, *collectives.PARTS]

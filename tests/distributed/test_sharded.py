@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gradchain.distributed import totals
+from gradchain._core import totals
 from tests.distributed import nonfinite, sharded, worlds, zero
 from tests.laws.cases import RECIPES
 

@@ -89,7 +89,7 @@ def test_a_stage_that_needs_all_gradients_is_refused() -> None:
 
 def test_a_stage_need_not_say_that_it_is_joint() -> None:
     class unsaid(gradchain.Stage):
-        def update(self, update: gradchain.Update, ctx: gradchain.Context) -> gradchain.stage.Yields:
+        def update(self, update: gradchain.Update, ctx: gradchain.Context) -> gradchain.Yields:
             yield gradchain.all_parameters(g=update.value)
             return update
 

@@ -13,7 +13,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 import gradchain
-from gradchain.tracing import reaching_out
+from gradchain._chain.tracing import reaching_out
 from tests.distributed.sharded import differences, is_exact, mesh_of, split, whole
 from tests.laws.cases import CASES
 from tests.laws.running import build
@@ -115,7 +115,7 @@ def in_backward(name: str, rank: int) -> list[str]:
 
 def layouts_are_found_once() -> list[str]:
     """The compiled path looks at a sharded parameter once, and not in every step."""
-    from gradchain.engine import kernel
+    from gradchain._engine import kernel
 
     kernel.compile_graph = lambda graph, inputs, **_: graph  # type: ignore[assignment]
     made: list[kernel.Seated] = []

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 import gradchain as gc
 from gradchain import transforms
+from gradchain._core.fields import spec_of
 from gradchain.errors import GradchainError
-from gradchain.fields import spec_of
 from tests.laws import grammar
 
 STAGES = sorted(

@@ -11,7 +11,7 @@ import torch
 
 import gradchain
 from gradchain import Chain
-from gradchain.fields import DTYPES
+from gradchain._core.fields import DTYPES
 from tests.laws.cases import CASES, SHAPES
 
 Shape = tuple[int, ...]

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain.engine import kernel
+from gradchain._engine import kernel
 from tests.laws.cases import RECIPES
 
 STORAGES = ("param", "fp32", "fp16", "int8", "factored", "factored_vectors")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradchain.chain import Chain
+from gradchain._chain.chain import Chain
 from gradchain.errors import ChainError
 from tests.laws.cases import CASES, Case
 from tests.laws.running import (

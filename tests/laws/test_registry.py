@@ -22,7 +22,7 @@ def test_every_recipe_has_a_case() -> None:
 
 
 def _module(recipe: str) -> str:
-    return gradchain.registry.find_recipe(recipe).build.__module__
+    return gradchain._chain.recipes.find_recipe(recipe).build.__module__
 
 
 def test_exceptions_are_not_stale() -> None:

@@ -9,6 +9,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
+from gradchain._chain.tracing import traits_of
 from tests.laws.cases import SHAPES, Case
 from tests.laws.running import (
     DECAYS,
@@ -141,7 +142,7 @@ def test_empty_tensors_stay_empty(case: Case, dtype: torch.dtype) -> None:
     stepped, _ = optimize(case.chain, params, grads)
     assert [p.shape for p in stepped] == [torch.Size(shape) for shape in shapes]
     alone, _ = optimize(case.chain, params[-1:], [step[-1:] for step in grads])
-    if case.chain.route("", params[-1]).traits(params[-1]).draws:
+    if traits_of(case.chain.route("", params[-1]), params[-1]).draws:
         assert stepped[-1].isfinite().all()  # the noise depends on the place among the parameters
     else:
         assert torch.equal(stepped[-1], alone[0])  # an empty tensor contributes nothing to anything

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 import gradchain
-from gradchain.chain import Chain
+from gradchain._chain.chain import Chain
+from gradchain._chain.stage import storage_field
 from gradchain.ops import ema
-from gradchain.stage import storage_field
 
 Case = Mapping[str, Any]
 Edit = Callable[[Chain], Chain]
@@ -65,7 +65,7 @@ def roles(case: Case) -> list[str | None]:
 def translate(case: Case) -> Translation:
     version, _, published = case["optimizer"].removeprefix("adv_optm-").partition("/")
     recipe = RECIPES[published]
-    known = {parameter.name for parameter in gradchain.registry.find_recipe(recipe).parameters}
+    known = {parameter.name for parameter in gradchain._chain.recipes.find_recipe(recipe).parameters}
     given = {RENAMED.get(key, key): value for key, value in case["hyperparameters"].items() if key not in IGNORED}
     given = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     options = {**{key: value for key, value in _defaults(version, published).items() if key in known}, **given}

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 import gradchain
-from gradchain.chain import Chain
-from gradchain.noise import round_to_bf16
+from gradchain._chain.chain import Chain
+from gradchain._core.noise import round_to_bf16
 from tests.parity import adv_optm
 
 Case = Mapping[str, Any]
@@ -114,7 +114,7 @@ def translate(case: Case) -> tuple[str, dict[str, Any], dict[str, Any], list[Cal
     if published not in _TRANSLATIONS:
         raise ValueError(f"no recipe reproduces {published!r}; known: {', '.join(_TRANSLATIONS)}")
     recipe, renamed, of_optimizer = _TRANSLATIONS[published]
-    parameters = {parameter.name: parameter for parameter in gradchain.registry.find_recipe(recipe).parameters}
+    parameters = {parameter.name: parameter for parameter in gradchain._chain.recipes.find_recipe(recipe).parameters}
     options: dict[str, Any] = {}
     optimizer_options: dict[str, Any] = {}
     for key, value in case["hyperparameters"].items():

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 import gradchain as gc
-from gradchain.chain import ChainState
+from gradchain._chain.chain import ChainState
 
 Numbers = Any  # a number, or a nest of lists of numbers
 

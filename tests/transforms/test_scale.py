@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import gradchain as gc
-from gradchain.reduce import Totals, run_locally
+from gradchain._core.reduce import Totals, run_locally
 from gradchain.transforms.power_iteration import skew, skew_size, start_vector, two_sided
 from tests.transforms.steps import close, directions, optimizer_of, step, tensor
 

@@ -1,0 +1,235 @@
+"""An ordered list of named stages: the recipe of an optimizer as a value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias, cast
+
+from gradchain._chain import config, functional
+from gradchain._chain.bindings import bind_keys
+from gradchain._chain.check import check
+from gradchain._chain.elements import Composed, Element, Partition, elements_of
+from gradchain._chain.functional import ChainState, Tree
+from gradchain._chain.show import chain_table
+from gradchain._chain.stage import Stage
+from gradchain.errors import ChainError, UnknownOptionError, kind_of, nearest, shown
+from gradchain.roles import Rule
+
+Stages: TypeAlias = "Stage | Chain | Sequence[Stage]"
+Edit: TypeAlias = "Callable[[Stage], tuple[Element, ...]]"
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Chain(Composed):
+    """A sequence of stages, checked when it is built. Frozen, hashable, comparable; every edit gives a new chain.
+
+    Build one with `chain(...)` or `gradchain.recipe(name)`. `print(chain)` shows it as a table.
+
+    >>> adam = gradchain.recipe("adamw")
+    >>> adam.replace("divide", atan2_scale()).without("decoupled_decay").names
+    ('first_moment', 'second_moment', 'atan2_scale', 'scale_by_learning_rate')
+    """
+
+    def __post_init__(self) -> None:
+        _check_elements(self.elements)
+        check(self.elements)
+        bind_keys(self.addressed)
+
+    # Looking at it.
+
+    def __getitem__(self, name: str) -> Stage:
+        return dict(self.addressed)[self._resolve(name)]
+
+    def __contains__(self, name: object) -> bool:
+        return any(name in (address, address.rpartition("/")[2]) for address in self.names)
+
+    def __iter__(self) -> Iterator[Stage]:
+        return (stage for _, stage in self.addressed)
+
+    def __len__(self) -> int:
+        return len(self.addressed)
+
+    def __repr__(self) -> str:
+        return f"chain({', '.join(map(repr, self.elements))})"
+
+    def __str__(self) -> str:
+        return chain_table(self)
+
+    def _resolve(self, name: str) -> str:
+        """The full address of a stage given by its address or its bare name."""
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise UnknownOptionError(
+                f"stage name {shown(name)} is {kind_of(name)}; pass the name of a stage: {', '.join(self.names)}."
+            )
+        if name in self.names:
+            return name
+        matches = [address for address in self.names if address.rpartition("/")[2] == name]
+        if len(matches) == 1:
+            return matches[0]
+        if matches:
+            raise UnknownOptionError(f"stage name {shown(name)} is ambiguous; say which: {', '.join(matches)}.")
+        raise UnknownOptionError(f"the chain has no stage {shown(name)}. {nearest(name, self.names)}")
+
+    # Editing it.
+
+    def _edit(self, edits: Iterable[tuple[str, Edit]]) -> Chain:
+        return Chain(_edited(self.elements, {self._resolve(name): edit for name, edit in edits}))
+
+    def without(self, *names: str) -> Chain:
+        """A chain without these stages. `ChainError` if what is left does not fit together."""
+        return self._edit((name, lambda stage: ()) for name in names)
+
+    def replace(self, name: str, stage: Stages) -> Chain:
+        """A chain with another stage (or a list of stages, or a chain) in the place of one."""
+        return self._edit([(name, lambda old: elements_of(stage))])
+
+    def insert_before(self, name: str, stage: Stages) -> Chain:
+        """A chain with a stage put in before another."""
+        return self._edit([(name, lambda old: (*elements_of(stage), old))])
+
+    def insert_after(self, name: str, stage: Stages) -> Chain:
+        """A chain with a stage put in after another."""
+        return self._edit([(name, lambda old: (old, *elements_of(stage)))])
+
+    def with_options(self, **options: Any) -> Chain:
+        """A chain with other values, named as in `param_groups` (`lr`, `betas`), by field, or as `stage.field`.
+
+        >>> gradchain.recipe("adamw").with_options(lr=3e-4, betas=(0.9, 0.95), **{"divide.eps": 1e-6}).hyperparameters
+        {'betas': (0.9, 0.95), 'eps': 1e-06, 'weight_decay': 0.01, 'lr': 0.0003}
+        """
+        changes: dict[str, dict[str, Any]] = {}
+        for name, value in options.items():
+            for address, field, picked in self._targets(name, value):
+                changes.setdefault(address, {})[field] = picked
+        return self._edit(
+            (address, lambda stage, fields=fields: (dataclasses.replace(stage, **fields),))
+            for address, fields in changes.items()
+        )
+
+    def _targets(self, name: str, value: Any) -> list[tuple[str, str, Any]]:
+        """The fields that an option name means: `(address, field, value)`."""
+        bound = [b for b in self.bindings.bindings if name == b.key and not b.spec.follows]
+        if bound:
+            self.bindings.check_length(name, value)
+            return [(b.address, b.field, b.pick({name: value})) for b in bound]
+        address, dot, field = name.rpartition(".")
+        if dot:
+            address = self._resolve(address)
+        found = [
+            (at, field, value)
+            for at, stage in self.addressed
+            if at == (address or at) and any(f.name == field and f.init for f in stage.fields())
+        ]
+        if len(found) == 1:
+            return found
+        if found:
+            qualified = ", ".join(f"{at}.{field}" for at, _, _ in found)
+            raise UnknownOptionError(f"option {name!r} is ambiguous; say which: {qualified}.")
+        fields = [f.name for stage in self for f in stage.fields() if f.init and f.name not in ("name", "keys")]
+        known = nearest(name, {*self.hyperparameters, *fields})
+        raise UnknownOptionError(f"the chain has no option {shown(name)}. {known}")
+
+    def dependents(self, name: str) -> tuple[str, ...]:
+        """The stages that cannot stand without `name` and have to go with it, in the order they were found.
+
+        >>> gradchain.recipe("rose").dependents("range_normalize")
+        ('cv_trust_gate', 'divide')
+        """
+        gone = [self._resolve(name)]
+        while True:
+            try:
+                self.without(*gone)
+                return tuple(gone[1:])
+            except ChainError as error:
+                if error.stage is None or error.stage in gone:
+                    raise
+                gone.append(error.stage)
+
+    # Running it.
+
+    def init(self, params: Tree) -> ChainState:
+        """The state of a tensor, or of any nest of dicts, lists and tuples of tensors, before the first step."""
+        return functional.init(self, params)
+
+    def update(self, grads: Tree, state: ChainState, params: Tree, **hyperparameters: Any) -> tuple[Tree, ChainState]:
+        """One step as a pure function: `(updates, state)`, with `updates` to be added by `apply_updates`.
+
+        Differentiable, and usable under `torch.func`. `hyperparameters` override the chain's (`lr=...`); they may be
+        tensors that require gradients.
+        """
+        return functional.update(self, grads, state, params, hyperparameters)
+
+    def state_bytes(self, params: Any, role: Rule = None) -> int:
+        """The bytes of state that this chain keeps for some parameters (a module, an iterable or a nest of tensors).
+
+        Nothing is allocated, so meta tensors and huge models will do. Step counters are not counted, nor are frozen
+        parameters of a module. `role` is as for `Optimizer`.
+        """
+        return functional.state_bytes(self, params, role)
+
+    # Keeping it.
+
+    def to_config(self) -> dict[str, Any]:
+        """A plain dict of strings, numbers and lists that describes the chain."""
+        return config.to_config(self.elements)
+
+    def to_json(self) -> str:
+        """The config as JSON text."""
+        return config.to_json(self.to_config())
+
+    def to_toml(self) -> str:
+        """The config as TOML text, one `[[stages]]` table a stage."""
+        return config.to_toml(self.to_config())
+
+    @staticmethod
+    def from_config(source: Any) -> Chain:
+        """A chain from a dict made by `to_config`, or from a path to a `.json` or `.toml` file. Executes no code."""
+        return Chain(config.from_config(source))
+
+    def __reduce__(self) -> tuple[Callable[..., Chain], tuple[tuple[Element, ...]]]:
+        return _restored, (self.elements,)
+
+
+def _restored(elements: tuple[Element, ...]) -> Chain:
+    """A chain that was checked when it was built."""
+    chain = object.__new__(Chain)
+    object.__setattr__(chain, "elements", elements)
+    return chain
+
+
+def _check_elements(elements: object) -> None:
+    if not isinstance(elements, tuple) or not all(
+        isinstance(element, (Stage, Partition)) for element in cast("tuple[object, ...]", elements)
+    ):
+        raise ChainError(f"Chain({shown(elements)}): pass a tuple of stages and partitions, or use chain(...).")
+
+
+def _edited(elements: Sequence[Element], edits: dict[str, Edit], prefix: str = "") -> tuple[Element, ...]:
+    """The elements with the stages at some addresses replaced."""
+    edited: list[Element] = []
+    for element in elements:
+        if isinstance(element, Partition):
+            branches = [
+                (label, Composed(_edited(branch.elements, edits, f"{prefix}{label}/")))
+                for label, branch in element.branches
+            ]
+            edited.append(dataclasses.replace(element, branches=tuple(branches)))
+        else:
+            edit = edits.get(prefix + element.address)
+            edited.extend((element,) if edit is None else edit(element))
+    return tuple(edited)
+
+
+def chain(*stages: Stages | Partition | type[Stage] | Literal[False] | None) -> Chain:
+    """Put stages in a row. Chains and lists are flattened; stages without options may be given as classes.
+
+    `None` and `False` are left out, so that a recipe can say `stabilize and cv_trust_gate()`.
+
+    Raises `ChainError` if the stages do not fit together: a stage that needs a pending scale where there is none, a
+    scale that is never resolved, a slot that is read but not provided or owned twice, a name used twice.
+
+    >>> gradchain.chain(range_normalize(), cv_trust_gate(), divide(), scale_by_learning_rate(0.1))
+    chain(range_normalize(), cv_trust_gate(), divide(), scale_by_learning_rate(lr=0.1))
+    """
+    return Chain(elements_of(stages))

@@ -1,0 +1,167 @@
+"""What a stage may look at besides the update."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from gradchain._core.noise import random_bits, salt_of
+from gradchain._core.reduce import Request, Totals
+from gradchain._core.shard import Shard
+from gradchain.errors import ChainError
+from gradchain.ops import compute_dtype, finite
+from gradchain.storage import Kept, Storage
+
+Reduction = Literal["mean", "sum", "total"]
+"""How what parameters report is put together; `total` is for contributions to shared numbers."""
+
+Recorded: TypeAlias = "dict[tuple[str, Reduction], torch.Tensor]"
+"""What a parameter recorded in a step, by name."""
+
+Keeping: TypeAlias = "Generator[Request, Totals, torch.Tensor]"
+
+Lazy: TypeAlias = "Callable[[], torch.Tensor]"
+"""A slot, loaded from its storage when it is read."""
+
+
+class Context:
+    """One parameter at one step, as the current stage sees it.
+
+    | attribute | meaning |
+    |---|---|
+    | `param` | the parameter in compute precision (a master copy, if the chain keeps one) |
+    | `stored_param` | the parameter as it is stored |
+    | `gradient` | the raw gradient; one in float16 comes in float32 |
+    | `dtype` | the compute dtype: that of the parameter, float32 for float16, or what `promote` says |
+    | `role` | the parameter's role, or `None` |
+    | `shape`, `numel` | of the whole parameter, of which this process may hold some rows |
+    | `shard` | which rows those are |
+    | `ctx["name"]` | a per-step scalar that the stage declared in `scalars` |
+    """
+
+    def __init__(
+        self,
+        param: torch.Tensor,
+        gradient: torch.Tensor,
+        state: Mapping[str, Lazy],
+        role: str | None,
+        shard: Shard | None = None,
+    ) -> None:
+        self.shard = Shard.whole(param.shape) if shard is None else shard
+        self.stored_param = param
+        self.dtype = compute_dtype(param.dtype)
+        self.param = param.to(self.dtype)
+        self.gradient = gradient.to(compute_dtype(gradient.dtype))
+        self.role = role
+        self.recorded: dict[tuple[str, Reduction], torch.Tensor] = {}
+        self._before, self._state = dict(state), dict(state)
+        self._scalars: Mapping[str, Any] = {}
+        self._readable: tuple[str, ...] = ()
+        self._stage = ""
+        self.noise_key: torch.Tensor | None = None
+
+    def enter(self, address: str, scalars: Mapping[str, Any], readable: tuple[str, ...]) -> None:
+        """Turn to the next stage."""
+        self._stage, self._scalars, self._readable = address, scalars, readable
+
+    def read(self, slot: str, *, as_kept: bool = False) -> torch.Tensor:
+        """The value of a slot that the stage owns or declared that it reads.
+
+        Floating slots come in compute precision, or `as_kept` in the dtype of their storage.
+        """
+        return self._read(self._state, slot, as_kept)
+
+    def previous(self, slot: str) -> torch.Tensor:
+        """A slot as it was after the last step, even if its owner has made a new value by now."""
+        return self._read(self._before, slot, False)
+
+    def read_or(self, slot: str, default: Any, *, as_kept: bool = False) -> Any:
+        """An `optional` slot, or the default where no stage keeps it for this parameter."""
+        return self.read(slot, as_kept=as_kept) if slot in self._state else default
+
+    def _read(self, state: Mapping[str, Lazy], slot: str, as_kept: bool) -> torch.Tensor:
+        if slot not in self._readable:
+            raise ChainError(
+                f"{self._stage} reads slot {slot!r} without owning or declaring it; return it from `init`, "
+                f"or list it in `reads_previous`, `requires` or `optional`.",
+                stage=self._stage,
+            )
+        if slot not in state:
+            raise ChainError(
+                f"{self._stage} reads slot {slot!r}, which its owner does not keep for a parameter of shape "
+                f"{tuple(self.stored_param.shape)}.",
+                stage=self._stage,
+            )
+        value = state[slot]()
+        return value.to(self.dtype) if value.is_floating_point() and not as_kept else value
+
+    def as_kept(self, storage: Storage, dense: torch.Tensor, purpose: str, *, signed: bool = True) -> Keeping:
+        """What a storage would give back for a tensor of the parameter's shape: `kept = yield from ctx.as_kept(...)`."""
+        kept = Kept(self.shape, compute_dtype(self.stored_param.dtype), signed, self.shard)
+
+        def bits(like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
+            return self.random_bits(f"{purpose}.{part}", like=like)
+
+        parts = storage.store(finite(dense, torch.float32), kept, bits)
+        loaded = storage.load(parts if isinstance(parts, Mapping) else (yield from parts), kept)
+        return loaded.reshape(dense.shape).to(self.dtype)
+
+    def store(self, slot: str, value: torch.Tensor) -> None:
+        """Make the new value of a slot visible to the stages that follow."""
+        self._state[slot] = lambda: value
+
+    def __getitem__(self, scalar: str) -> Any:
+        if scalar not in self._scalars:
+            known = ", ".join(self._scalars) or "none"
+            raise ChainError(
+                f"{self._stage} asks for scalar {scalar!r}; its `scalars` and fields give: {known}.", stage=self._stage
+            )
+        return self._scalars[scalar]
+
+    def record(self, name: str, value: torch.Tensor, reduce: Reduction = "mean") -> None:
+        """Report a 0-d tensor to `optimizer.telemetry()`, averaged or summed over the parameters. Never syncs.
+
+        It should speak of the whole tensor: made of totals, not of sums over what may be some of its rows.
+        """
+        self.recorded[name, reduce] = value
+
+    def contribute(self, **values: torch.Tensor) -> None:
+        """Add 0-d tensors to the totals that `share` gets once all parameters have been stepped. Never syncs.
+
+        Of a sharded parameter each process contributes what it finds in its own rows.
+        """
+        for name, value in values.items():
+            if value.ndim != 0:
+                raise ChainError(
+                    f"{self._stage} contributes {name!r} of shape {tuple(value.shape)}; sum it up to one number.",
+                    stage=self._stage,
+                )
+            self.recorded[f"{self._stage}.{name}", "total"] = value
+
+    @property
+    def shape(self) -> torch.Size:
+        """The shape of the whole parameter, of which this process may hold a part."""
+        return self.shard.shape
+
+    @property
+    def numel(self) -> int:
+        """The number of elements of the whole parameter."""
+        return self.shape.numel()
+
+    def random_bits(self, purpose: str = "", seed: int = 0, like: torch.Tensor | None = None) -> torch.Tensor:
+        """32 random bits (int32) for each element here; the same on every device, sharded or not, and after a resume.
+
+        Or for each element of `like`, a tensor that the whole parameter has one of.
+        """
+        if self.noise_key is None:
+            raise ChainError(
+                f"{self._stage} draws random bits, and drew none when it was tried on small tensors. Put `random = True` in "
+                "its class body, so that there are always some.",
+                stage=self._stage,
+            )
+        salt = salt_of(f"{self._stage}/{purpose}", seed)
+        if like is not None:
+            return random_bits(like, self.noise_key, salt)
+        return random_bits(self.stored_param, self.noise_key, salt, self.shard.offset)

@@ -1,0 +1,35 @@
+"""Drives the steps of many parameters in lockstep and answers their reductions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from gradchain._chain.program import Outcome, Program, Running
+from gradchain._core.reduce import Totals
+from gradchain._core.totals import Asked, answers
+
+
+def advance(running: Running, answer: Totals | None = None) -> Asked | Outcome:
+    """Run one parameter until it is done or asks for a total that is not here."""
+    try:
+        asked = next(running) if answer is None else running.send(answer)
+        while asked[1].local:
+            asked = running.send(asked[1].local_totals())
+        return asked
+    except StopIteration as stop:
+        return stop.value
+
+
+def drive(programs: Sequence[Program], runs: Sequence[Running], partition: Any = None) -> list[Outcome]:
+    """The outcomes of all parameters, in order. Writes nothing. `partition` is as for `answers`."""
+    states: list[Asked | Outcome] = [advance(running) for running in runs]
+    while True:
+        places = [index for index, state in enumerate(states) if not isinstance(state, Outcome)]
+        waiting = [(programs[index], states[index]) for index in places]
+        answered = answers(waiting, partition)  # type: ignore[arg-type]
+        if answered is None:
+            return [state for state in states if isinstance(state, Outcome)]
+        for index, totals in zip(places, answered):
+            if totals is not None:
+                states[index] = advance(runs[index], totals)

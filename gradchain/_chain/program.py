@@ -1,0 +1,399 @@
+"""A chain as one parameter runs through it: plain stages in a row, and the interpreter that runs them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from types import GeneratorType
+from typing import Any, TypeAlias, cast
+
+import torch
+
+from gradchain._chain.bindings import Binding, Bindings
+from gradchain._chain.context import Context, Lazy, Reduction
+from gradchain._chain.slots import check_slot, loaded, no_bits, parts_of, storage_for, stored
+from gradchain._chain.stage import Result, Slots, Stage
+from gradchain._core.ages import Ages, own_count
+from gradchain._core.reduce import Request, Totals, run_locally
+from gradchain._core.shard import Shard
+from gradchain._core.update import Update
+from gradchain.errors import ChainError, GradchainError, kind_of
+from gradchain.ops import minimum, narrowed, where
+from gradchain.storage import Storage
+
+Numbers: TypeAlias = "tuple[dict[str, Any], ...]"
+"""For each stage of a program: its dynamic fields and per-step scalars, by name."""
+
+State: TypeAlias = "dict[str, torch.Tensor]"
+"""The slots of one parameter, by `stage.slot`."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one step makes of one parameter; nothing has been written yet."""
+
+    param: torch.Tensor
+    state: State
+    recorded: dict[tuple[str, Reduction], torch.Tensor]
+
+
+Starting: TypeAlias = "Generator[tuple[str, Request], Totals, State]"
+"""A state in the making; it yields like a step."""
+
+Witness: TypeAlias = "Callable[[str, Update, Slots], None]"
+"""What is called with the address of each stage, the update after it, and the slots that it returned."""
+
+Running: TypeAlias = "Generator[tuple[str, Request], Totals, Outcome]"
+"""A step in progress: it yields requests with the address of the asking stage."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """The stages of one route with their addresses. Equal routes share one program: make it with `Program.of`."""
+
+    stages: tuple[tuple[str, Stage], ...]
+    role: str | None = None
+
+    @staticmethod
+    def of(stages: tuple[tuple[str, Stage], ...], role: str | None = None) -> Program:
+        return _interned(stages, role, tuple(stage.kinds for _, stage in stages))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.stages, self.role))
+
+    @functools.cached_property
+    def structure(self) -> tuple[Any, ...]:
+        """All that compiled code depends on: the stages with their static options, but not their numbers."""
+        stages = (
+            (address, type(stage), stage.kinds, tuple(getattr(stage, name) for name in stage.static_fields()))
+            for address, stage in self.stages
+        )
+        return (self.role, *stages)
+
+    @functools.cached_property
+    def owners(self) -> dict[str, tuple[str, Stage]]:
+        """The address and stage that own each slot."""
+        return {slot: (address, stage) for address, stage in self.stages for slot in stage.slots}
+
+    @functools.cached_property
+    def storages(self) -> tuple[Storage, ...]:
+        """The storages of its slots."""
+        found = (stage.storage_of(slot) for _, stage in self.stages for slot in stage.slots)
+        return tuple(storage for storage in found if storage is not None)
+
+    @functools.cached_property
+    def traced(self) -> dict[Any, Any]:
+        """What `gradchain._chain.tracing` has found out about it."""
+        return {}
+
+    @functools.cached_property
+    def third_party(self) -> tuple[str, ...]:
+        """The stages that are not gradchain's own: these may do what ours are tested not to do."""
+        return tuple(at for at, stage in self.stages if not type(stage).__module__.startswith("gradchain."))
+
+    @functools.cached_property
+    def pattern(self) -> tuple[tuple[str, ...], ...]:
+        """The optional numbers that are `None`, of each stage."""
+        return tuple(
+            tuple(name for name in stage.dynamic_fields() if getattr(stage, name) is None) for _, stage in self.stages
+        )
+
+    def as_built(self, numbers: Numbers) -> bool:
+        """Whether what was `None` when the chain was built still is, and nothing else: a stage may go by that."""
+        return all(
+            (values[name] is None) == (getattr(stage, name) is None)
+            for (_, stage), values in zip(self.stages, numbers)
+            for name, spec in stage.dynamic_fields().items()
+            if spec.optional and not spec.follows and name in values
+        )
+
+    def after(self, address: str) -> tuple[str, ...]:
+        """The addresses of the stages that come after one, or after one that is having a slot stored (`stage.slot`)."""
+        addresses = [known for known, _ in self.stages]
+        return tuple(addresses[addresses.index(address.partition(".")[0]) + 1 :])
+
+    def key(self, slot: str) -> str:
+        """The name of a slot in the state: `stage.slot`."""
+        return f"{self.owners[slot][0]}.{slot}"
+
+    def keys(self, state: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of those tensors in a state that belong to the slots of this program."""
+        found = (key for slot in self.owners for key in parts_of(self.key(slot), state).values())
+        return tuple(found)
+
+    # State.
+
+    def init(self, param: torch.Tensor, name: str = "") -> State:
+        """The slots of a whole parameter before its first step."""
+        return run_locally(_without_addresses(self.start(param, Shard.whole(param.shape), name)))
+
+    def start(self, param: torch.Tensor, shard: Shard, name: str = "") -> Starting:
+        """The slots of a parameter before its first step; of a sharded one, those rows of them that are here."""
+        state: State = {}
+        for address, stage in self.stages:
+            for slot, dense in _made(address, stage, param, self.role, shard, name).items():
+                key, bits = f"{address}.{slot}", functools.partial(no_bits, param)
+                parts = stored(key, stage, slot, dense, param, shard, bits)
+                if isinstance(parts, GeneratorType):
+                    parts = cast("State", (yield from _ask(key, parts, shard)))
+                state |= parts
+        return state
+
+    def plan(self, shape: torch.Size, dtype: torch.dtype) -> Mapping[str, tuple[torch.Size, bool]]:
+        """The whole shape of each tensor of the state, and whether it has a row for each row of the parameter."""
+        return planned(self, shape, dtype)
+
+    def loaders(self, param: torch.Tensor, state: Mapping[str, torch.Tensor], shard: Shard) -> dict[str, Lazy]:
+        """The slots of a parameter, to be loaded from their storages when they are read."""
+        visible: dict[str, Lazy] = {}
+        for slot, (address, stage) in self.owners.items():
+            parts = {part: state[key] for part, key in parts_of(f"{address}.{slot}", state).items()}
+            if parts:
+                visible[slot] = functools.partial(loaded, stage, slot, parts, param, shard)
+        return visible
+
+    # Hyperparameters.
+
+    def numbers(self, bindings: Bindings, group: Mapping[str, Any], step: Any, ages: Ages = ()) -> Numbers:
+        """The numbers in force at a step: fields from the group, scalars computed from them in double precision.
+
+        `ages` are the stages that have missed some of the steps so far: they go by counts of their own.
+        """
+        overrides = {address: self._override(address, stage, bindings, group) for address, stage in self.stages}
+        result: list[dict[str, Any]] = []
+        for address, stage in self.stages:
+            others = {key: value for at, values in overrides.items() if at != address for key, value in values.items()}
+            fields = self._fields(address, stage, bindings, {**group, **others} if others else group)
+            result.append({**fields, **_scalars(address, stage.bind(fields), self._count(address, step, ages))})
+        return tuple(result)
+
+    def _count(self, address: str, step: Any, ages: Ages) -> Any:
+        """The number of a step, as a stage counts."""
+        own = [own_count(step, missed) for at, missed in ages if at in self.clocks[address]]
+        return functools.reduce(minimum, own, step)
+
+    @functools.cached_property
+    def clocks(self) -> dict[str, set[str]]:
+        """The stages by whose age each stage goes: itself, or those whose slots it reads if it has none."""
+        read = {
+            address: stage.slots or (*stage.requires, *stage.reads_previous, *stage.optional)
+            for address, stage in self.stages
+        }
+        return {at: {self.owners[slot][0] for slot in slots if slot in self.owners} for at, slots in read.items()}
+
+    def _override(self, address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
+        if type(stage).override is Stage.override:
+            return {}
+        return stage.bind(self._fields(address, stage, bindings, group)).override(group)
+
+    def _fields(self, address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of a stage's dynamic fields and shared numbers."""
+        fields = {b.field: b.pick(group) for b in bindings.of_stage(address) if not self._elsewhere(b, bindings)}
+        fields |= {name: group[key] for name, key in bindings.shared_of(address)}
+        for at in self.addresses - {address}:
+            named = {name: group[key] for name, key in bindings.shared_of(at)}
+            fields |= {b.field: named[b.key] for b in bindings.of_stage(address) if b.spec.follows and b.key in named}
+        return stage.resolve(fields, group)
+
+    @functools.cached_property
+    def addresses(self) -> frozenset[str]:
+        return frozenset(address for address, _ in self.stages)
+
+    @staticmethod
+    def _elsewhere(binding: Binding, bindings: Bindings) -> bool:
+        """Whether a field follows a shared number: one that this route may have, or only another."""
+        return binding.spec.follows and any(name == binding.key for _, name, _ in bindings.shared)
+
+    # The step.
+
+    def run(
+        self,
+        param: torch.Tensor,
+        gradient: torch.Tensor,
+        state: Mapping[str, torch.Tensor],
+        numbers: Numbers,
+        *,
+        noise_key: torch.Tensor | None = None,
+        shard: Shard | None = None,
+        keep: torch.Tensor | None = None,
+        witness: Witness | None = None,
+    ) -> Running:
+        """One step of one parameter, or of those rows of it that are here. Pure: it returns new tensors.
+
+        Where `keep`, a 0-d bool tensor, is false, it adds nothing to totals over several parameters. `witness` is called
+        with what each stage makes.
+        """
+        shard = Shard.whole(param.shape) if shard is None else shard
+        ctx = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
+        ctx.noise_key = noise_key
+        update = Update(gradient.to(ctx.dtype))
+        bound: list[tuple[str, Stage, Mapping[str, Any]]] = []
+        changed: State = {}
+        for (address, stage), values in zip(self.stages, numbers):
+            stage = stage.bind(values)
+            bound.append((address, stage, values))
+            readable = (*stage.slots, *stage.reads_previous, *stage.requires, *stage.optional)
+            ctx.enter(address, values, readable)
+            ctx.param = stage.read(ctx.param, ctx)
+            ctx.dtype = ctx.param.dtype
+            update = _cast(update, ctx.dtype)
+            result = stage.update(update, ctx)
+            if isinstance(result, GeneratorType):
+                result = yield from _ask(address, result, shard, keep)
+            update, slots = _checked(address, result, gradient.shape)
+            update = _cast(update, ctx.dtype)
+            if witness is not None:
+                witness(address, update, slots)
+            changed |= yield from self._packed(address, stage, slots, ctx, state)
+        new_param = update.decayed(ctx.param) - update.value
+        if update.held is not False:
+            new_param = where(update.held, ctx.param, new_param)
+        for address, stage, values in bound:
+            ctx.enter(address, values, stage.slots)
+            new_param, slots = stage.write(new_param, ctx)
+            changed |= yield from self._packed(address, stage, slots, ctx, state)
+        recorded = ctx.recorded
+        if keep is not None:
+            recorded = {name: torch.where(keep, x, torch.zeros_like(x)) for name, x in recorded.items()}
+        return Outcome(new_param.to(param.dtype), changed, recorded)
+
+    def _packed(
+        self, address: str, stage: Stage, slots: Slots, ctx: Context, state: Mapping[str, torch.Tensor]
+    ) -> Generator[tuple[str, Request], Totals, State]:
+        """Take in the slots that a stage returned: dense for the stages that follow, packed for the state."""
+        packed: State = {}
+        for slot, dense in slots.items():
+            if slot not in stage.slots:
+                owned = ", ".join(stage.slots) or "none"
+                raise ChainError(
+                    f"{address} returned slot {slot!r}, which its `init` does not make (it makes: {owned}).",
+                    stage=address,
+                )
+            key = f"{address}.{slot}"
+            wanted = state[key].shape if key in state else ctx.stored_param.shape
+            check_slot(address, slot, dense, wanted)
+            ctx.store(slot, dense)
+            bits = functools.partial(_bits, ctx, slot)
+            parts = stored(key, stage, slot, dense, ctx.stored_param, ctx.shard, bits)
+            if isinstance(parts, GeneratorType):
+                parts = cast("State", (yield from _ask(key, parts, ctx.shard)))
+            packed |= {name: narrowed(part, state[name].dtype) for name, part in parts.items()}
+        return packed
+
+
+def _bits(ctx: Context, slot: str, like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
+    """Noise for a slot, or for a part of what it is kept as."""
+    return ctx.random_bits(f"{slot}.{part}" if part else slot, like=like)
+
+
+@functools.lru_cache(maxsize=4096)
+def _interned(stages: tuple[tuple[str, Stage], ...], role: str | None, kinds: tuple[object, ...]) -> Program:
+    """One program for equal stages. `kinds` tells `True` from 1, which Python takes for equal."""
+    return Program(stages, role)
+
+
+def _scalars(address: str, stage: Stage, step: Any) -> dict[str, Any]:
+    """The per-step scalars of a stage."""
+    try:
+        return {name: float(x) if type(x) is int else x for name, x in stage.scalars(step).items()}
+    except OverflowError as error:
+        raise ChainError(
+            f"{address}.scalars({step}) is an overflow: {error}. Bound what grows with the step, such as by min(step, 1e6).",
+            stage=address,
+        ) from None
+
+
+def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, Slots]:
+    """What a stage returned, in its long form."""
+    update, slots = cast("tuple[Any, Any]", result) if isinstance(result, tuple) and len(result) == 2 else (result, {})
+    if not isinstance(update, Update) or not isinstance(slots, dict):
+        raise ChainError(
+            f"{address} returned {type(result).__name__}; return the new Update, or (update, {{slot: tensor}}).",
+            stage=address,
+        )
+    if not isinstance(update.value, torch.Tensor) or not update.value.is_floating_point():
+        found = f"{update.value.dtype}" if isinstance(update.value, torch.Tensor) else kind_of(update.value)
+        raise ChainError(f"{address} made a direction that is {found}; return a real floating tensor.", stage=address)
+    if update.value.shape != shape:
+        raise ChainError(
+            f"{address} made a direction of shape {tuple(update.value.shape)} for a parameter of shape {tuple(shape)}; "
+            "keep the shape.",
+            stage=address,
+        )
+    return update, cast("Slots", slots)
+
+
+def _ask(
+    address: str,
+    running: Generator[Request, Totals, Result],
+    shard: Shard,
+    keep: torch.Tensor | None = None,
+) -> Generator[tuple[str, Request], Totals, Result]:
+    """Pass on the requests of a stage under its address, with where the rest of the tensor is."""
+    try:
+        request = next(running)
+        while True:
+            if shard.group is not None:
+                request = dataclasses.replace(request, group=shard.group)
+            if keep is not None and request.scope != "tensor":
+                request = request.where(keep)
+            request = running.send((yield address, request))
+    except StopIteration as stop:
+        return stop.value
+
+
+def _made(
+    address: str, stage: Stage, param: torch.Tensor, role: str | None, shard: Shard, name: str
+) -> dict[str, torch.Tensor]:
+    """What the `init` of a stage makes."""
+    try:
+        return stage.init_shard(param, role, shard)
+    except GradchainError:
+        raise
+    except Exception as error:
+        of = f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)}, {param.dtype}, role {role!r}"
+        raise ChainError(
+            f"{address}: its `init` raised {type(error).__name__}: {error}; for {of}. Return {{}} for parameters that it "
+            "keeps nothing for.",
+            stage=address,
+        ) from error
+
+
+def _without_addresses(starting: Starting) -> Generator[Request, Totals, State]:
+    try:
+        _, request = next(starting)
+        while True:
+            _, request = starting.send((yield request))
+    except StopIteration as stop:
+        return stop.value
+
+
+@functools.lru_cache(maxsize=4096)
+def planned(program: Program, shape: torch.Size, dtype: torch.dtype) -> Mapping[str, tuple[torch.Size, bool]]:
+    param = torch.empty(shape, dtype=dtype, device="meta")
+    shard = Shard.whole(shape)
+    plan: dict[str, tuple[torch.Size, bool]] = {}
+    for address, stage in program.stages:
+        for slot, dense in stage.init_for(param, program.role).items():
+            key, storage = f"{address}.{slot}", storage_for(stage, slot, dense, shape)
+            parts = run_locally(stored(key, stage, slot, dense, param, shard, functools.partial(no_bits, param)))
+            for name, part in parts.items():
+                if storage is None:
+                    split = stage.splits(slot, part.shape, shape)
+                else:
+                    split = storage.splits(name[len(key) + 1 :], shape)
+                plan[name] = (part.shape, len(shape) > 0 and split)
+    return plan
+
+
+def _cast(update: Update, dtype: torch.dtype) -> Update:
+    """What leaves a stage is in the compute dtype, however wide the stage computed."""
+    parts = {name: getattr(update, name) for name in ("value", "scale", "averaged", "decay", "decay_weight")}
+    other = {name: x.to(dtype) for name, x in parts.items() if x is not None and x.dtype != dtype}
+    return update.replace(**other) if other else update  # type: ignore[arg-type]

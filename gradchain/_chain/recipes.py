@@ -1,0 +1,234 @@
+"""Named recipes: functions that return a chain."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+from gradchain._chain.chain import Chain
+from gradchain._core.fields import differ
+from gradchain.errors import (
+    ChainError,
+    GradchainError,
+    OptionError,
+    UnknownNameError,
+    UnknownOptionError,
+    kind_of,
+    nearest,
+    shown,
+)
+
+_recipes: dict[str, Recipe] = {}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A named function that returns a chain."""
+
+    name: str
+    build: Callable[..., Chain]
+    source: str
+    inert: Mapping[str, str] = field(default_factory=dict[str, str])
+
+    @property
+    def summary(self) -> str:
+        return (inspect.getdoc(self.build) or "").split("\n", 1)[0]
+
+    @property
+    def parameters(self) -> list[inspect.Parameter]:
+        return list(inspect.signature(self.build).parameters.values())
+
+    def __call__(self, **options: Any) -> Chain:
+        known = [parameter.name for parameter in self.parameters]
+        for name in options:
+            if name not in known:
+                raise UnknownOptionError(f"recipe {self.name!r} has no option {shown(name)}. {nearest(name, known)}")
+        return self.build(**options)
+
+
+Build = TypeVar("Build", bound=Callable[..., Any])
+
+
+def register_recipe(
+    name: str,
+    *,
+    source: str,
+    inert: Mapping[str, str] | None = None,
+    needs: Mapping[str, str | tuple[str, ...]] | None = None,
+) -> Callable[[Build], Build]:
+    """Register a function that returns a chain as a recipe.
+
+    `inert` gives the reasons for options that change nothing, which `gradchain check` would call dead. `needs` names, for
+    options that mean nothing without another, that other one (or several, of which one will do; `"not x"` and `"x=value"`
+    are understood): an option that differs from its default where it means nothing is an error.
+
+    >>> @gradchain.register_recipe("plain", source="folklore")
+    ... def plain(lr: float = 0.1):
+    ...     return gradchain.chain(gradchain.scale_by_learning_rate(lr))
+    """
+
+    _check_registration(name, source, inert, needs)
+
+    def register(build: Build) -> Build:
+        if not callable(build):
+            raise OptionError(
+                f"recipe {name!r}: {shown(build)} is {kind_of(build)}; decorate a function that returns a chain."
+            )
+        signature = inspect.signature(build)
+        for option in inert or {}:
+            if option not in signature.parameters:
+                known = nearest(option, signature.parameters)
+                raise UnknownOptionError(f"recipe {name!r}, inert: there is no option {option!r}. {known}")
+
+        @functools.wraps(build)
+        def checked(*args: Any, **kwargs: Any) -> Chain:
+            try:
+                options = signature.bind(*args, **kwargs).arguments
+            except TypeError as error:
+                raise UnknownOptionError(
+                    f"recipe {name!r}: {error}. It has: {', '.join(signature.parameters)}"
+                ) from None
+            for option, value in options.items():
+                _check_option(f"recipe {name!r}: {option}", str(signature.parameters[option].annotation), value)
+            _check_needs(name, signature, options, needs or {})
+            made = _built(name, build, args, kwargs, options)
+            for option, value in options.items():
+                _check_none(f"recipe {name!r}: {option}", signature.parameters[option], value)
+            return made
+
+        _recipes[name] = Recipe(name, checked, source, dict(inert or {}))
+        return cast("Build", checked)
+
+    return register
+
+
+def _check_registration(name: object, source: object, inert: object, needs: object) -> None:
+    if not isinstance(name, str) or not re.fullmatch(r"[\w.+-]{1,100}", name):
+        raise OptionError(
+            f"register_recipe({shown(name)}): a recipe cannot be called this. Pass a name of letters, digits, '_', '-', '.'."
+        )
+    if not isinstance(source, str):
+        raise OptionError(
+            f"register_recipe({name!r}, source={shown(source)}): pass the paper or repository as a string."
+        )
+    for what, table in (("inert", inert), ("needs", needs)):
+        if table is not None and not (
+            isinstance(table, Mapping)
+            and all(isinstance(key, str) for key in cast("Mapping[Any, Any]", table))
+            and all(isinstance(value, (str, tuple)) for value in cast("Mapping[Any, Any]", table).values())
+        ):
+            raise OptionError(f"register_recipe({name!r}, {what}={shown(table)}): pass a dict of option: text.")
+
+
+def _built(
+    name: str, build: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]
+) -> Chain:
+    """What a recipe makes of its options; an error names the option at fault."""
+    try:
+        made = build(*args, **kwargs)
+    except OptionError as error:
+        guilty = [option for option, value in options.items() if _mentions(str(error), value)]
+        if len(guilty) != 1:
+            raise
+        raise type(error)(f"recipe {name!r}, option {guilty[0]}: {error}") from None
+    except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ArithmeticError) as error:
+        if isinstance(error, GradchainError) or not options:
+            raise
+        given = ", ".join(f"{option} = {shown(value)}" for option, value in options.items())
+        types = {option: p.annotation for option, p in inspect.signature(build).parameters.items() if option in options}
+        wanted = ", ".join(
+            f"{option}: {kind if isinstance(kind, str) else kind.__name__}" for option, kind in types.items()
+        )
+        raise OptionError(
+            f"recipe {name!r} cannot be built with {given}: {type(error).__name__}: {str(error)[:200]}. Its signature has "
+            f"{wanted[:300]}."
+        ) from error
+    if not isinstance(made, Chain):
+        raise ChainError(f"recipe {name!r} returned {kind_of(made)}; its function must return a chain.")
+    return made
+
+
+def _check_none(where: str, parameter: inspect.Parameter, value: Any) -> None:
+    """`None` where the signature does not have it: what it would mean is anyone's guess."""
+    kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
+    if value is None and kinds & {"float", "int", "bool", "str"} and "None" not in kinds:
+        raise OptionError(f"{where} = None is not {' or '.join(sorted(kinds))}; leave the option out for its default.")
+
+
+def _mentions(message: str, value: Any) -> bool:
+    """Whether an error is about this value, or about an entry of this tuple."""
+    entries = (value, *cast("tuple[Any, ...]", value)) if isinstance(value, (tuple, list)) else (value,)
+    return any(f"= {shown(entry)}{end}" in message for entry in entries for end in " :")
+
+
+def _check_needs(
+    name: str, signature: inspect.Signature, options: Mapping[str, Any], needs: Mapping[str, str | tuple[str, ...]]
+) -> None:
+    """Raise for an option that the others make meaningless."""
+    values = {option: parameter.default for option, parameter in signature.parameters.items()} | dict(options)
+    for option, value in options.items():
+        wanted = needs.get(option, ())
+        wanted = (wanted,) if isinstance(wanted, str) else wanted
+        known = [need for need in wanted if need.removeprefix("not ").partition("=")[0] in values]
+        if (
+            known
+            and differ(value, signature.parameters[option].default)
+            and not any(_holds(need, values) for need in known)
+        ):
+            raise OptionError(
+                f"recipe {name!r}, option {option} = {shown(value)} has no effect {_because(known, values)}."
+            )
+
+
+def _because(needs: Sequence[str], values: Mapping[str, Any]) -> str:
+    """The end of a sentence about an option whose needs are not met."""
+    if needs[0].startswith("not "):
+        other = needs[0].removeprefix("not ")
+        return f"with {other} = {shown(values[other])}. Leave one of them out"
+    return f"without {' or '.join(needs)}. Pass that too, or leave it out"
+
+
+def _holds(need: str, values: Mapping[str, Any]) -> bool:
+    option, _, value = need.removeprefix("not ").partition("=")
+    holds = str(values[option]).lower() == value if value else _is_on(values[option])
+    return holds != need.startswith("not ")
+
+
+def _is_on(value: object) -> bool:
+    return not any(value is off or not differ(value, off) for off in (False, 0, 0.0, None, "disabled"))
+
+
+def _check_option(where: str, annotation: str, value: Any) -> None:
+    """The shape of an option, which a recipe takes apart before any stage can check it."""
+    if annotation == "bool" and not isinstance(value, bool):
+        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass True or False.")
+    if annotation == "str" and not isinstance(value, str):
+        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass a string.")
+    if annotation.startswith("tuple["):
+        wanted = annotation.count(",") + 1
+        if not isinstance(value, (tuple, list)) or len(cast("tuple[Any, ...]", value)) != wanted:
+            raise OptionError(f"{where} = {shown(value)}: pass a tuple of {wanted} numbers.")
+
+
+def find_recipe(name: str) -> Recipe:
+    if not isinstance(name, str) or name not in _recipes:
+        raise UnknownNameError(f"unknown recipe {shown(name)}. {nearest(str(name), _recipes)}")
+    return _recipes[name]
+
+
+def recipe(name: str, **options: Any) -> Chain:
+    """The chain of a recipe.
+
+    >>> gradchain.recipe("adamw", lr=3e-4).names
+    ('first_moment', 'second_moment', 'divide', 'decoupled_decay', 'scale_by_learning_rate')
+    """
+    return find_recipe(name)(**options)
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The names of all recipes, as `gradchain.recipes()` gives them."""
+    return tuple(sorted(_recipes))

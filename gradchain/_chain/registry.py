@@ -1,0 +1,85 @@
+"""Names of stages, so that a config can be read back, and of label functions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import torch
+
+from gradchain.errors import OptionError, UnknownNameError, nearest, shown
+
+LabelFunction = Callable[[str, torch.Tensor], str]
+
+_stages: dict[str, type[Any]] = {}
+_labels: dict[str, LabelFunction] = {}
+
+
+def add_stage(cls: type[Any]) -> None:
+    """Remember a stage class under its qualified name, and under its bare name unless that is one of ours."""
+    _stages[_qualified(cls)] = cls
+    known = _stages.get(cls.__name__)
+    if known is None or not _is_ours(known) or _qualified(known) == _qualified(cls):
+        _stages[cls.__name__] = cls
+
+
+def _qualified(cls: type[Any]) -> str:
+    return f"{cls.__module__}.{cls.__name__}"
+
+
+def _is_ours(cls: type[Any]) -> bool:
+    return cls.__module__.startswith("gradchain.")
+
+
+def stage_name(cls: type[Any]) -> str:
+    """The name under which a config finds a stage class: the bare one, unless another class has it."""
+    return cls.__name__ if _stages.get(cls.__name__) is cls else _qualified(cls)
+
+
+def stages() -> dict[str, type[Any]]:
+    """All known stage classes by name: ours, and those that the running program has defined."""
+    return {name: cls for name, cls in sorted(_stages.items()) if name == stage_name(cls)}
+
+
+def stage(name: str) -> type[Any]:
+    if not isinstance(name, str) or name not in _stages:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise UnknownNameError(
+            f"unknown stage {shown(name)}. {nearest(str(name), stages())} Import the module that defines it."
+        )
+    return _stages[name]
+
+
+Label = TypeVar("Label", bound=LabelFunction)
+
+
+def label_function(function: Label) -> Label:
+    """Register a label function `(name, parameter) -> label`, so that chains that route by it can be saved."""
+    named = inspect.isfunction(cast("Any", function)) or inspect.isbuiltin(cast("Any", function))
+    if not named or function.__name__ == "<lambda>":
+        raise OptionError(
+            f"@gradchain.label_function takes a function with a name, written with def; got {shown(function)}."
+        )
+    try:
+        inspect.signature(function).bind("", None)
+    except TypeError:
+        raise OptionError(
+            f"label function {function.__name__}{inspect.signature(function)} is called with two arguments, the name and "
+            "the parameter. Take these."
+        ) from None
+    _labels[function.__name__] = function
+    return function
+
+
+def label(name: object) -> LabelFunction:
+    if not isinstance(name, str) or name not in _labels:
+        raise UnknownNameError(
+            f"unknown label function {shown(name)}. {nearest(str(name), _labels)} Register it with "
+            "@gradchain.label_function."
+        )
+    return _labels[name]
+
+
+def label_name(function: LabelFunction) -> str | None:
+    """The name under which a label function is registered, or `None`."""
+    return next((name for name, known in _labels.items() if known is function), None)

@@ -1,0 +1,176 @@
+"""Numbers that all parameters of a chain share, such as Prodigy's `d`: where they live and how they change.
+
+An optimizer keeps them in its parameter groups, each in every group, as 0-d tensors: so they are saved, sharded and shown
+like a learning rate, and the step never waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from gradchain._chain.bindings import missing
+from gradchain._chain.context import Recorded
+from gradchain._chain.elements import Composed
+from gradchain._chain.stage import Stage
+from gradchain._core.fields import Interval, Spec, check_number, differ, stamp
+from gradchain._core.fields import as_number as plain
+from gradchain._core.shard import Shard
+from gradchain._core.totals import Pool, gather, reduce_pools
+from gradchain.errors import ChainError, OptionError
+from gradchain.ops import widest
+
+
+def initial(chain: Composed, group: Mapping[str, Any], device: torch.device) -> dict[str, torch.Tensor]:
+    """The shared numbers before the first step, by key."""
+    values: dict[str, torch.Tensor] = {}
+    for address, stage in chain.addressed:
+        names = dict(chain.bindings.shared_of(address))
+        if names:
+            bound = stage.bind({b.field: b.pick(group) for b in chain.bindings.of_stage(address)})
+            values |= {names[name]: as_number(value, device) for name, value in bound.init_shared().items()}
+    return values
+
+
+def device_of(params: Iterable[torch.Tensor]) -> torch.device:
+    """Where shared numbers live: with the first parameter."""
+    return next((param.device for param in params), torch.device("cpu"))
+
+
+def as_number(value: Any, device: torch.device, what: str = "a shared number") -> torch.Tensor:
+    """A 0-d tensor in double precision, or single on devices that have no double."""
+    number = torch.as_tensor(value, dtype=widest(device), device=device)
+    if number.ndim != 0:
+        raise ChainError(f"{what} is a tensor of shape {tuple(number.shape)}; make it one number.")
+    return number
+
+
+def keys(chain: Composed) -> set[str]:
+    """The names of the shared numbers in `param_groups`."""
+    return {key for _, _, key in chain.bindings.shared}
+
+
+def adopt(chain: Composed, group: dict[str, Any], first: Mapping[str, Any]) -> None:
+    """Give a new group the shared numbers, those of the first group if there are any."""
+    if chain.bindings.shared:
+        device = device_of(group["params"])
+        for key, value in initial(chain, group, device).items():
+            group[key] = as_number(first.get(key, group.get(key, value)), device, key)
+
+
+def stamps(chain: Composed, groups: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Any]:
+    """What tells whether anyone else has written to the shared numbers of the groups."""
+    shared = chain.bindings.shared
+    return {(n, key): stamp(group[key]) for n, group in enumerate(groups) for _, _, key in shared} if shared else {}
+
+
+def check(chain: Composed, number: int, group: dict[str, Any], known: dict[tuple[int, str], Any]) -> None:
+    """Raise `OptionError` for a shared number that cannot be one, and make a 0-d tensor of what someone has written."""
+    for address, name, key in chain.bindings.shared:
+        if key not in group:
+            raise OptionError(f"group {number}: {missing(key, f'the shared number {address}.{name} is')}")
+        now = stamp(group[key])
+        if (number, key) in known and not differ(known[number, key], now):
+            continue
+        if isinstance(group[key], torch.Tensor) and group[key].is_meta and device_of(group["params"]).type == "meta":
+            continue  # a rehearsal without numbers
+        stage = dict(chain.addressed)[address]
+        value = checked(stage, name, group[key], f"group {number}: {key}")
+        if not isinstance(group[key], torch.Tensor) or value is not group[key]:
+            group[key] = as_number(value, device_of(group["params"]))
+        known[number, key] = stamp(group[key])
+
+
+def check_given(chain: Composed, group: Mapping[str, Any], where: str) -> None:
+    """As `check`, of the shared numbers that a new group brings along."""
+    stages = dict(chain.addressed)
+    for address, name, key in chain.bindings.shared:
+        if key in group:
+            checked(stages[address], name, group[key], f"{where}{key}")
+
+
+def checked(stage: Stage, name: str, value: Any, where: str) -> Any:
+    """A shared number of a stage, in the range that the stage declares; a tensor comes back as it is, if it is 0-d."""
+    check_number(where, value, Spec(dynamic=True, interval=stage.shared_ranges.get(name, Interval())))
+    return plain(value)
+
+
+def changes(
+    chain: Composed,
+    group: Mapping[str, Any],
+    recorded: Sequence[Recorded],
+    shards: Sequence[Shard] | None = None,
+    partition: Any = None,
+) -> dict[str, torch.Tensor]:
+    """The shared numbers after a step, by key, given what each parameter contributed.
+
+    What parts of tensors contributed is added up over the processes that hold the others, all in one collective; what is
+    contributed to a `partition`, over its members.
+    """
+    changed: dict[str, torch.Tensor] = {}
+    contributed = _contributed(recorded, shards, partition)
+    for address, stage in chain.addressed:
+        names = dict(chain.bindings.shared_of(address))
+        if not names or type(stage).share is Stage.share:
+            continue
+        if totals := contributed.get(address):
+            fields = {b.field: b.pick(group) for b in chain.bindings.of_stage(address)}
+            fields |= {name: group[key] for name, key in names.items()}
+            shared = stage.bind(stage.resolve(fields, group)).share(totals)
+            if unknown := shared.keys() - names.keys():
+                raise ChainError(
+                    f"{address}.share returned {', '.join(sorted(unknown))}, which its init_shared does not make (it makes: "
+                    f"{', '.join(names)}).",
+                    stage=address,
+                )
+            changed |= {names[name]: as_number(x, x.device, f"{address}.{name}") for name, x in shared.items()}
+    return changed
+
+
+def _contributed(
+    recorded: Sequence[Recorded], shards: Sequence[Shard] | None, partition: Any
+) -> dict[str, dict[str, torch.Tensor]]:
+    """The sums of what each stage contributed."""
+    pool = Pool("sum")
+    for number, record in enumerate(recorded):
+        partials = {name: value for (name, reduce), value in record.items() if reduce == "total"}
+        pool.add(partials, shards[number].group if shards is not None and partials else None)
+    reduce_pools([pool])
+    totals = pool.merge()
+    if partition is not None:
+        pool = Pool("sum")
+        for theirs in gather(totals, partition):
+            pool.add(theirs)
+        totals = pool.merge()
+    result: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in totals.items():
+        address, _, name = key.rpartition(".")
+        result.setdefault(address, {})[name] = value
+    return result
+
+
+def update(
+    chain: Composed,
+    groups: Sequence[dict[str, Any]],
+    recorded: Sequence[Recorded],
+    shards: Sequence[Shard] | None = None,
+    partition: Any = None,
+    in_place: bool = False,
+    keep: torch.Tensor | None = None,
+) -> None:
+    """Write the shared numbers after a step into all groups; `in_place` if a CUDA graph may have seen where they are.
+
+    Where `keep`, a 0-d bool tensor, is false, they stay as they were.
+    """
+    if chain.bindings.shared and groups:
+        changed = changes(chain, groups[0], recorded, shards, partition)
+        for group in groups:
+            for key, value in changed.items():
+                if keep is not None:
+                    value = torch.where(keep.to(value.device), value, group[key].to(value.device))
+                if in_place:
+                    group[key].copy_(value)
+                else:
+                    group[key] = as_number(value, group[key].device)

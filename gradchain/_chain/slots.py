@@ -1,0 +1,90 @@
+"""Between a stage and the state: a slot is dense to its stage and kept as its storage wants it."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from types import GeneratorType
+from typing import Any, cast
+
+import torch
+
+from gradchain._chain.stage import Stage
+from gradchain._core.reduce import Request, Totals
+from gradchain._core.shard import Shard
+from gradchain.errors import ChainError
+from gradchain.ops import compute_dtype, finite
+from gradchain.storage import Kept, Parts, Storage, Storing
+from gradchain.storage.base import Bits
+
+
+def parts_of(key: str, state: Mapping[str, Any]) -> dict[str, str]:
+    """The parts of a slot in a state, and their names there."""
+    if key in state:
+        return {"": key}
+    return {name[len(key) + 1 :]: name for name in state if name.startswith(f"{key}.")}
+
+
+def storage_for(stage: Stage, slot: str, dense: torch.Tensor, shape: torch.Size) -> Storage | None:
+    """The storage of a slot; `None` if it is kept as `init` made it."""
+    storage = stage.storage_of(slot)
+    return storage if storage is not None and dense.is_floating_point() and dense.shape == shape else None
+
+
+def stored(
+    key: str, stage: Stage, slot: str, dense: torch.Tensor, param: torch.Tensor, shard: Shard, bits: Bits
+) -> Any:
+    """The tensors to keep for a slot, by their names in the state; or a generator of them.
+
+    What has to do with several elements is kept finite: statistics, and all storages but plain tensors of one number for
+    each element. Of those, an infinite one stops its own element for ever, as in torch, and costs a step nothing.
+    """
+    storage = storage_for(stage, slot, dense, param.shape)
+    if storage is None and dense.shape != param.shape:
+        dense = finite(dense)
+    if storage is not None and not storage.elementwise:
+        dense = finite(dense, torch.float32)
+    if storage is None:
+        narrow = dense.dtype == torch.float16 == param.dtype
+        return {key: dense.to(compute_dtype(dense.dtype)) if narrow else dense}
+    parts = storage.store(dense, kept(stage, slot, param, shard), bits)
+    return _named_later(key, parts) if isinstance(parts, GeneratorType) else _named(key, cast("Parts", parts))
+
+
+def _named(key: str, parts: Parts) -> dict[str, torch.Tensor]:
+    return {f"{key}.{part}" if part else key: tensor for part, tensor in parts.items()}
+
+
+def _named_later(key: str, storing: Storing) -> Generator[Request, Totals, dict[str, torch.Tensor]]:
+    return _named(key, (yield from storing))
+
+
+def loaded(stage: Stage, slot: str, parts: Parts, param: torch.Tensor, shard: Shard) -> torch.Tensor:
+    """The dense tensor of a slot."""
+    storage = stage.storage_of(slot)
+    if storage is None or "" in parts:
+        return parts[""]
+    return storage.load(parts, kept(stage, slot, param, shard)).reshape(param.shape)
+
+
+def kept(stage: Stage, slot: str, param: torch.Tensor, shard: Shard) -> Kept:
+    return Kept(shard.shape, compute_dtype(param.dtype), slot not in stage.nonnegative, shard)
+
+
+def owned(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor that keeps no more memory than it fills: a part of a larger one would keep that alive."""
+    filled = tensor.numel() * tensor.element_size()
+    return tensor.clone() if tensor.untyped_storage().nbytes() > filled else tensor
+
+
+def no_bits(param: torch.Tensor, like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
+    """Noise that rounds nothing up, for states before the first step."""
+    return torch.zeros_like(param if like is None else like, dtype=torch.int32)
+
+
+def check_slot(address: str, slot: str, dense: object, wanted: torch.Size) -> None:
+    """Raise unless a stage returned a tensor of the shape that its slot has."""
+    if not isinstance(dense, torch.Tensor) or dense.shape != wanted:
+        what = f"shape {tuple(dense.shape)}" if isinstance(dense, torch.Tensor) else type(dense).__name__
+        raise ChainError(
+            f"{address} returned {what} for slot {slot!r}, which has shape {tuple(wanted)}.", stage=address
+        )

@@ -1,0 +1,421 @@
+"""A stage: one named transform, as plain tensor algebra on one tensor."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import itertools
+import re
+from collections.abc import Callable, Generator, Mapping, Sequence
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+
+import torch
+from typing_extensions import Self, dataclass_transform
+
+from gradchain._chain import registry
+from gradchain._chain.context import Context
+from gradchain._core.fields import (
+    KEY,
+    Interval,
+    Spec,
+    as_number,
+    check_number,
+    check_static,
+    follow,
+    hyper,
+    spec_of,
+    static,
+)
+from gradchain._core.reduce import Request, Totals
+from gradchain._core.shard import Shard
+from gradchain._core.update import Update
+from gradchain.errors import ChainError, OptionError, UnknownOptionError, nearest, shown
+from gradchain.roles import ROLES
+from gradchain.storage import STORAGES, Storage
+
+Slots: TypeAlias = Mapping[str, torch.Tensor]
+Result: TypeAlias = "Update | tuple[Update, Slots]"
+Yields: TypeAlias = "Generator[Request, Totals, Result]"
+ScaleRule = Literal["resolved", "any", "sets", "edits", "resolves"]
+
+NAME = re.compile(r"[\w-]{1,100}")
+"""What a stage, or a branch of a partition, may be called."""
+
+RESERVED = frozenset({"params", "param_names", "role", "disable", "maximize", "telemetry"})
+"""Entries of a parameter group that are no hyperparameters: a field of such a name goes by `stage.field`."""
+
+Number: TypeAlias = float
+"""A dynamic hyperparameter: a Python float when eager, a 0-d tensor when compiled or traced."""
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(hyper, static, follow))
+class _FrozenFields:
+    """Makes every subclass a frozen dataclass, and tells type checkers so."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(frozen=True, repr=False)(cls)
+
+
+class Stage(_FrozenFields):
+    """Base of all transforms. A subclass becomes a frozen dataclass whose fields are its hyperparameters.
+
+    Write `update` for one tensor; add `init` for state. While it runs, `self.beta` is the value in force (from the
+    parameter group, or a schedule), so a method reads like its equation. Fields annotated `float` are dynamic: never
+    branch on them. Everything is pure: nothing that is passed in is written to.
+
+    >>> class sign_momentum(gradchain.Stage):
+    ...     beta: float = gradchain.hyper(default=0.9, ge=0, lt=1)
+    ...     def init(self, param):
+    ...         return {"exp_avg": torch.zeros_like(param)}
+    ...     def update(self, update, ctx):
+    ...         m = self.beta * ctx.read("exp_avg") + (1 - self.beta) * update.value
+    ...         return update.average(m.sign()), {"exp_avg": m}
+
+    Class attributes state the contract, which is checked when a chain is built:
+
+    * `scale`: `"resolved"` (default: no denominator may be pending), `"any"`, `"sets"`, `"edits"` or `"resolves"`;
+    * `reads_previous`: slots of a *later* stage that it reads as they were after the last step;
+    * `requires`: slots that an *earlier* stage must own;
+    * `optional`: slots of an earlier stage that it takes into account where there are any;
+    * `serves`: its slots that are there for others: without a later stage that reads them the chain is an error;
+    * `nonnegative`: its slots that are never negative, which some storages make use of;
+    * `decays`: `"adds"` if it adds to the decay term, `"steers"` if it weighs or masks what later stages add;
+    * `place`: `"first"` or `"last"` for stages that must stand at an end;
+    * `shared_ranges`: where its shared numbers lie, by name, as `Interval`; they are finite in any case;
+    * `row_slots`: its slots that have one row for each row of the parameter, and another shape than the parameter;
+    * `source`: paper or repository.
+
+    What it does is found out when an optimizer takes up a parameter, by a few steps of a small tensor,
+    and need not be said. If it is said all the same, it must be so; `None`, the default, says nothing:
+
+    * `elementwise`: whether each element of what it makes depends on that element alone of what it is given;
+    * `random`: whether it may draw `ctx.random_bits`;
+    * `joint`: whether it may ask for totals over several parameters (`labelled`, `all_parameters`);
+    * `records`: names passed to `ctx.record`.
+    """
+
+    name: str = static(default="", kw_only=True)
+    keys: tuple[tuple[str, str], ...] = static(default=(), kw_only=True)
+
+    scale: ClassVar[ScaleRule] = "resolved"
+    reads_previous: ClassVar[tuple[str, ...]] = ()
+    requires: ClassVar[tuple[str, ...]] = ()
+    optional: ClassVar[tuple[str, ...]] = ()
+    serves: ClassVar[tuple[str, ...]] = ()
+    nonnegative: ClassVar[tuple[str, ...]] = ()
+    decays: ClassVar[Literal["no", "adds", "steers"]] = "no"
+    place: ClassVar[Literal["anywhere", "first", "last"]] = "anywhere"
+    records: ClassVar[tuple[str, ...]] = ()
+    elementwise: ClassVar[bool | None] = None
+    random: ClassVar[bool | None] = None
+    joint: ClassVar[bool | None] = None
+    row_slots: ClassVar[tuple[str, ...]] = ()
+    shared_ranges: ClassVar[Mapping[str, Interval]] = {}
+    source: ClassVar[str] = ""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        annotations = inspect.get_annotations(cls)
+        taken = [name for name, kind in annotations.items() if hasattr(Stage, name) and "ClassVar" not in str(kind)]
+        if taken:
+            raise OptionError(
+                f"{cls.__name__}: a hyperparameter cannot be called {taken[0]!r}, which stages use themselves."
+            )
+        _check_attributes(cls)
+        try:
+            super().__init_subclass__(**kwargs)
+        except (TypeError, ValueError) as error:  # dataclasses' own
+            raise OptionError(
+                f"{cls.__name__} cannot be a stage: {error}. Annotate each field, as in `beta: float = hyper(...)`, "
+                "and give it a default that cannot be changed."
+            ) from None
+        cls.__init__ = _explain_unknown_keywords(cls)  # type: ignore[method-assign]
+        registry.add_stage(cls)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.name, str) and self.name and not NAME.fullmatch(self.name):
+            raise OptionError(
+                f"{type(self).__name__}.name = {shown(self.name)}: use up to 100 letters, digits, '_', '-'."
+            )
+        for field in self.fields():
+            where = f"{type(self).__name__}.{field.name}"
+            value, spec = getattr(self, field.name), spec_of(field)
+            if spec.follows:
+                continue
+            if spec.dynamic:
+                check_number(where, value, spec, field.default)
+                object.__setattr__(self, field.name, as_number(value))
+            elif field.name == "keys":
+                object.__setattr__(self, field.name, self._checked_keys(value))
+            else:
+                object.__setattr__(self, field.name, check_static(where, value, spec, field.type))
+
+    # What an author writes.
+
+    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The slots of one parameter before its first step. Stateless stages have none."""
+        return {}
+
+    def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
+        """As `init`, for a parameter with a role. Write this one instead where the slots depend on the role."""
+        return self.init(param)
+
+    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
+        """As `init_for`, of the rows of a parameter that are here; `shard` tells which.
+
+        Slots of the parameter's shape and `row_slots` get the rows here, all others are the same in all processes. Write
+        this one instead if `init` would not do that, given just these rows.
+        """
+        return self.init_for(param, role)
+
+    def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
+        """Whether a slot of some shape has one row for each row of a parameter; the others are not split with it."""
+        return shape == whole or (slot in self.row_slots and shape[:1] == whole[:1])
+
+    def storage_of(self, slot: str) -> Storage | None:
+        """How a slot is kept; `None`: as `init` made it."""
+        chosen: str | None = getattr(self, "storage", None)
+        return None if chosen is None else STORAGES[chosen]
+
+    def init_shared(self) -> dict[str, float]:
+        """Numbers that all parameters share, before the first step. `self.name` gives the one in force."""
+        return {}
+
+    def share(self, totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The shared numbers after a step, given the totals over all parameters of what `ctx.contribute` took."""
+        return {}
+
+    def override(self, group: Mapping[str, Any]) -> dict[str, Number]:
+        """Values of hyperparameters, by key, that the other stages see instead of those in the group."""
+        return {}
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        """Numbers that depend on the step and the hyperparameters alone, computed once per step in double precision.
+
+        `update` finds them as `ctx["name"]`. `step` counts from 1.
+        """
+        return {}
+
+    def pin(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Entries to put into a parameter group when an optimizer takes it up."""
+        return {}
+
+    def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
+        """The values in force, given those that the group holds for the dynamic fields; the place to derive some."""
+        return values
+
+    def update(self, update: Update, ctx: Context) -> Result | Yields:
+        """The transform: a new `Update`, and the new value of each slot that changed."""
+        return update
+
+    def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
+        """How this and the following stages see the parameter, e.g. in another precision."""
+        return param
+
+    def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
+        """How the new value of the parameter is stored."""
+        return new_param, {}
+
+    def check_place(self, before: Sequence[Stage], address: str) -> None:
+        """Raise `ChainError` if the stages `before` this one do not prepare what it needs."""
+
+    def advice(self, shape: torch.Size) -> str | None:
+        """A warning for a parameter of this shape, given once when an optimizer takes it up."""
+        return None
+
+    # What others ask of it.
+
+    @classmethod
+    def fields(cls) -> tuple[dataclasses.Field[Any], ...]:
+        return dataclasses.fields(cls)  # type: ignore[arg-type]
+
+    @classmethod
+    def dynamic_fields(cls) -> dict[str, Spec]:
+        """The dynamic fields and their specs."""
+        return {field.name: spec for field in cls.fields() if (spec := spec_of(field)).dynamic}
+
+    @classmethod
+    def static_fields(cls) -> tuple[str, ...]:
+        return tuple(field.name for field in cls.fields() if not spec_of(field).dynamic)
+
+    @functools.cached_property
+    def kinds(self) -> tuple[type, ...]:
+        """The types of the static options."""
+        return tuple(type(getattr(self, name)) for name in self.static_fields())
+
+    def live_fields(self) -> dict[str, Spec]:
+        """The dynamic fields that this stage uses, given its static options; these appear in `param_groups`."""
+        renamed = dict(self.keys)
+        return {
+            name: spec
+            for name, spec in self.dynamic_fields().items()
+            if not spec.follows or spec.key is not None or name in renamed
+        }
+
+    @property
+    def address(self) -> str:
+        """The name of the stage in its chain: `name=` if given, else the transform's."""
+        return self.name or type(self).__name__
+
+    def key_of(self, field: str) -> str:
+        """The name under which a dynamic field appears in `param_groups`."""
+        renamed = dict(self.keys).get(field)
+        return renamed or self.dynamic_fields()[field].key or field
+
+    def expose(self, **keys: str) -> Self:
+        """A copy whose dynamic fields go by other names in `param_groups`.
+
+        >>> first_moment(0.9).expose(beta="momentum").key_of("beta")
+        'momentum'
+        """
+        return dataclasses.replace(self, keys=tuple(sorted({**dict(self.keys), **keys}.items())))
+
+    def _checked_keys(self, keys: Any) -> tuple[tuple[str, str], ...]:
+        """The pairs of a dynamic field and the name that it goes by."""
+        pairs = tuple(keys.items()) if isinstance(keys, Mapping) else keys
+        if not isinstance(pairs, (tuple, list)) or any(
+            not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs
+        ):
+            raise OptionError(
+                f"{self.address}.keys = {shown(keys)}: pass pairs of a field and a name, such as (('beta', 'momentum'),)."
+            )
+        for field, key in pairs:
+            if not isinstance(field, str) or field not in self.dynamic_fields():
+                known = nearest(str(field), self.dynamic_fields())
+                raise UnknownOptionError(f"{self.address} has no dynamic field {shown(field)}. {known}")
+            if not isinstance(key, str) or not KEY.fullmatch(key):
+                raise OptionError(
+                    f"{self.address}: {field} cannot go by {shown(key)}; pass a name such as 'momentum' or 'betas[0]'."
+                )
+        if len(dict(pairs)) < len(pairs):
+            raise OptionError(f"{self.address}.keys = {shown(keys)} names a field twice. Give each field one name.")
+        return tuple((field, key) for field, key in pairs)
+
+    def bind(self, values: Mapping[str, Any]) -> Self:
+        """A copy that holds the values in force at this step; they were checked where they came from."""
+        bound = object.__new__(type(self))
+        bound.__dict__.update(self.__dict__)
+        bound.__dict__.update(values)
+        return bound
+
+    @functools.cached_property
+    def slots(self) -> tuple[str, ...]:
+        """The names of the slots that this stage owns, found by asking `init` about small meta tensors."""
+        names: dict[str, None] = {}
+        failures: list[Exception] = []
+        roles = (None,) if type(self).init_for is Stage.init_for else (None, *ROLES)
+        probes = list(itertools.product(range(5), (torch.float32, torch.bfloat16), roles))
+        for rank, dtype, role in probes:
+            try:  # `init` may not know tensors of every rank
+                names |= dict.fromkeys(self.init_for(torch.empty((2,) * rank, device="meta", dtype=dtype), role))
+            except Exception as error:
+                failures.append(error)
+        if len(failures) == len(probes):
+            error = failures[-1]
+            raise ChainError(
+                f"{self.address}: its `init` raised {type(error).__name__}: {error}; for all small tensors that it was "
+                "asked about. If it knows tensors of some sizes only, name its slots in the class body: slots = ('m',).",
+                stage=self.address,
+            ) from error
+        return tuple(names)
+
+    def options(self) -> dict[str, Any]:
+        """All fields that differ from their defaults, by name."""
+        return {field.name: value for field in self.fields() if (value := getattr(self, field.name)) != field.default}
+
+    def __repr__(self) -> str:
+        shown = {key: value for key, value in self.options().items() if key != "keys"}
+        positional = [repr(shown.pop(f.name)) for f in self.fields() if f.default is dataclasses.MISSING]
+        arguments = positional + [f"{key}={value!r}" for key, value in shown.items()]
+        exposed = ", ".join(f"{field}={key!r}" for field, key in self.keys)
+        return f"{type(self).__name__}({', '.join(arguments)})" + (f".expose({exposed})" if exposed else "")
+
+
+_CHOICES = {
+    "scale": ("resolved", "any", "sets", "edits", "resolves"),
+    "decays": ("no", "adds", "steers"),
+    "place": ("anywhere", "first", "last"),
+}
+_NAMES = ("reads_previous", "requires", "optional", "serves", "nonnegative", "records", "row_slots")
+
+
+def _check_attributes(cls: type[Stage]) -> None:
+    """Raise for a class attribute that would mean nothing. One that is a property is asked for when it is used."""
+    for name, choices in _CHOICES.items():
+        value = cls.__dict__.get(name, choices[0])
+        if not isinstance(value, property) and value not in choices:
+            raise OptionError(f"{cls.__name__}.{name} = {shown(value)} is not one of {', '.join(map(repr, choices))}.")
+    for name in _NAMES:
+        value = cls.__dict__.get(name, ())
+        if isinstance(value, property):
+            continue
+        if not isinstance(value, (tuple, list)) or not all(isinstance(item, str) for item in value):
+            raise OptionError(
+                f"{cls.__name__}.{name} = {shown(value)}: list the names in a tuple, such as ('exp_avg',)."
+            )
+
+
+def _explain_unknown_keywords(cls: type[Stage]) -> Callable[..., None]:
+    """The dataclass's `__init__`, with errors that name the stage and the nearest known fields."""
+    original = cls.__init__
+
+    @functools.wraps(original)
+    def __init__(self: Stage, /, *args: Any, **kwargs: Any) -> None:
+        known = [field.name for field in dataclasses.fields(cls) if field.init]
+        for name in kwargs:
+            if name not in known:
+                raise UnknownOptionError(f"{cls.__name__} has no field {shown(name)}. {nearest(name, known)}")
+        try:
+            original(self, *args, **kwargs)
+        except TypeError as error:
+            raise UnknownOptionError(f"{cls.__name__}: {error}") from None
+
+    return __init__
+
+
+def storage_field() -> Any:
+    """The `storage` option of a stateful stage."""
+    return static(default="param", choices=tuple(STORAGES))
+
+
+F = TypeVar("F", bound=Callable[..., torch.Tensor])
+
+
+def stateless(function: Callable[..., torch.Tensor]) -> type[Stage]:
+    """Make a transform of a function of the direction. Keyword parameters become hyperparameters.
+
+    >>> @gradchain.stateless
+    ... def power(value, *, exponent: float = 0.5):
+    ...     return value.sign() * value.abs() ** exponent
+    >>> gradchain.chain(power(exponent=0.25), gradchain.scale_by_learning_rate(0.1))
+    chain(power(exponent=0.25), scale_by_learning_rate(lr=0.1))
+    """
+    if not inspect.isfunction(function):
+        raise OptionError(
+            f"@gradchain.stateless takes a function of the direction, written with def or lambda; got {shown(function)}."
+        )
+    parameters = list(inspect.signature(function, eval_str=False).parameters.values())
+    kinds = [parameter.kind for parameter in parameters]
+    positional = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    if not kinds or kinds[0] not in positional or set(kinds[1:]) - {inspect.Parameter.KEYWORD_ONLY}:
+        raise OptionError(
+            f"{function.__name__}{inspect.signature(function)} cannot become a stage: take the direction as the one "
+            "positional parameter and hyperparameters after a `*`."
+        )
+    names = [parameter.name for parameter in parameters[1:]]
+
+    def update(self: Stage, update: Update, ctx: Context) -> Update:
+        return update.replace(value=function(update.value, **{name: getattr(self, name) for name in names}))
+
+    namespace: dict[str, Any] = {
+        "__doc__": function.__doc__,
+        "__module__": function.__module__,
+        "__qualname__": function.__qualname__,
+        "__annotations__": {
+            p.name: p.annotation if p.annotation is not p.empty else type(p.default).__name__ for p in parameters[1:]
+        },
+        "update": update,
+        **{p.name: p.default for p in parameters[1:] if p.default is not p.empty},
+    }
+    return type(function.__name__, (Stage,), namespace)

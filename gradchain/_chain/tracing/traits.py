@@ -1,0 +1,234 @@
+"""What a program does to a parameter: whether elements mix, whether it draws noise, whom it asks, what it records.
+
+A chain whose elements have nothing to do with each other is stepped in blocks, one that draws noise is given some, one that
+asks about all parameters cannot be stepped alone. Stages need not say so: they are watched while they step small tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gradchain._chain.elements import Composed, routes
+from gradchain._chain.program import Numbers, Program
+from gradchain._chain.stage import Stage
+from gradchain._chain.tracing.apart import apart
+from gradchain._chain.tracing.claims import check_claims
+from gradchain._chain.tracing.joined import compare
+from gradchain._chain.tracing.watch import Branched, Deeds, Fault
+from gradchain._chain.tracing.watched import Watching, as_tensors, usual_numbers
+from gradchain.roles import ROLES
+
+SIDE = 4
+"""The longest side of a small tensor."""
+
+FEW = 1 << 12
+"""Parameters of more elements are traced without values, where a small tensor will not do."""
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a program does to parameters of a dtype and a shape."""
+
+    mixed: Mapping[str, str]
+    """Why stages are not elementwise, by address."""
+    placed: Mapping[str, str]
+    """Why the bits of an element may depend on its place, by address of the stage."""
+    packed: Mapping[str, str]
+    """Why storages do not treat each element by itself, by `stage.slot`."""
+    draws: bool
+    """Whether a stage or a storage draws random bits."""
+    joint: tuple[str, ...]
+    """The stages that ask for totals over several parameters."""
+    records: tuple[str, ...]
+    """The names that are passed to `ctx.record`, and those that stages declare."""
+    own: bool = False
+    """Whether they may be others for another shape of the same rank, or for other values of the hyperparameters."""
+
+    @property
+    def elementwise(self) -> bool:
+        """Whether each element of the result depends on that element alone of what is given."""
+        return not self.mixed
+
+    @property
+    def exact(self) -> bool:
+        """Whether it depends on that element alone to the last bit, wherever it stands: tensors may be cut and joined."""
+        return not (self.mixed or self.placed or self.packed)
+
+
+_known: dict[Any, Traits] = {}
+"""What has been traced, by structure, dtype and rank; if that does not decide it, by program, dtype and shape."""
+
+
+def traits_of(program: Program, param: torch.Tensor) -> Traits:
+    """What a program does to a parameter: found out when it is first asked.
+
+    Raises:
+        ChainError: a stage breaks a rule, or says of itself what is not so.
+    """
+    key = (param.dtype, param.shape)
+    known: Traits | None = program.traced.get(key)
+    if known is None:
+        known = program.traced[key] = _traits_for(program, *key)
+    return known
+
+
+@torch._disable_dynamo  # type: ignore[misc]
+def _traits_for(program: Program, dtype: torch.dtype, shape: torch.Size) -> Traits:
+    like = (program.structure, program.pattern, dtype, len(shape))
+    if (known := _known.get(like)) is not None:
+        return known
+    small = torch.Size(min(max(size, 1), SIDE) for size in shape)
+    known = _remembered((program.structure, program, dtype, small), lambda: _examined(program, dtype, small))
+    if not known.own:
+        _known[like] = known
+    elif small != shape:
+        key = (program.structure, program, dtype, shape)
+        return _remembered(key, lambda: _widened(known, program, dtype, shape))
+    return known
+
+
+def _remembered(key: Any, make: Callable[[], Traits]) -> Traits:
+    if (known := _known.get(key)) is None:
+        if len(_known) > 1 << 14:
+            _known.clear()
+        with apart():
+            known = _known[key] = make()
+    return known
+
+
+def reaching_out(chain: Composed, params: Iterable[torch.Tensor]) -> str | None:
+    """The first stage whose work on one of these parameters depends on others, by whatever route they would come to it.
+
+    The same in all processes that pass the same parameters.
+    """
+    if (address := sharing(chain.addressed)) is not None:
+        return address
+    kinds = dict.fromkeys((param.dtype, param.shape) for param in params)
+    for route, role in itertools.product(routes(chain.elements), (None, *ROLES)):
+        program = Program.of(tuple(route), role)
+        for dtype, shape in kinds:
+            if joint := _traits_for(program, dtype, shape).joint:
+                return joint[0]
+    return None
+
+
+def sharing(stages: Iterable[tuple[str, Stage]]) -> str | None:
+    """The first stage that makes numbers for all parameters, or says that it asks for totals over several."""
+    return next((at for at, stage in stages if stage.joint or type(stage).share is not Stage.share), None)
+
+
+# The examination.
+
+
+def _examined(program: Program, dtype: torch.dtype, small: torch.Size) -> Traits:
+    """The traits for a small tensor."""
+    try:
+        numbers = usual_numbers(program)
+        watching = Watching(program, dtype).run(small, numbers)
+    except Fault:
+        raise
+    except Exception as error:  # it wants another shape than a small one; if not, the step will say so
+        return _unknown(program, error)
+    deeds, watch, drawn = watching.deeds, watching.watch, watching.watch.drawn
+    drawn = _try_tensors(program, dtype, small, numbers[2], deeds) or drawn
+    if not any(deed.mixes or deed.shapes for deed in deeds.values()):
+        compare(program, dtype, len(small), numbers[2], deeds)
+    check_claims(program, deeds, watch.storages)
+    for other in _variants(program):
+        more = _quietly(other, dtype, small)
+        drawn = drawn or more.draws
+        for address in more.joint:
+            deeds[address].asks = deeds[address].asks or "under other options"
+    return _traits(program, deeds, watch.storages, drawn)
+
+
+def _traits(program: Program, deeds: Mapping[str, Deeds], storages: Mapping[str, Deeds], drawn: bool) -> Traits:
+    mixed: dict[str, str] = {}
+    placed = {address: deed.place for address, deed in deeds.items() if deed.place}
+    packed = {key: why for key, deed in storages.items() if (why := deed.mixes or deed.shapes or deed.place)}
+    records: dict[str, None] = {}
+    for address, stage in program.stages:
+        deed = deeds[address]
+        claimed = "it says so" if stage.elementwise is False else None
+        numeric = "its update looks at the value of a hyperparameter" if deed.numeric else None
+        if reason := deed.mixes or deed.shapes or numeric or claimed:
+            mixed[address] = reason
+        records |= dict.fromkeys((*(stage.records or ()), *deed.records))
+    joint = tuple(address for address, stage in program.stages if deeds[address].asks or stage.joint)
+    drawn = drawn or any(stage.random for _, stage in program.stages)
+    own = any(deed.shapes or deed.numeric for deed in (*deeds.values(), *storages.values()))
+    return Traits(mixed, placed, packed, drawn or any(d.numeric for d in deeds.values()), joint, tuple(records), own)
+
+
+def _unknown(program: Program, error: Exception) -> Traits:
+    """What is assumed of a program that cannot be traced: nothing is joined, and noise is made in case it is drawn."""
+    reason = f"it could not be traced ({type(error).__name__}: {error})"
+    nothing = {address: Deeds(mixes=reason, shapes=reason) for address, _ in program.stages}
+    return _traits(program, nothing, {}, True)
+
+
+def _widened(known: Traits, program: Program, dtype: torch.dtype, shape: torch.Size) -> Traits:
+    """The traits for a shape on which they depend: what a small tensor shows, and one of this shape."""
+    device = "cpu" if shape.numel() <= FEW else "meta"
+    try:
+        watching = Watching(program, dtype, device).run(shape, usual_numbers(program))
+    except Fault:
+        raise
+    except Exception:
+        return known
+    check_claims(program, watching.deeds, watching.watch.storages)
+    wide = _traits(program, watching.deeds, watching.watch.storages, watching.watch.drawn)
+    if not any("could not be traced" in why for why in known.mixed.values()):
+        joint = tuple(at for at, _ in program.stages if at in (*known.joint, *wide.joint))
+        records = tuple(dict.fromkeys((*known.records, *wide.records)))
+        return dataclasses.replace(known, draws=known.draws or wide.draws, joint=joint, records=records)
+    return dataclasses.replace(wide, mixed=known.mixed, own=True)
+
+
+def _try_tensors(
+    program: Program, dtype: torch.dtype, small: torch.Size, numbers: Numbers, deeds: Mapping[str, Deeds]
+) -> bool:
+    """See whether a stage looks at hyperparameters: with tensors for numbers it cannot, without being noticed.
+
+    Returns whether noise is drawn: a scalar in half precision is no longer, once multiplied by a tensor.
+    """
+    watching = Watching(program, dtype)
+    watching.watch.tensor_numbers = True
+    try:
+        watching.run(small, {2: as_tensors(numbers)})
+    except (Branched, Exception):
+        at_work = watching.watch.last.partition(".")[0] or program.stages[0][0]
+        deeds[at_work].numeric = True
+    return watching.watch.drawn
+
+
+def _quietly(program: Program, dtype: torch.dtype, small: torch.Size) -> Traits:
+    """The traits of a program that may never be run: its errors do not count."""
+    try:
+        watching = Watching(program, dtype).run(small, usual_numbers(program, (2,)))
+    except Exception:
+        return Traits({}, {}, {}, False, (), ())
+    return _traits(program, watching.deeds, watching.watch.storages, watching.watch.drawn)
+
+
+def _variants(program: Program) -> Iterator[Program]:
+    """The program with each of its optional numbers there or not, as it may be set in a group later."""
+    for place, (address, stage) in enumerate(program.stages):
+        for name, spec in stage.live_fields().items():
+            if not spec.optional or spec.follows:
+                continue
+            for value in (None,) if getattr(stage, name) is not None else (0.5, 2.0, -0.5):
+                try:
+                    other = dataclasses.replace(stage, **{name: value})
+                except Exception:
+                    continue
+                yield Program.of(
+                    (*program.stages[:place], (address, other), *program.stages[place + 1 :]), program.role
+                )
+                break

@@ -1,0 +1,220 @@
+"""A program under watch: its stages step small tensors, and what each does is noted."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping
+from types import GeneratorType, SimpleNamespace
+from typing import Any, cast
+
+import torch
+
+from gradchain._chain import shared
+from gradchain._chain.bindings import bind_keys
+from gradchain._chain.context import Context
+from gradchain._chain.program import Numbers, Outcome, Program, State
+from gradchain._chain.stage import Result, Slots, Stage
+from gradchain._chain.tracing.watch import Deeds, Looks, Watch, Witness
+from gradchain._core.noise import parameter_key
+from gradchain._core.reduce import Request, Totals
+from gradchain._core.update import Update
+from gradchain.storage import Kept, Parts, Storage
+from gradchain.storage.base import Bits
+
+STEPS = (1, 2, 1000)
+"""The steps that are watched: the first, one like most, and one when everything has warmed up."""
+
+
+class WatchedStage:
+    """A stage that is watched, in the place of the stage. Slots that are `dense` are kept as `init` makes them."""
+
+    def __init__(self, stage: Stage, address: str, watch: Watch, deeds: Deeds, dense: bool) -> None:
+        self.stage, self.address, self.watch, self.deeds, self.dense = stage, address, watch, deeds, dense
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stage, name)
+
+    def bind(self, values: Mapping[str, Any]) -> WatchedStage:
+        return WatchedStage(self.stage.bind(values), self.address, self.watch, self.deeds, self.dense)
+
+    def storage_of(self, slot: str) -> Any:
+        storage = None if self.dense else self.stage.storage_of(slot)
+        return None if storage is None else WatchedStorage(storage, f"{self.address}.{slot}", self.watch)
+
+    def update(self, update: Update, ctx: Context) -> Any:
+        witness, given = Witness.of(ctx, self.watch), self._given(ctx, update)
+        with self.watch.at(self.address, self.deeds, "update", given):
+            result = self.stage.update(update, witness)
+        return self._driven(result, given) if isinstance(result, GeneratorType) else self._noted(result)
+
+    def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
+        with self.watch.at(self.address, self.deeds, "read", self._given(ctx, param)):
+            return self.stage.read(param, Witness.of(ctx, self.watch))
+
+    def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
+        with self.watch.at(self.address, self.deeds, "write", self._given(ctx, new_param)):
+            return self.stage.write(new_param, Witness.of(ctx, self.watch))
+
+    def _given(self, ctx: Context, given: Any) -> list[torch.Tensor]:
+        """What a stage may read and not write."""
+        return [*_tensors(given), ctx.param, ctx.stored_param, ctx.gradient, *self.watch.state]
+
+    def _driven(
+        self, running: Generator[Request, Totals, Result], given: list[torch.Tensor]
+    ) -> Generator[Request, Totals, Result]:
+        answer: Any = None
+        while True:
+            mixed = self.deeds.mixes
+            with self.watch.at(self.address, self.deeds, "update", given):
+                try:
+                    request = running.send(answer)
+                except StopIteration as stop:
+                    return self._noted(stop.value)
+            if self.watch.storing:
+                answer = yield request
+                continue
+            asks = f"its update asks for totals over {'the' if request.scope == 'tensor' else 'more than one'} tensor"
+            self.deeds.mixes = mixed or asks  # rather than the sums that it asks about
+            if request.scope != "tensor":
+                self.deeds.asks = asks
+            answer = yield request
+
+    def _noted(self, result: Any) -> Any:
+        """Keep what leaves the stage, to be compared."""
+        update, slots = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
+        self.watch.made.append((self.address, [*_tensors(update), *slots.values()]))
+        return result
+
+
+class WatchedKept(Kept):
+    """What a storage is told of a slot; that it has looked at the shape is noted."""
+
+    deeds: Deeds
+
+    @staticmethod
+    def of(kept: Kept, deeds: Deeds) -> WatchedKept:
+        watched = WatchedKept(kept.shape, kept.dtype, kept.signed, kept.shard)
+        object.__setattr__(watched, "deeds", deeds)
+        return watched
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("shape", "shard", "part", "square"):
+            deeds = object.__getattribute__(self, "deeds")
+            deeds.shapes = deeds.shapes or f"it looks at the {name} of a slot"
+        return object.__getattribute__(self, name)
+
+
+class WatchedStorage:
+    """A storage that is watched, in the place of the storage."""
+
+    def __init__(self, storage: Storage, key: str, watch: Watch) -> None:
+        self.storage, self.key, self.watch = storage, key, watch
+        self.deeds = watch.storages.setdefault(key, Deeds())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.storage, name)
+
+    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Any:
+        def noted(*args: Any) -> torch.Tensor:
+            self.deeds.mixing("its noise depends on the place of an element")
+            with self.watch.paused():
+                return bits(*args)
+
+        with self._at("store", [dense]):
+            parts = self.storage.store(dense, WatchedKept.of(kept, self.deeds), noted)
+        return self._driven(parts, [dense]) if isinstance(parts, GeneratorType) else parts
+
+    def _driven(self, running: Any, given: list[torch.Tensor]) -> Any:
+        answer: Any = None
+        while True:
+            with self._at("store", given):
+                try:
+                    request = running.send(answer)
+                except StopIteration as stop:
+                    return stop.value
+            self.deeds.mixing("its store asks for totals")
+            answer = yield request
+
+    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+        with self._at("load", [*parts.values()]):
+            return self.storage.load(parts, WatchedKept.of(kept, self.deeds))
+
+    def _at(self, method: str, given: list[torch.Tensor]) -> Any:
+        return self.watch.at(self.key, self.deeds, method, given)
+
+
+def _tensors(given: Any) -> list[torch.Tensor]:
+    names = ("value", "scale", "averaged", "decay", "decay_weight")
+    parts = [getattr(given, name, None) for name in names] if isinstance(given, Update) else [given]
+    return [part for part in parts if isinstance(part, torch.Tensor)]
+
+
+class Watching:
+    """A program that is watched while it steps small tensors of one dtype."""
+
+    def __init__(self, program: Program, dtype: torch.dtype, device: str = "cpu", dense: bool = False) -> None:
+        self.dtype, self.device, self.watch = dtype, device, Watch()
+        self.deeds = {address: Deeds() for address, _ in program.stages}
+        stages = tuple((at, WatchedStage(stage, at, self.watch, self.deeds[at], dense)) for at, stage in program.stages)
+        self.program = Program(cast("Any", stages), program.role)
+
+    def run(self, shape: torch.Size, numbers: Mapping[int, Numbers]) -> Watching:
+        """Some steps of one tensor; the gradients turn, as those of a training do."""
+        param = self.values(shape, 0)
+        state = self.program.init(param)
+        for turn, (step, values) in enumerate(numbers.items(), 1):
+            outcome = self.step(param, self.values(shape, turn), state, values, step)
+            param, state = outcome.param, {**state, **outcome.state}
+        return self
+
+    def step(self, param: torch.Tensor, gradient: torch.Tensor, state: State, numbers: Numbers, step: int) -> Outcome:
+        """One step, and what is done in it noted."""
+        self.watch.key = torch.tensor(parameter_key(step, 0), dtype=torch.int32, device=self.device)
+        self.watch.state = [*state.values()]
+        with self.watch, Looks(self.watch):
+            return self.unseen(param, gradient, state, numbers)
+
+    def unseen(self, param: torch.Tensor, gradient: torch.Tensor, state: State, numbers: Numbers) -> Outcome:
+        """One step of which nothing is noted but what leaves each stage."""
+        watch = self.watch
+        watch.made = []
+        running = self.program.run(param, gradient, state, numbers, noise_key=watch.key)
+        try:
+            _, request = next(running)
+            while True:
+                _, request = running.send(request.local_totals())
+        except StopIteration as stop:
+            return stop.value
+
+    def values(self, shape: torch.Size, seed: int) -> torch.Tensor:
+        """Numbers between -1 and 1, the same in every process; undefined ones on the meta device."""
+        if self.device == "meta":
+            return torch.empty(shape, dtype=self.dtype, device="meta")
+        places = torch.arange(shape.numel(), dtype=torch.float64)
+        return (places * 1.7 + seed * 2.3 + 0.5).sin().view(shape).to(self.dtype)
+
+
+def usual_numbers(program: Program, steps: tuple[int, ...] = STEPS) -> dict[int, Numbers]:
+    """The numbers that the stages were built with, at the steps that are watched."""
+    bindings = bind_keys(program.stages)
+    route: Any = SimpleNamespace(addressed=program.stages, bindings=bindings)
+    group: dict[str, Any] = dict(bindings.defaults)
+    for _, stage in program.stages:
+        group = {**stage.pin(bindings.defaults), **group}
+    group |= shared.initial(route, group, torch.device("cpu"))
+    return {step: _here(program.numbers(bindings, group, step)) for step in steps}
+
+
+def _here(numbers: Numbers) -> Numbers:
+    def moved(value: Any) -> Any:
+        return value.detach().to("cpu") if isinstance(value, torch.Tensor) else value
+
+    return tuple({name: moved(value) for name, value in values.items()} for values in numbers)
+
+
+def as_tensors(numbers: Numbers) -> Numbers:
+    """The numbers as compiled code sees them."""
+
+    def number(value: Any) -> Any:
+        return torch.tensor(float(value), dtype=torch.float64) if isinstance(value, (bool, int, float)) else value
+
+    return tuple({name: number(value) for name, value in values.items()} for values in numbers)

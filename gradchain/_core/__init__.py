@@ -1,0 +1,1 @@
+"""What everything stands on: updates, fields, reductions, shards, noise."""

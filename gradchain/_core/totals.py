@@ -1,0 +1,203 @@
+"""Answers requests for totals: over the parameters here, over the processes that share a tensor, over a partition.
+
+All requests that are open at one time make a round. A round costs one all-reduce for each process group that holds parts
+of the tensors in it, however many tensors, sums and maxima there are. Only maxima that are many take a second one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeAlias
+
+import torch
+
+from gradchain._core.reduce import Request, Totals
+from gradchain.errors import ChainError
+
+Asked = tuple[str, Request]
+
+Partials: TypeAlias = "dict[str, torch.Tensor]"
+
+Key: TypeAlias = "int | tuple[str, str | None]"
+"""What a total is of: one tensor, by its number, or all that ask at a stage for a label."""
+
+FEW = 4096
+"""Maxima go along with the sums, each process in places of its own, as long as that makes no more numbers than these."""
+
+WIDE = torch.float64
+
+
+class Route(Protocol):
+    """The stages in order."""
+
+    def after(self, address: str) -> tuple[str, ...]: ...
+
+
+@dataclass
+class Pool:
+    """Partials that make one total: those of whole tensors, and for each process group those of parts of tensors."""
+
+    combine: Literal["sum", "max"]
+    by_group: dict[Any, Partials] = field(default_factory=dict[Any, "dict[str, torch.Tensor]"])
+
+    def add(self, partials: Mapping[str, torch.Tensor], group: Any = None) -> None:
+        held = self.by_group.setdefault(group, {})
+        combine = torch.add if self.combine == "sum" else torch.maximum
+        for name, partial in partials.items():
+            held[name] = combine(held[name], partial.to(held[name].device)) if name in held else partial
+
+    def merge(self) -> Partials:
+        """The totals, once the partials of each group have been reduced over it."""
+        merged = Pool(self.combine)
+        for partials in self.by_group.values():
+            merged.add(partials)
+        return merged.by_group.get(None, {})
+
+
+def complete(waiting: Iterable[tuple[Route, str]]) -> set[str]:
+    """The stages whose requests can be answered: nobody waits at an earlier stage and has yet to come to them."""
+    at, later = _places(waiting)
+    return at - later
+
+
+def _places(waiting: Iterable[tuple[Route, str]]) -> tuple[set[str], set[str]]:
+    """Where parameters wait, and where they have yet to come to."""
+    held = list(waiting)
+    return {at for _, at in held}, {later for program, at in held for later in program.after(at)}
+
+
+APART: Any = object()
+"""In the place of a partition: the other parameters are stepped at another time, or elsewhere."""
+
+
+def answers(waiting: Sequence[tuple[Route, Asked]], partition: Any = None) -> list[Totals | None] | None:
+    """An answer for each of those who wait, or `None` for those who have to go on waiting; `None` if nobody waits.
+
+    The order of those who wait must be the same in all processes. With a `partition`, the process group over which the
+    parameters are divided, all its members must call this, and get an answer or `None` together.
+    """
+    if partition is APART:
+        partition = _check_alone(waiting)
+    at, later = _places((program, address) for program, (address, _) in waiting)
+    pools = _pools(waiting)
+    if partition is not None:
+        if (known := _of_all(partition, at, later, pools)) is None:
+            return None
+        at, later, pools = known
+    elif not waiting:
+        return None
+    pools = {key: pool for key, pool in pools.items() if isinstance(key, int) or key[0] in at - later}
+    reduce_pools(pools.values())
+    totals = {key: Totals(**pool.merge()) for key, pool in pools.items()}
+    result: list[Totals | None] = []
+    for number, (_, asked) in enumerate(waiting):
+        total = totals.get(_key(number, asked))
+        result.append(None if total is None else total.near(asked[1]))
+    return result
+
+
+def _check_alone(waiting: Iterable[tuple[Route, Asked]]) -> None:
+    """Raise `ChainError` if a stage asks about parameters that are not here."""
+    for _, (address, request) in waiting:
+        if request.scope != "tensor":
+            raise ChainError(
+                f"{address} asks for totals over several parameters, which are stepped apart (by ZeRO, or in the backward "
+                "pass). It did not ask when it was tried on small tensors; put `joint = True` in its class body.",
+                stage=address,
+            )
+
+
+def _key(number: int, asked: Asked) -> Key:
+    address, request = asked
+    return number if request.scope == "tensor" else (address, request.label)
+
+
+def _pools(waiting: Sequence[tuple[Route, Asked]]) -> dict[Key, Pool]:
+    pools: dict[Key, Pool] = {}
+    for number, (_, (address, request)) in enumerate(waiting):
+        pool = pools.setdefault(_key(number, (address, request)), Pool(request.combine))
+        pool.add(request.partials, request.group)
+    return pools
+
+
+def reduce_pools(pools: Iterable[Pool]) -> None:
+    """Reduce what is held for each process group over that group."""
+    held = list(pools)
+    groups = dict.fromkeys(group for pool in held for group in pool.by_group if group is not None)
+    for group in groups:
+        places = [(pool, name) for pool in held if group in pool.by_group for name in pool.by_group[group]]
+        sums = [(pool, name) for pool, name in places if pool.combine == "sum"]
+        maxima = [(pool, name) for pool, name in places if pool.combine == "max"]
+        ordered = [*sums, *maxima]
+        totals = all_reduce(
+            [pool.by_group[group][name] for pool, name in sums],
+            [pool.by_group[group][name] for pool, name in maxima],
+            group,
+        )
+        for (pool, name), total in zip(ordered, totals):
+            pool.by_group[group][name] = total
+
+
+def all_reduce(sums: Sequence[torch.Tensor], maxima: Sequence[torch.Tensor], group: Any) -> list[torch.Tensor]:
+    """The sums and then the maxima over a process group, each in its own dtype, added up in double precision."""
+    from torch import distributed as dist
+
+    tensors = [*sums, *maxima]
+    device = tensors[0].device
+    flat = [x.reshape(-1).to(device=device, dtype=WIDE) for x in tensors]
+    added, largest = flat[: len(sums)], flat[len(sums) :]
+    size, many = dist.get_world_size(group), sum(x.numel() for x in largest)
+    apart = many * size > FEW
+    if largest and not apart:
+        slots = torch.zeros(size, many, device=device, dtype=WIDE)
+        slots[dist.get_rank(group)] = torch.cat(largest)
+        added.append(slots.reshape(-1))
+    buffer = torch.cat(added) if added else torch.zeros(0, dtype=WIDE, device=device)
+    if buffer.numel():
+        dist.all_reduce(buffer, group=group)
+    if largest:
+        end = buffer.numel() if apart else buffer.numel() - size * many
+        if apart:
+            highest = torch.cat(largest)
+            dist.all_reduce(highest, op=dist.ReduceOp.MAX, group=group)
+        else:
+            highest = buffer[end:].view(size, many).amax(0)
+        buffer = torch.cat([buffer[:end], highest])
+    pieces = buffer.split([x.numel() for x in tensors])
+    return [piece.view(x.shape).to(device=x.device, dtype=x.dtype) for piece, x in zip(pieces, tensors)]
+
+
+def _of_all(
+    partition: Any, at: set[str], later: set[str], pools: Mapping[Key, Pool]
+) -> tuple[set[str], set[str], dict[Key, Pool]] | None:
+    """Where anybody in a partition waits, and what all together have; `None` if nobody waits any more."""
+    joint = {key: (pool.combine, pool.merge()) for key, pool in pools.items() if not isinstance(key, int)}
+    everybody = gather((at, later, joint), partition)
+    if not any(at for at, _, _ in everybody):
+        return None
+    own = {key: pool for key, pool in pools.items() if isinstance(key, int)}
+    merged: dict[Key, Pool] = {**own}
+    for _, _, theirs in everybody:
+        for key, (combine, partials) in theirs.items():
+            merged.setdefault(key, Pool(combine)).add(partials)
+    return set().union(*(at for at, _, _ in everybody)), set().union(*(later for _, later, _ in everybody)), merged
+
+
+def gather(thing: Any, group: Any) -> list[Any]:
+    """What each member of a process group passes, in order of rank; tensors travel by way of the CPU."""
+    from torch import distributed as dist
+
+    everybody: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(everybody, _on_cpu(thing), group=group)
+    return everybody
+
+
+def _on_cpu(thing: Any) -> Any:
+    if isinstance(thing, torch.Tensor):
+        return thing.detach().cpu()
+    if isinstance(thing, dict):
+        return {key: _on_cpu(value) for key, value in thing.items()}  # pyright: ignore
+    if isinstance(thing, tuple):
+        return tuple(_on_cpu(value) for value in thing)  # pyright: ignore
+    return thing

@@ -1,0 +1,61 @@
+"""Steps that never look at the host: counters on the device, and the numbers of a step found there.
+
+So a step can be captured in a CUDA graph and replayed: each replay raises the counters, and everything that depends on the
+step count follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from gradchain._chain.program import Numbers, Program
+from gradchain._core.ages import Ages, ages_of
+from gradchain._core.noise import parameter_key_tensor, parameter_salt
+from gradchain._engine.work import Work
+from gradchain.ops import widest
+
+Compute = Callable[[Program, Mapping[str, Any], torch.Tensor, Ages], Numbers]
+
+
+def number(works: Sequence[Work], compute: Compute) -> None:
+    """Give each work its numbers and its noise key: at once for all that have a group, a program and a device in common."""
+    alike: dict[Any, list[Work]] = {}
+    for work in works:
+        late = tuple(address for address, _ in ages_of(work.state))
+        key = (id(work.group), id(work.program), work.owner.device, work.index is None, late)
+        alike.setdefault(key, []).append(work)
+    for members in alike.values():
+        first = members[0]
+        steps = torch.stack([work.state["step"] for work in members]) + 1
+        wide = widest(steps.device)
+        missed = zip(*(ages_of(work.state) for work in members))
+        ages = tuple((stage[0][0], torch.stack([count for _, count in stage]).to(wide)) for stage in missed)
+        numbers = compute(first.program, first.group, steps.to(wide), ages)
+        present = [_for_each(x, steps.to(wide)) for stage in numbers for x in stage.values() if x is not None]
+        rows = torch.stack(present, 1) if present else steps.new_empty((len(members), 0), dtype=wide)
+        for work, row in zip(members, rows.unbind()):
+            values = iter(row.unbind())
+            named = ({name: None if x is None else next(values) for name, x in stage.items()} for stage in numbers)
+            work.numbers, work.pack = tuple(named), row
+        if first.index is not None:
+            salts = torch.stack([_salt(work) for work in members])
+            for work, key in zip(members, parameter_key_tensor(steps, salts).unbind()):
+                work.noise_key = key
+
+
+def _for_each(value: Any, like: torch.Tensor) -> torch.Tensor:
+    """A number for each parameter; from the host it comes as the argument of a kernel, not as a copy."""
+    if isinstance(value, torch.Tensor):
+        return value.to(like.device, like.dtype).expand_as(like)
+    return torch.full_like(like, value)
+
+
+def _salt(work: Work) -> torch.Tensor:
+    """The parameter's part of the noise key, on its device."""
+    seat = work.seat
+    if seat.salt is None:
+        seat.salt = torch.full((), parameter_salt(work.index or 0), dtype=torch.int32, device=work.owner.device)
+    return seat.salt

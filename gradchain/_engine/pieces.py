@@ -1,0 +1,130 @@
+"""A large tensor that is stepped in pieces, so that what a kernel writes down in between stays in the cache.
+
+Factors of a matrix are unpacked, and what they are unpacked to is needed more than once. For a tensor of 60 MB that would
+take three more of its size, memory that the allocator gets from the system anew at each step, which takes longer than the
+arithmetic. A piece is some rows of the parameter that are also rows of the matrix: to its kernel, a part of a tensor like
+that of a sharded one, but all parts are here, and their totals are added up between the calls.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+import torch
+
+from gradchain._chain.context import Recorded
+from gradchain._chain.slots import parts_of
+from gradchain._core.reduce import Totals
+from gradchain._core.shard import Shard
+from gradchain._engine.call import Call, Memory
+from gradchain._engine.kernel import Status
+from gradchain._engine.packs import Packs
+from gradchain._engine.work import Seat, Work
+from gradchain._engine.writing import overwrite
+
+ELEMENTS = 1 << 20
+"""The size of a piece, about."""
+
+LARGE = 1 << 22
+"""Tensors of fewer elements are stepped whole."""
+
+HERE = "here"
+"""The group of a piece: the other pieces."""
+
+ROWS, COLUMNS = "row", "column"
+"""The parts of factored slots: each piece has its own rows of the matrix, and all have the columns in common."""
+
+
+def cut(work: Work) -> list[Work]:
+    """The pieces of a work, or none if it is better done as a whole."""
+    matrix = work.seat.layout.layout.matrix
+    if (
+        matrix is None
+        or work.owner.numel() < LARGE
+        or work.index is not None
+        or work.telemetry
+        or work.keep is not None
+    ):
+        return []
+    if not all(storage.in_pieces for storage in work.program.storages):
+        return []
+    columns, width = matrix[1], work.owner[0].numel()
+    unit = math.lcm(columns, width) // width  # so many rows of the parameter are rows of the matrix as well
+    rows = max(ELEMENTS // (unit * width), 1) * unit
+    if 2 * rows > len(work.owner):
+        return []
+    return [
+        _piece(work, first, min(rows, len(work.owner) - first), columns) for first in range(0, len(work.owner), rows)
+    ]
+
+
+def _piece(work: Work, first: int, rows: int, columns: int) -> Work:
+    shape = torch.Size((rows, *work.owner.shape[1:]))
+    width = shape[1:].numel()
+    place = Shard(shape, 0, rows, HERE, columns)
+    state: dict[str, torch.Tensor] = {}
+    common: list[str] = []
+    for slot in work.program.owners:
+        for part, key in parts_of(work.program.key(slot), work.state).items():
+            start, stop = first, first + rows
+            if part == COLUMNS:
+                common.append(key)
+                start, stop = 0, columns
+            if part == ROWS:
+                start, stop = start * width // columns, stop * width // columns
+            state[key] = work.state[key][start:stop]
+    seat = SimpleNamespace(state=state, here=state, shard=place, layout=None, program=work.program)
+    end = first + rows
+    piece = Work(
+        work.owner.detach()[first:end], work.grad.detach()[first:end], cast("Seat", seat), work.group, work.step
+    )
+    piece.numbers, piece.pack, piece.common = work.numbers, work.pack, tuple(common)
+    return piece
+
+
+class Pieces:
+    """The calls for the pieces of one tensor, in step with each other."""
+
+    def __init__(self, work: Work, pieces: Sequence[Work], packs: Packs, memory: Memory, whole: Call) -> None:
+        self.works, self.whole = [work], whole
+        self.calls = [Call([piece], packs, [[]], memory) for piece in pieces]
+        self.recorded: list[Recorded] = [{}]
+
+    def advance(self, failures: list[str]) -> Status:
+        """Run all phases up to the last, which waits for `finish`."""
+        while True:
+            statuses = {call.advance(failures) for call in self.calls}
+            if any(call.kernel([]).compiled is None for call in self.calls):
+                return "uneven"
+            if statuses == {"done"}:
+                return "done"
+            for call, total in zip(self.calls, self._totals()):
+                call.take([total])
+
+    def _totals(self) -> list[Totals]:
+        """What each piece is told: the totals of all pieces, but its own rows."""
+        requests = [call.asked[0][1] for call in self.calls]
+        combine = torch.add if requests[0].combine == "sum" else torch.maximum
+        totals: dict[str, torch.Tensor] = {}
+        for request in requests:
+            for name in request.partials.keys() - {ROWS}:
+                partial = request.partials[name]
+                totals[name] = combine(totals[name], partial) if name in totals else partial
+        return [
+            Totals(**{name: totals.get(name, own) for name, own in request.partials.items()}) for request in requests
+        ]
+
+    def split(self) -> list[Call]:
+        """The whole tensor, where pieces cannot be compiled."""
+        return [self.whole]
+
+    def finish(self) -> None:
+        """Write the results; what the pieces have in common comes last, since each of them reads what it was."""
+        for call in self.calls:
+            call.finish()
+        (record,) = self.calls[0].recorded
+        state: Any = self.works[0].state
+        overwrite([state[slot] for slot, _ in record], list(record.values()))

@@ -1,0 +1,1 @@
+"""A chain as a torch optimizer: groups, state, saving and loading."""

@@ -1,0 +1,13 @@
+"""Does everything in a chain matter? Each stage is removed, and each number and option changed, on a small probe.
+
+>>> from gradchain import audit
+>>> report = audit.check(gradchain.chain(sign(), scale_by_learning_rate(0.1)))
+>>> report.ok, report.verdict("sign")
+(True, 'changes the update')
+"""
+
+from gradchain.audit.inquiry import check as check
+from gradchain.audit.report import HEADER as HEADER
+from gradchain.audit.report import Finding as Finding
+from gradchain.audit.report import Progress as Progress
+from gradchain.audit.report import Report as Report

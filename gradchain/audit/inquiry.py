@@ -1,0 +1,155 @@
+"""Runs with and without each thing that should matter."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+
+from gradchain._chain import recipes
+from gradchain._chain.chain import Chain
+from gradchain._chain.recipes import Recipe
+from gradchain.audit.changes import Edit, Item, companions, items_of
+from gradchain.audit.probe import Effect, Probe, Subject, Trajectory, difference, make_probe
+from gradchain.audit.report import Finding, Progress, Report, Verdict
+from gradchain.errors import GradchainError, OptionError, kind_of
+from gradchain.errors import shown as printed
+
+Outcome: TypeAlias = "Effect | Literal['refused', 'broken']"
+
+# At most, in search of a company in which something matters.
+_RUNS_PER_ITEM = 160
+_EDITS_IN_COMPANY = 4
+
+
+def check(chain: Chain | str, /, *, watch: Callable[[Progress], None] | None = None, **options: Any) -> Report:
+    """Find out what in a chain, or in a recipe with its options, does not matter.
+
+    On a probe (small parameters of ranks 0 to 4, of every role, in float32 and bfloat16, a few steps with gradients
+    that turn, jump and vanish) it removes each stage, gives each hyperparameter and each option of each stage and of
+    the recipe other values, and compares parameters and state bit for bit. What changes nothing is tried again in the
+    company of each switch turned, before it is called dead.
+
+    Args:
+        chain: a chain, the path of a config, or the name of a recipe.
+        watch: is told of each `Progress`.
+        options: of the recipe, or of the chain as for `Chain.with_options`.
+
+    A stage may say why something is inert as it stands: a method `inert()` that gives a dict from fields (`""` for the
+    stage itself) to reasons. A recipe says so by `register_recipe(..., inert={"option": "reason"})`.
+    """
+    started, threads = time.perf_counter(), torch.get_num_threads()
+    name, subject, recipe = _subject(chain, options)
+    inquiry = _Inquiry(subject)
+    try:
+        torch.set_num_threads(1)  # the tensors are tiny
+        items = items_of(subject, recipe)
+        findings = list(inquiry.soundness())
+        for done, item in enumerate(items):
+            if watch is not None:
+                watch(Progress(done, len(items), f"{item.kind} {item.name}"))
+            findings.append(inquiry.judge(item, items))
+    finally:
+        torch.set_num_threads(threads)
+    return Report(name, tuple(findings), inquiry.runs, time.perf_counter() - started)
+
+
+def _subject(chain: Chain | str, options: Mapping[str, Any]) -> tuple[str, Subject, Recipe | None]:
+    if isinstance(chain, Chain):
+        return "chain", Subject(chain.with_options(**options)), None
+    if not isinstance(chain, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(
+            f"chain = {printed(chain)} is {kind_of(chain)}; pass a chain, the path of a config, or a recipe's name."
+        )
+    if chain.endswith((".toml", ".json")):
+        return chain, Subject(Chain.from_config(chain).with_options(**options)), None
+    recipe = recipes.find_recipe(chain)
+    return chain, Subject(recipe(**options), options=tuple(options.items())), recipe
+
+
+class _Inquiry:
+    """The runs of one check; what other runs are compared with is kept."""
+
+    def __init__(self, subject: Subject) -> None:
+        self.subject, self.runs = subject, 0
+        self._baselines: dict[Any, tuple[Probe, Trajectory]] = {}
+
+    def soundness(self) -> Iterator[Finding]:
+        """A finding if the chain as it stands cannot be judged."""
+        if not self._baseline(self.subject)[1].is_finite():
+            yield Finding("probe", "all stages", "BROKEN", "parameters become infinite or NaN")
+
+    def _baseline(self, subject: Subject) -> tuple[Probe, Trajectory]:
+        if subject.runs not in self._baselines:
+            probe = make_probe(subject.chain)
+            self.runs += 1
+            self._baselines[subject.runs] = probe, Trajectory(probe, subject)
+        return self._baselines[subject.runs]
+
+    def _effect(self, subject: Subject, edit: Edit) -> tuple[Outcome, str]:
+        """What an edit of a subject does to its result."""
+        try:
+            edited = edit(subject)
+            if edited.runs == subject.runs:
+                return "nothing", ""
+            probe, baseline = self._baseline(subject)
+            self.runs += 1
+            return difference(baseline, Trajectory(probe, edited)), ""
+        except GradchainError as error:
+            return "refused", str(error)
+        except Exception as error:  # a value that is accepted and then makes the code trip is a finding
+            return "broken", f"{type(error).__name__}: {error}"
+
+    def judge(self, item: Item, items: Sequence[Item]) -> Finding:
+        """Try the ways to change an item until one shows."""
+
+        def found(verdict: Verdict, because: str) -> Finding:
+            return Finding(item.kind, item.name, verdict, because)
+
+        outcomes: dict[Outcome, str] = {}
+        for shown, edit in item.edits:
+            effect, text = self._effect(self.subject, edit)
+            outcomes.setdefault(effect, f"{shown}: {text}" if text else shown)
+            if effect == "changes":
+                # What a recipe declares holds for its defaults.
+                wrong = item.reason and not (item.kind == "option" and self.subject.options)
+                return (
+                    found("NOT INERT", f"{shown}, yet: {item.reason}") if wrong else found("changes the update", shown)
+                )
+        if "broken" in outcomes:
+            return found("BROKEN", outcomes["broken"])
+        if not item.edits:
+            return found("inert", item.reason) if item.reason else found("untried", "no other value is known")
+        wanted: tuple[Outcome, ...] = ("changes",) if "state only" in outcomes else ("changes", "state only")
+        company, idle = self._company(item, items, wanted)
+        if "state only" not in outcomes and "nothing" not in outcomes and not (idle and company is None):
+            return found("refused", f"live with {company}" if company else outcomes["refused"])
+        if company is not None:
+            return found("live with", f"{company}; given here without effect" if item.given else company)
+        if "state only" in outcomes:
+            return found("state only", outcomes["state only"])
+        if item.reason:
+            return found("inert", item.reason)
+        if "nothing" not in outcomes:
+            return found("DEAD", f"refused here, without effect with {idle}")
+        return found("DEAD", f"tried {', '.join(shown for shown, _ in item.edits)}")
+
+    def _company(self, item: Item, items: Sequence[Item], wanted: tuple[Outcome, ...]) -> tuple[str | None, str | None]:
+        """What else has to be changed for an item to have an effect, if anything; and where it had none."""
+        start, idle = self.runs, None
+        for label, companion in companions(item, items):
+            if self.runs - start > _RUNS_PER_ITEM:
+                break
+            try:
+                subject = companion(self.subject)
+            except Exception:  # this company is not to be had
+                continue
+            for _, edit in item.edits[:_EDITS_IN_COMPANY]:
+                effect, _ = self._effect(subject, edit)
+                if effect in wanted:
+                    return label, idle
+                if effect == "nothing":
+                    idle = idle or label
+        return None, idle

@@ -1,0 +1,77 @@
+"""What a check found, as a value and as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from gradchain.audit.changes import Kind
+
+Verdict = Literal[
+    "changes the update", "state only", "live with", "refused", "inert", "untried", "DEAD", "NOT INERT", "BROKEN"
+]
+
+BAD: tuple[Verdict, ...] = ("DEAD", "NOT INERT", "BROKEN")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What became of one stage, hyperparameter, field of a stage, or option of a recipe; `because` says how."""
+
+    kind: Kind
+    name: str
+    verdict: Verdict
+    because: str = ""
+
+    @property
+    def cells(self) -> tuple[str, str, str, str]:
+        return self.kind, self.name, self.verdict, self.because
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found. `print(report)` shows it."""
+
+    name: str
+    findings: tuple[Finding, ...]
+    runs: int
+    seconds: float
+
+    @property
+    def bad(self) -> tuple[Finding, ...]:
+        """What is dead, declared inert although it acts, or broken."""
+        return tuple(found for found in self.findings if found.verdict in BAD)
+
+    @property
+    def ok(self) -> bool:
+        return not self.bad
+
+    def verdict(self, name: str, kind: Kind | None = None) -> Verdict:
+        """The verdict on what goes by a name."""
+        return next(f.verdict for f in self.findings if f.name == name and kind in (None, f.kind))
+
+    @property
+    def summary(self) -> str:
+        counts = Counter(found.verdict for found in self.findings)
+        listed = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        names = ", ".join(f"{found.kind} {found.name}" for found in self.bad)
+        wrong = f"To mend: {names}." if names else "Everything matters."
+        return f"{self.name}: {listed}. {wrong} ({self.runs} runs, {self.seconds:.1f} s)"
+
+    def __str__(self) -> str:
+        rows = [HEADER, *(found.cells for found in self.findings)]
+        widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+        return "\n".join([*lines, "", self.summary])
+
+
+HEADER = ("what", "name", "verdict", "because")
+
+
+class Progress(NamedTuple):
+    """How far a check has come."""
+
+    done: int
+    total: int
+    text: str

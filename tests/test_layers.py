@@ -1,0 +1,96 @@
+"""The rooms of the house: what may import what, and that nothing goes in circles."""
+
+from __future__ import annotations
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import tomllib
+
+ROOT = Path(__file__).parent.parent
+
+LAYERS = (
+    ("errors",),
+    ("roles", "ops"),
+    ("_core",),
+    ("storage",),
+    ("_chain",),
+    ("transforms", "_dist", "_engine"),
+    ("recipes", "_optim"),
+    ("distributed",),
+    ("gradchain",),
+    ("audit", "ablation"),
+    ("cli",),
+)
+"""Each room imports from itself and from the rows above it; `gradchain` is the public face, `__init__.py`."""
+
+PUBLIC = {"ablation", "audit", "cli", "distributed", "errors", "ops", "recipes", "roles", "storage", "transforms"}
+
+
+def modules() -> dict[str, Path]:
+    files = {path: path.relative_to(ROOT) for path in (*ROOT.glob("gradchain/**/*.py"), *ROOT.glob("recipes/*.py"))}
+    names = {path: ".".join(short.with_suffix("").parts).removesuffix(".__init__") for path, short in files.items()}
+    return {f"gradchain.{name}" if name.startswith("recipes") else name: path for path, name in names.items()}
+
+
+MODULES = modules()
+
+
+def imports(name: str) -> set[str]:
+    """The modules of gradchain that one imports, wherever the import stands."""
+    found: set[str] = set()
+    package = name if MODULES[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                base = ".".join(filter(None, [package.rsplit(".", node.level - 1)[0], node.module]))
+            found |= {f"{base}.{alias.name}" if f"{base}.{alias.name}" in MODULES else base for alias in node.names}
+    return (found & MODULES.keys()) - {name}
+
+
+def room(module: str) -> str:
+    return module.split(".")[1] if "." in module else module
+
+
+def test_there_are_no_circles() -> None:
+    list(TopologicalSorter({name: imports(name) for name in MODULES}).static_order())
+
+
+def test_imports_go_one_way() -> None:
+    floor = {name: number for number, row in enumerate(LAYERS) for name in row}
+    wrong = [
+        f"{name} imports {other}"
+        for name in MODULES
+        for other in imports(name)
+        if room(name) != room(other) and floor[room(other)] >= floor[room(name)]
+    ]
+    assert wrong == []
+
+
+def test_nothing_hides_an_import_in_a_function_of_the_core() -> None:
+    """A deferred import is how circles are dodged. Others are for what takes long to load or may be missing."""
+    hidden = [
+        f"{name}: {ast.unparse(inner)}"
+        for name in MODULES
+        if room(name) not in ("cli", "gradchain")
+        for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.If)) and "version_info" not in ast.unparse(node)
+        for inner in ast.walk(node)
+        if isinstance(inner, (ast.Import, ast.ImportFrom)) and "gradchain" in ast.unparse(inner)
+    ]
+    assert hidden == []
+
+
+def test_public_modules_are_few_and_named_after_nothing_else() -> None:
+    public = {room(name) for name in MODULES if "." in name and not room(name).startswith("_")}
+    assert public == PUBLIC
+
+
+def test_all_packages_are_installed() -> None:
+    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
+    assert set(setup["tool"]["setuptools"]["packages"]) == packages
