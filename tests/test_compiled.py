@@ -16,6 +16,7 @@ from gradchain import chain, partition, recipe
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
 from gradchain._engine import call, compiled, kernel
+from gradchain._engine.recent import Recent
 from tests.test_optimizer import SHAPES, assert_same, frozen_copy, make_params, set_grads, train
 
 MANY = (*SHAPES, (1,), (4, 1), (7, 3), (2, 3, 4))
@@ -24,7 +25,7 @@ MANY = (*SHAPES, (1,), (4, 1), (7, 3), (2, 3, 4))
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[Any, kernel.Kernel]]:
     """An empty kernel cache."""
-    cache: dict[Any, kernel.Kernel] = {}
+    cache: Recent[Any, Any] = Recent(call.KERNELS)
     monkeypatch.setattr(call, "_kernels", cache)
     return cache
 
@@ -343,7 +344,7 @@ def test_a_parameter_turned_or_cut_in_place_is_not_taken_for_the_old_one(traced:
         param.grad = torch.ones(param.shape)
         optimizer.step()
         assert param.data_ptr() == before
-        (key,) = optimizer._memory["compiled"].last.calls  # pyright: ignore[reportPrivateUsage]
+        (key,) = optimizer._executor.compiled.last.calls  # pyright: ignore[reportPrivateUsage]
         shape, stride, *_ = key[1].layouts[0].tensors[0]
         assert (torch.Size(shape), stride) == (param.shape, param.stride())
 

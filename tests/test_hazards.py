@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 import gradchain
 from gradchain import transforms as t
 from gradchain._engine import call, compiled, kernel
+from gradchain._engine.recent import Recent
 
 MODES = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 
@@ -151,7 +153,7 @@ def test_true_is_not_one(compile: bool) -> None:
 
 
 def test_gradients_that_come_and_go_do_not_compile_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache: dict[object, object] = {}
+    cache: Recent[Any, Any] = Recent(call.KERNELS)
     monkeypatch.setattr(call, "_kernels", cache)
     monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
     chooser = random.Random(0)

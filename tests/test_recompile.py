@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from torch import nn
 from torch.optim import lr_scheduler as lrs
 
 import gradchain
-from gradchain._engine import call, compiled, kernel
+from gradchain._engine import call, compiled, kernel, layouts
+from gradchain._engine.recent import Recent
 
 LARGE = (300, 300)  # a bucket of its own
 SMALL = (5, 4)
@@ -22,7 +24,7 @@ SMALL = (5, 4)
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     """The kernels that were made."""
-    cache: dict[Any, Any] = {}
+    cache: Recent[Any, Any] = Recent(call.KERNELS)
     monkeypatch.setattr(call, "_kernels", cache)
     monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
     return cache
@@ -119,3 +121,31 @@ def test_five_hundred_shapes_through_the_compiler() -> None:
     report = optimizer.compile_report()
     assert report.fallbacks == ()
     assert sum(bucket.tensors for bucket in report.buckets) == 500
+
+
+def test_kernels_that_nobody_uses_are_evicted(made: Any) -> None:
+    made.limit = 4
+    params = parameters([(rows, 300) for rows in range(300, 306)])  # a bucket of its own for each
+    optimizer = gradchain.optimizer("adams", params, compile=True)
+    step(optimizer, params, params)
+    own = optimizer.compile_report().kernels
+    assert (own, len(made)) == (18, 4)
+    layouts_of_one = len(layouts._ids)
+    seconds = optimizer.compile_report().seconds
+    step(optimizer, params, params)
+    assert optimizer.compile_report().seconds == seconds  # its own kernels are kept as long as it uses them
+    del optimizer, params
+    gc.collect()
+    assert len(made) == 4
+    assert len(layouts._ids) < layouts_of_one
+
+
+def test_an_optimizer_forgets_the_kernels_of_shapes_it_had(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, "KERNELS", 8)
+    (param,) = parameters([LARGE])
+    optimizer = gradchain.optimizer("sgd", [param], lr=0.1, momentum=0.0, compile=True)
+    for rows in range(300, 270, -1):
+        param.grad = None
+        param.data = param.data[:rows].clone()
+        step(optimizer, [param], [param])
+    assert len(optimizer.compile_report().buckets) == 8

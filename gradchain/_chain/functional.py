@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from gradchain._chain import shared
 from gradchain._chain.elements import Composed
-from gradchain._chain.lockstep import drive
+from gradchain._chain.lockstep import run_lockstep
 from gradchain._chain.program import Running, planned
 from gradchain._chain.routes_table import program_bytes
 from gradchain._chain.tracing import traits_of
@@ -112,7 +112,7 @@ def update(
         key = parameter_key_tensor(steps[name], parameter_salt(order.index(name))) if drawn else None
         running.append(program.run(param, gradients[name], state["slots"][name], numbers, noise_key=key))
     with no_autocast():
-        outcomes = dict(zip(leaves, drive(programs, running)))
+        outcomes = dict(zip(leaves, run_lockstep(programs, running)))
         changed = shared.changes(chain, group, [outcome.recorded for outcome in outcomes.values()])
     updates = [_difference(outcomes[name].param, param) for name, param in leaves.items()]
     slots = {name: {**state["slots"][name], **outcomes[name].state} for name in order}

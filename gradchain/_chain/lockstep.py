@@ -1,4 +1,4 @@
-"""Drives the steps of many parameters in lockstep and answers their reductions."""
+"""Runs the steps of many parameters in lockstep and answers their requests."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked, answers
 
 
-def advance(running: Running, answer: Totals | None = None) -> Asked | Outcome:
-    """Run one parameter until it is done or asks for a total that is not here."""
+def resume(running: Running, answer: Totals | None = None) -> Asked | Outcome:
+    """Run one parameter until it is done or requests a total that is not here."""
     try:
         asked = next(running) if answer is None else running.send(answer)
         while asked[1].local:
@@ -21,9 +21,9 @@ def advance(running: Running, answer: Totals | None = None) -> Asked | Outcome:
         return stop.value
 
 
-def drive(programs: Sequence[Program], runs: Sequence[Running], partition: Any = None) -> list[Outcome]:
+def run_lockstep(programs: Sequence[Program], runs: Sequence[Running], partition: Any = None) -> list[Outcome]:
     """The outcomes of all parameters, in order. Writes nothing. `partition` is as for `answers`."""
-    states: list[Asked | Outcome] = [advance(running) for running in runs]
+    states: list[Asked | Outcome] = [resume(running) for running in runs]
     while True:
         places = [index for index, state in enumerate(states) if not isinstance(state, Outcome)]
         waiting = [(programs[index], states[index]) for index in places]
@@ -32,4 +32,4 @@ def drive(programs: Sequence[Program], runs: Sequence[Running], partition: Any =
             return [state for state in states if isinstance(state, Outcome)]
         for index, totals in zip(places, answered):
             if totals is not None:
-                states[index] = advance(runs[index], totals)
+                states[index] = resume(runs[index], totals)

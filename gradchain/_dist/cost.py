@@ -1,84 +1,48 @@
-"""What a step of sharded parameters costs in communication, on paper: for planning a run of thousands of processes.
-
-The formulas are data, one for each time that a chain asks for totals. The tests hold them against counted collectives, and
-the documentation prints them. Nothing in a step depends on them.
-"""
+"""What a step of sharded parameters costs in communication: it is run on meta tensors, and its requests are counted."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
+import torch
 from torch import nn
 
+from gradchain._chain.elements import Composed
+from gradchain._chain.lockstep import resume
+from gradchain._chain.program import Outcome, Program, Running, State
+from gradchain._chain.recipes import recipe
+from gradchain._chain.tracing.watched import usual_numbers
 from gradchain._core import totals
-from gradchain._core.text import aligned
-from gradchain.errors import ParameterError, UnknownNameError, nearest
-from gradchain.storage import near_square
-from gradchain.storage.signs import word_dtype
+from gradchain._core.autocast import no_autocast
+from gradchain._core.reduce import Request
+from gradchain._core.shard import Shard
+from gradchain._core.totals import Asked, complete
+from gradchain._core.untraced import untraced
+from gradchain.errors import OptionError, ParameterError, shown
 
-Round = tuple[str, str, str]
-"""The numbers that one round reduces: for each matrix, for each vector, and once for all. `max` marks maxima."""
+STEP = 3
+"""The step that is counted: all are alike."""
 
-_NOTHING: tuple[Round, ...] = ()
-_PROJECT: tuple[Round, ...] = (("3", "3", ""), ("1", "1", ""))
-_ROSE: tuple[Round, ...] = (("", "max 2", ""), ("3", "3", ""))
-_SHARED: tuple[Round, ...] = (("", "", "2"),)
-_FACTORED: Round = ("a + b", "a + b", "")
-_SIGNED: Round = ("a + b", "a + b + a * w(b)", "")
-_MATRICES: Round = ("a + b", "", "")
-
-RECIPES: dict[str, tuple[Round, ...]] = {
-    **dict.fromkeys(
-        ("adam-atan2", "adamw", "adv-adamw", "adv-adopt", "adv-lion", "adv-signsgd", "lion", "sgd"), _NOTHING
-    ),
-    "adams": (("C", "", ""), ("1", "", "")),
-    "adv-adamw-orthograd": _PROJECT,
-    "adv-adamw-scaled": (("C", "max 1", ""), ("2", "", "")),
-    "adv-adopt-factored": (_FACTORED, _SIGNED),
-    "adv-adopt-factored-ademamix": (_FACTORED, _SIGNED, _SIGNED),
-    "adv-lion-prodigy": _SHARED,
-    "adv-prodigy": _SHARED,
-    "adv-prodigy-factored": (_MATRICES, _MATRICES, *_SHARED),
-    "gyro-adam": _PROJECT,
-    "gyro-sgd": _PROJECT,
-    "rose": _ROSE,
-    "rose-1.0.2": _ROSE,
-}
-"""The rounds of each recipe with its defaults."""
-
-PARTS: dict[str, tuple[Round, ...]] = {
-    "storage='int8'": (("max B", "max B", ""),),
-    "storage='fp16'": (("max 1", "max 1", ""),),
-    "storage='factored'": (_MATRICES,),
-    "storage='factored_vectors'": (_SIGNED,),
-    "clip_by_global_norm": (("", "", "1"),),
-    "clip_by_norm": (("1", "1", ""),),
-    "freeze_on_flip": (("", "w(N)", ""),),
-    "kourkoutas_beta": (("1", "1", ""),),
-    "momentum_project": _PROJECT,
-    "orthograd": _PROJECT,
-    "orthograd(iterative)": (("2 * C", "3", ""), ("C", "1", ""), *[("C", "", "")] * 5),
-    "prodigy": _SHARED,
-    "scale_update": (("C", "max 1", ""), ("2", "", "")),
-    "spectral_decay": (("C", "", ""), ("1", "", "")),
-    "stochastic_sign": (("max C", "", ""),),
-}
-"""The rounds that a storage of one slot, or a stage, adds to a chain."""
+OTHERS = "the other processes"
+"""Stands for the process group that a tensor is spread over."""
 
 
 @dataclass(frozen=True)
 class Cost:
     """The communication of one step, the same for each process.
 
-    >>> from gradchain._dist import cost as collectives
-    >>> collectives.Cost(collectives=2, numbers=100).sent(4)
+    >>> from gradchain.distributed import Cost
+    >>> Cost(rounds=2, collectives=2, numbers=100).sent(4)
     1200.0
     """
 
+    rounds: int
+    """How often the step waits for totals."""
     collectives: int
-    """The number of all-reduces."""
+    """The number of all-reduces: one for each round, and a second one for each round with many maxima."""
     numbers: int
     """The numbers in their buffers together, each of 8 bytes."""
 
@@ -87,75 +51,107 @@ class Cost:
         return 16 * self.numbers * (world - 1) / world
 
 
-def cost(name: str, params: nn.Module | Iterable[Sequence[int]], world: int) -> Cost:
+@untraced
+def cost(chain: str | Composed, params: nn.Module | Iterable[Sequence[int]], world: int) -> Cost:
     """The communication of one step under FSDP2.
 
+    The step is run on meta tensors in this process, once for each shape: no memory is filled and nothing is sent.
+
     Args:
-        name: a recipe with its defaults, or one of `PARTS`.
-        params: a model, which may be on the meta device, or the shapes of its matrices and vectors.
+        chain: a chain, or the name of a recipe.
+        params: a model, which may be on the meta device, or the shapes of its parameters.
         world: the number of processes that each tensor is split over; under HSDP, those of one copy.
 
-    Raises:
-        UnknownNameError: there is no formula for this name.
-        ParameterError: a shape is neither a matrix nor a vector.
+    Returns:
+        The rounds, all-reduces and numbers of a step in which all parameters have gradients.
 
-    >>> from gradchain._dist import cost as collectives
-    >>> collectives.cost("adams", torch.nn.Linear(1024, 4096, device="meta"), 512)
-    Cost(collectives=2, numbers=1025)
+    Raises:
+        UnknownNameError: there is no recipe of this name.
+        OptionError: `world` is not 1 or more.
+        ParameterError: a shape is none.
+
+    >>> from gradchain.distributed import cost
+    >>> cost("adams", torch.nn.Linear(1024, 4096, device="meta"), 512)
+    Cost(rounds=2, collectives=2, numbers=1025)
     """
-    rounds = {**RECIPES, **PARTS}
-    if name not in rounds:
-        raise UnknownNameError(f"there is no formula for {name!r}. {nearest(name, rounds)}")
-    shapes = [p.shape for p in params.parameters()] if isinstance(params, nn.Module) else list(params)
-    for shape in shapes:
-        if len(shape) not in (1, 2):
-            raise ParameterError(f"shape {tuple(shape)}: the formulas are for matrices and vectors. Pass those.")
-    sizes = [_reduced(each, shapes) for each in rounds[name]] if world > 1 else []
+    if not isinstance(world, int) or world < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(f"world = {shown(world)}: pass the number of processes, 1 or more.")
+    chain = recipe(chain) if isinstance(chain, str) else chain
+    alike: dict[tuple[Program, torch.Size, torch.dtype], int] = {}
+    for name, param in _named(params):
+        key = (chain.route(name, param), param.shape, param.dtype)
+        alike[key] = alike.get(key, 0) + 1
+    with torch.no_grad(), no_autocast():
+        rounds = _rounds(chain, alike, world) if world > 1 else []
     collectives = numbers = 0
-    for sums, maxima in sizes:
+    for sums, maxima in rounds:
         apart = maxima * world > totals.FEW
         collectives += (sums > 0 or (maxima > 0 and not apart)) + apart
         numbers += sums + (maxima if apart else maxima * world)
-    return Cost(collectives, numbers)
+    return Cost(len(rounds), collectives, numbers)
 
 
-def _reduced(each: Round, shapes: Iterable[Sequence[int]]) -> tuple[int, int]:
-    """The sums and the maxima of a round."""
-    matrix, vector, once = each
-    found = [_value(once, (1,)), *(_value(matrix if len(shape) == 2 else vector, shape) for shape in shapes)]
-    return sum(sums for sums, _ in found), sum(maxima for _, maxima in found)
+def _named(params: nn.Module | Iterable[Sequence[int]]) -> list[tuple[str, torch.Tensor]]:
+    if isinstance(params, nn.Module):
+        return [(name, torch.empty_like(param, device="meta")) for name, param in params.named_parameters()]
+    try:
+        return [("", torch.empty(tuple(shape), device="meta")) for shape in params]
+    except (TypeError, RuntimeError) as error:
+        raise ParameterError(f"params = {shown(params)}: pass a model, or shapes such as (4, 3). {error}") from None
 
 
-def _value(formula: str, shape: Sequence[int]) -> tuple[int, int]:
-    """The value of a formula for a tensor, as sums and maxima."""
-    elements = math.prod(shape)
-    a, b = near_square(elements)
-    if not formula or ("a + b" in formula and b == 1):  # what has no factors is kept dense
-        return 0, 0
-    names = {"N": elements, "C": elements // shape[0], "B": math.ceil(elements / 2048), "a": a, "b": b, "w": _words}
-    value = int(eval(formula.removeprefix("max "), {"__builtins__": {}}, names))
-    return (0, value) if formula.startswith("max ") else (value, 0)
+def _rounds(chain: Composed, alike: dict[tuple[Program, torch.Size, torch.dtype], int], world: int) -> list[list[int]]:
+    """The sums and the maxima of each round. `alike` are the parameters, and how many there are of each."""
+    runs = [_started(*key, world) for key in alike]
+    programs, times = [program for program, _, _ in alike], list(alike.values())
+    states: list[Asked | Outcome] = [resume(run) for run in runs]
+    rounds: list[list[int]] = []
+    while waiting := {n: state for n, state in enumerate(states) if not isinstance(state, Outcome)}:
+        ready = complete((programs[n], address) for n, (address, _) in waiting.items())
+        asked = {n: (address, request) for n, (address, request) in waiting.items() if address in ready}
+        rounds.append(_numbers(asked, times))
+        states = [
+            resume(runs[n], asked[n][1].local_totals()) if n in asked else state for n, state in enumerate(states)
+        ]
+    contributed = {
+        name: value.numel()
+        for state in states
+        if isinstance(state, Outcome)
+        for (name, kind), value in state.recorded.items()
+        if kind == "total"
+    }
+    shared = [[sum(contributed.values()), 0]] if chain.bindings.shared else []
+    return [each for each in [*rounds, *shared] if any(each)]
 
 
-def _words(bits: int) -> int:
-    """The words that bits are packed in."""
-    return math.ceil(bits / (8 * word_dtype(bits).itemsize))
+def _numbers(asked: dict[int, Asked], times: Sequence[int]) -> list[int]:
+    """The sums and the maxima that a round reduces: of each tensor its own, and of totals over several one set."""
+    found = {"sum": 0, "max": 0}
+    several: dict[Any, Request] = {}
+    for n, (address, request) in asked.items():
+        if request.group is None:
+            continue
+        if request.scope == "tensor":
+            found[request.combine] += times[n] * _size(request)
+        else:
+            several[address, request.label] = request
+    for request in several.values():
+        found[request.combine] += _size(request)
+    return [found["sum"], found["max"]]
 
 
-def table(rounds: dict[str, tuple[Round, ...]]) -> str:
-    """The formulas, a row for each chain, the rounds divided by semicolons.
+def _size(request: Request) -> int:
+    return sum(partial.numel() for partial in request.partials.values())
 
-    >>> from gradchain._dist import cost as collectives
-    >>> print(collectives.table({"adams": collectives.RECIPES["adams"]}))
-    chain  rounds  each matrix  each vector  once
-    -----  ------  -----------  -----------  ----
-    adams  2       C; 1
-    """
-    rows = [
-        [name, str(len(held)), *("; ".join(each[place] or "-" for each in held) for place in range(3))]
-        for name, held in rounds.items()
-    ]
-    return aligned(
-        ["chain", "rounds", "each matrix", "each vector", "once"],
-        [[cell if cell.strip("-; ") else "" for cell in row] for row in rows],
-    )
+
+def _started(program: Program, shape: torch.Size, dtype: torch.dtype, world: int) -> Running:
+    """A step of the first process's rows of a parameter."""
+    shard = Shard(shape, 0, math.ceil(shape[0] / world), OTHERS) if len(shape) else Shard.whole(shape)
+    param = torch.empty(shard.here, dtype=dtype, device="meta")
+    starting: Any = program.start(param, shard)
+    state: Any = resume(starting)
+    while not isinstance(state, dict):
+        state = resume(starting, state[1].local_totals())
+    key = torch.empty((), dtype=torch.int32, device="meta")
+    numbers = usual_numbers(program, (STEP,))[STEP]
+    return program.run(param, torch.empty_like(param), cast("State", state), numbers, noise_key=key, shard=shard)

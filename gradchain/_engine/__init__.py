@@ -11,53 +11,38 @@ from typing import Any
 import torch
 
 from gradchain._chain.context import Recorded
-from gradchain._chain.lockstep import drive
-from gradchain._engine import blocks
-from gradchain._engine.compiled import run as run_compiled
+from gradchain._engine import eager
+from gradchain._engine.call import Plan
+from gradchain._engine.compiled import CompiledSteps
 from gradchain._engine.targets import check_targets
-from gradchain._engine.work import Work, check_purity, commit, versions_of
+from gradchain._engine.work import Work
 
 AUTO_ELEMENTS = 10_000_000
 """`compile="auto"` compiles from this many elements on: below, the compiler takes longer than it saves."""
 
 
-def run(works: Sequence[Work], *, compiled: bool, memory: dict[str, Any], partition: Any = None) -> list[Recorded]:
-    """Step all works. Returns what each recorded, in order. `memory` is the compiled path's, of this optimizer.
+class Executor:
+    """Steps the parameters of one optimizer, and remembers how.
 
-    With a `partition`, totals over parameters are those over all members of this process group.
+    `plan` is what the last step went by, if the step before went by it too: it can be replayed.
     """
-    memory.pop("plan", None)  # what a step went by is good for the one after it, and nobody may have taken it up
-    check_targets(works, memory)
-    if not compiled:
-        return run_eagerly(works, partition)
-    return run_compiled(works, memory, partition)
 
+    def __init__(self) -> None:
+        self.compiled = CompiledSteps()
+        self.plan: Plan | None = None
+        self._checked: object = None
 
-def run_eagerly(works: Sequence[Work], partition: Any = None) -> list[Recorded]:
-    """Step all works. What can fail fails before anything is written.
+    def run(self, works: Sequence[Work], *, compiled: bool, partition: Any = None) -> list[Recorded]:
+        """Step all works. Returns what each recorded, in order.
 
-    Elementwise chains go in blocks: one block of each kind is computed before the first is written, and the others of
-    its kind are the same computation. All other works are computed first and written afterwards; so are all blocks of a
-    kind with stages that are not gradchain's own, which may fail at any of them.
-    """
-    inside, outside = blocks.divided(works)
-    inputs = [work.inputs() for work in works]
-    versions = [versions_of(tensors) for tensors in inputs]
-    outcomes = drive([work.program for work in outside], [work.task.start() for work in outside], partition)
-    kinds = blocks.blocks(inside)
-    ready = [
-        [block.compute() for block in (kind if kind[0].works[0].program.third_party else kind[:1])] for kind in kinds
-    ]
-    for work, tensors, before in zip(works, inputs, versions):
-        check_purity(work.program, before, versions_of(tensors))
-    commit([work.task for work in outside], outcomes)
-    for kind, computed in zip(kinds, ready):
-        for block, made in zip(kind, computed):
-            block.commit(*made)
-        for block in kind[len(computed) :]:
-            block.commit(*block.compute())
-    recorded = {id(work): outcome.recorded for work, outcome in zip(outside, outcomes)}
-    return [recorded.get(id(work), {}) for work in works]
+        With a `partition`, totals over parameters are those over all members of this process group.
+        """
+        self.plan = None
+        self._checked = check_targets(works, self._checked)
+        if not compiled:
+            return eager.run(works, partition)
+        recorded, self.plan = self.compiled.run(works, partition)
+        return recorded
 
 
 def worth_compiling(params: Iterable[torch.Tensor]) -> bool:

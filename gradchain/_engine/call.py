@@ -1,9 +1,8 @@
-"""A bucket of works at one step: the kernel of each phase, and what an optimizer remembers of them."""
+"""A bucket of works at one step, moving from kernel to kernel; and a whole step as a plan of calls."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
 
 import torch
 
@@ -11,30 +10,57 @@ from gradchain._chain.context import Recorded
 from gradchain._chain.program import Outcome
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
-from gradchain._engine.kernel import Kernel, Known, Status, inputs_of, seated, status_of
-from gradchain._engine.packs import Packs
-from gradchain._engine.report import Bucket, CompileReport, bucket_of
+from gradchain._engine.kernel import Kernel, Known, Status, status_of
+from gradchain._engine.layouts import LayoutIds, cached_layout, inputs_of
+from gradchain._engine.recent import Recent
+from gradchain._engine.scalars import ScalarArgs
 from gradchain._engine.work import Work, commit
 
-Numbers: TypeAlias = "tuple[int, ...]"
-"""The layouts of some works, by number."""
-
-Key: TypeAlias = "tuple[Numbers, Known]"
+Key = tuple[LayoutIds, Known]
 """A bucket and the answers that it has."""
 
-_kernels: dict[Key, Kernel] = {}
-"""The kernels of this process, by bucket and phase. They are pure code: what they compute depends on nothing else."""
+KERNELS = 256
+"""The number of kernels that this process keeps, besides those that its optimizers use."""
+
+_kernels: Recent[Key, Kernel] = Recent(KERNELS)
+"""The last kernels of this process, by bucket and phase. They are pure code: any optimizer may use them."""
+
+
+class OwnKernels(Recent[Key, tuple[Kernel, float]]):
+    """The kernels that one optimizer uses, and the seconds that it took to make each; 0 if another optimizer made it."""
+
+    def __init__(self) -> None:
+        super().__init__(KERNELS)
+
+    def allow(self, works: int) -> None:
+        """Keep enough for a step of so many works, however many kernels each of them goes through."""
+        self.limit = max(self.limit, 8 * works)
+
+    def find(self, key: Key, call: Call, failures: list[str]) -> Kernel:
+        """A kernel: one that is known, or made now. Why it could not be compiled goes to `failures`, once a bucket."""
+        if (own := self.use(key)) is not None:
+            return own[0]
+        kernel, seconds = _kernels.use(key), 0.0
+        if kernel is None:
+            told = any(ids == key[0] and known.failure for (ids, _), known in _kernels.items())
+            layouts = [layout.layout for layout in key[0]]
+            kernel = _kernels.add(key, Kernel(layouts, call.works[0].program, key[1], call.flat()))
+            seconds = kernel.seconds
+            if kernel.failure is not None and not told:
+                failures.append(kernel.failure)
+        self.add(key, (kernel, seconds))
+        return kernel
 
 
 class Call:
     """A bucket at one step, moving through its phases. Nothing is written before `finish`."""
 
-    def __init__(self, works: list[Work], packs: Packs, answers: list[list[Totals]], memory: Memory) -> None:
-        self.works, self.packs, self.answers, self.memory = works, packs, answers, memory
-        known = [seated(work, packs) for work in works]
-        self.layouts = tuple(seat.layout for seat in known)
-        self.numbers: Numbers = tuple(seat.number for seat in known)
-        self.inputs = inputs_of(works, packs)
+    def __init__(
+        self, works: list[Work], scalars: ScalarArgs, answers: list[list[Totals]], kernels: OwnKernels
+    ) -> None:
+        self.works, self.scalars, self.answers, self.kernels = works, scalars, answers, kernels
+        self.ids: LayoutIds = tuple(cached_layout(work, scalars).id for work in works)
+        self.inputs = inputs_of(works, scalars)
         self.asked: list[Asked] = []
         self.outcomes: list[Outcome] = []
         self.recorded: list[Recorded] = []
@@ -43,17 +69,9 @@ class Call:
         return [*self.inputs, *(x for totals in self.answers for total in totals for x in vars(total).values())]
 
     def kernel(self, failures: list[str]) -> Kernel:
-        """The kernel of the present phase, from the cache or made now."""
+        """The kernel of the present phase."""
         known: Known = tuple(tuple(tuple(vars(total)) for total in totals) for totals in self.answers)
-        key = (self.numbers, known)
-        if key not in _kernels:
-            told = any(numbers == self.numbers and kernel.failure for (numbers, _), kernel in _kernels.items())
-            _kernels[key] = made = Kernel(self.layouts, self.works[0].program, known, self.flat())
-            self.memory.seconds[key] = made.seconds
-            if made.failure is not None and not told:
-                failures.append(made.failure)
-        self.memory.kernels[key] = _kernels[key]
-        return _kernels[key]
+        return self.kernels.find((self.ids, known), self, failures)
 
     def advance(self, failures: list[str]) -> Status:
         """Run the present phase up to its requests; one that would write waits for `finish`."""
@@ -75,7 +93,7 @@ class Call:
 
     def split(self) -> list[Call]:
         """A call for each work, since they do not keep step with each other."""
-        return [Call([work], self.packs, [answers], self.memory) for work, answers in zip(self.works, self.answers)]
+        return [Call([work], self.scalars, [answers], self.kernels) for work, answers in zip(self.works, self.answers)]
 
     def finish(self) -> None:
         """Write the results."""
@@ -102,8 +120,8 @@ class Plan:
         fits = len(plain) == len(calls) and all(call.kernel([]).compiled is not None for call in plain)
         return Plan(works, plain) if fits else None
 
-    def run(self, works: Sequence[Work], packs: Packs) -> list[Recorded]:
-        inputs = [inputs_of([works[place] for place in places], packs) for places, _ in self.calls]
+    def run(self, works: Sequence[Work], scalars: ScalarArgs) -> list[Recorded]:
+        inputs = [inputs_of([works[place] for place in places], scalars) for places, _ in self.calls]
         return self.write(inputs, [work.owner for work in works])
 
     def write(self, inputs: Sequence[Sequence[torch.Tensor]], params: Sequence[torch.Tensor]) -> list[Recorded]:
@@ -116,25 +134,3 @@ class Plan:
                     recorded[place] = record
         torch.autograd.graph.increment_version(params)
         return recorded
-
-
-class Memory:
-    """What the compiled steps of an optimizer remember."""
-
-    def __init__(self) -> None:
-        self.companies: set[Numbers] = set()
-        self.plans: dict[Numbers, Plan] = {}
-        self.last: Plan | None = None
-        self.kernels: dict[Key, Kernel] = {}
-        self.seconds: dict[Key, float] = {}
-
-    def report(self) -> CompileReport:
-        """What has been compiled, by bucket."""
-        buckets: dict[Numbers, list[Key]] = {}
-        for key in self.kernels:
-            buckets.setdefault(key[0], []).append(key)
-        return CompileReport(tuple(self._bucket(keys) for keys in buckets.values()))
-
-    def _bucket(self, keys: Sequence[Key]) -> Bucket:
-        kernels = [self.kernels[key] for key in keys]
-        return bucket_of(kernels[0].layouts, kernels, sum(self.seconds.get(key, 0.0) for key in keys))

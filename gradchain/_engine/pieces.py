@@ -19,9 +19,9 @@ from gradchain._chain.context import Recorded
 from gradchain._chain.slots import parts_of
 from gradchain._core.reduce import Totals
 from gradchain._core.shard import Shard
-from gradchain._engine.call import Call, Memory
+from gradchain._engine.call import Call, OwnKernels
 from gradchain._engine.kernel import Status
-from gradchain._engine.packs import Packs
+from gradchain._engine.scalars import ScalarArgs
 from gradchain._engine.work import Seat, Work
 from gradchain._engine.writing import overwrite
 
@@ -88,9 +88,11 @@ def _piece(work: Work, first: int, rows: int, columns: int) -> Work:
 class Pieces:
     """The calls for the pieces of one tensor, in step with each other."""
 
-    def __init__(self, work: Work, pieces: Sequence[Work], packs: Packs, memory: Memory, whole: Call) -> None:
+    def __init__(
+        self, work: Work, pieces: Sequence[Work], scalars: ScalarArgs, kernels: OwnKernels, whole: Call
+    ) -> None:
         self.works, self.whole = [work], whole
-        self.calls = [Call([piece], packs, [[]], memory) for piece in pieces]
+        self.calls = [Call([piece], scalars, [[]], kernels) for piece in pieces]
         self.recorded: list[Recorded] = [{}]
 
     def advance(self, failures: list[str]) -> Status:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from gradchain._core.text import aligned
-from gradchain._engine.kernel import Kernel, Layout
+from gradchain._engine.kernel import Kernel
+from gradchain._engine.layouts import Layout
 
 HEADER = ("tensors", "shapes", "dtype", "kernels", "seconds", "runs")
 

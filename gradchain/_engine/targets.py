@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 
@@ -13,10 +12,10 @@ from gradchain._engine.writing import unwritable
 from gradchain.errors import ParameterError, StateError
 
 
-def check_targets(works: Sequence[Work], memory: dict[str, Any]) -> None:
+def check_targets(works: Sequence[Work], known: object) -> object:
     """Raise unless all that a step writes can be written, and lives in memory of its own.
 
-    `memory` remembers the places that were good at the last step.
+    Returns the places that were checked; as `known`, they are not checked again at the next step.
 
     Raises:
         ParameterError, StateError: a parameter or a slot is an inference tensor, has elements that share memory, or
@@ -25,8 +24,8 @@ def check_targets(works: Sequence[Work], memory: dict[str, Any]) -> None:
     # Whoever puts another tensor into a state gives its parameter a new seat.
     owners = [(id(work.seat), work.owner.data_ptr(), work.owner.stride()) for work in works]
     places = (torch.is_inference_mode_enabled(), owners)
-    if memory.get("places") == places:
-        return
+    if known == places:
+        return places
     spans: list[tuple[int, int, Work, str | None, torch.Tensor]] = []
     for work in works:
         for slot, tensor in _targets(work):
@@ -34,7 +33,7 @@ def check_targets(works: Sequence[Work], memory: dict[str, Any]) -> None:
                 raise _error(work, slot, f"cannot be written: {fault}")
             spans.append((*_span(tensor), work, slot, tensor))
     _check_apart(spans)
-    memory["places"] = places
+    return places
 
 
 def _targets(work: Work) -> Iterable[tuple[str | None, torch.Tensor]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 
-from gradchain._chain.lockstep import drive
+from gradchain._chain.lockstep import run_lockstep
 from gradchain._core.totals import Pool, reduce_pools
 from gradchain._core.update import Update
 from gradchain._dist.zero import Partitioned
@@ -267,5 +267,5 @@ def origins(works: Sequence[Work], names: list[str], partition: Any = None) -> d
     """For each parameter whose next step would not be finite, the first thing that is not. Writes nothing."""
     witnesses = [Witness(work) for work in works]
     runs = [work.task.start(witness.see) for work, witness in zip(works, witnesses)]
-    drive([work.program for work in works], runs, partition)
+    run_lockstep([work.program for work in works], runs, partition)
     return {names[work.place]: seen.origin for work, seen in zip(works, witnesses) if seen.origin is not None}

@@ -146,7 +146,8 @@ class Optimizer(torch.optim.Optimizer):
         self._seats: dict[torch.Tensor, Seat] = {}
         self._settings: dict[int, tuple[tuple[Any, ...], list[Settings]]] = {}
         self._places: dict[torch.Tensor, tuple[int, int, int]] = {}
-        self._memory: dict[str, Any] = {}
+        self._executor = engine.Executor()
+        self._members: list[torch.Tensor] = []
         self._standing: Standing | None = None
         self._in_backward: Callable[[Iterable[torch.Tensor]], None] | None = None  # takes up parameters that are added
         self._telemetry = Telemetry()
@@ -269,7 +270,7 @@ class Optimizer(torch.optim.Optimizer):
             if recorded is None:
                 works = self._admit(self._collect())
                 group, compiled = self._partition.group, self._compiled()
-                recorded = engine.run(works, compiled=compiled, memory=self._memory, partition=self._partition.totals)
+                recorded = self._executor.run(works, compiled=compiled, partition=self._partition.totals)
                 self._count(works)
                 shards, keep = [work.seat.shard for work in works], any_kept(works)
                 shared.update(self.chain, self.param_groups, recorded, shards, group, self.capturable, keep)
@@ -299,7 +300,7 @@ class Optimizer(torch.optim.Optimizer):
 
     def _stand(self, works: Sequence[Work]) -> None:
         """Remember a step that went by a known plan, for those that will be like it."""
-        plan = self._memory.pop("plan", None)
+        plan = self._executor.plan
         if plan and works and all(work.owner is work.seat.param and work.step is not None for work in works):
             self._standing = Standing(works, plan, self.state, self.param_groups, self._settings_of_all())
 
@@ -338,10 +339,10 @@ class Optimizer(torch.optim.Optimizer):
         first = 0
         for number, group in enumerate(self.param_groups):
             self._check_changed(number, group)
-        members, known = self._parameters(), self._memory.get("members", ())
+        members, known = self._parameters(), self._members
         if len(members) != len(known) or not all(map(is_, members, known)):
             check_members(self.param_groups)
-            self._memory["members"] = members
+            self._members = members
         for number, group in enumerate(self.param_groups):
             for position, (param, settings) in enumerate(zip(group["params"], self._settings_of(number, group))):
                 if param.grad is not None:
@@ -402,7 +403,7 @@ class Optimizer(torch.optim.Optimizer):
             return
         compiled = engine.worth_compiling([param]) if self.compile == "auto" else self.compile
         with no_autocast():
-            recorded = engine.run(works, compiled=compiled, memory=self._memory, partition=APART)
+            recorded = self._executor.run(works, compiled=compiled, partition=APART)
         self._count(works)
         self._telemetry.add(param, works[0].counted, recorded[0], works[0].telemetry)
         self._opt_called = True  # learning-rate schedulers look whether there has been a step
@@ -586,8 +587,7 @@ class Optimizer(torch.optim.Optimizer):
         >>> print(gradchain.Optimizer([torch.nn.Parameter(torch.zeros(3))], gradchain.recipe("sgd")).compile_report())
         nothing has been compiled
         """
-        known = self._memory.get("compiled")
-        return CompileReport(()) if known is None else known.report()
+        return self._executor.compiled.report()
 
     @untraced
     def telemetry(self, gather: bool | None = None) -> dict[str, float]:
@@ -709,7 +709,8 @@ class Optimizer(torch.optim.Optimizer):
         fresh, nonfinite = held.pop("fresh", None), held.pop("nonfinite", ())
         super().__setstate__(held)
         if fresh is not None:  # unpickled or copied
-            self._routing, self._checked, self._adopted, self._memory = Routing(self.chain), {}, {}, {}
+            self._routing, self._checked, self._adopted = Routing(self.chain), {}, {}
+            self._executor, self._members = engine.Executor(), []
             self._guard = Guard(*nonfinite)
             self._seats, self._settings, self._places, self._standing = {}, {}, {}, None
             self._in_backward = None

@@ -29,8 +29,15 @@ CASE_OF = {
 }
 
 
+PARTS = (
+    *CASE_OF, "clip_by_global_norm", "clip_by_norm", "freeze_on_flip", "kourkoutas_beta", "momentum_project", "orthograd",
+    "prodigy", "scale_update", "spectral_decay", "stochastic_sign",
+)  # fmt: skip
+"""Storages of one slot, and stages."""
+
+
 def chain_of(name: str) -> gradchain.Chain:
-    """The chain that a formula is for."""
+    """The chain that is counted."""
     return gradchain.recipe(name) if name in gradchain.recipes() else CASES[CASE_OF.get(name, name)].chain
 
 

@@ -1,4 +1,4 @@
-"""The formulas for communication say what is counted."""
+"""The communication that is counted on meta tensors is that of real processes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import torch
 import gradchain
 from gradchain._chain.tracing import reaching_out
 from gradchain._core import totals
-from gradchain._dist import cost as collectives
+from gradchain.distributed import Cost, cost
 from tests.distributed import costs, worlds
 
-NAMES = [*collectives.RECIPES, *collectives.PARTS]
+NAMES = [*gradchain.recipes(), *costs.PARTS]
 ALONE = [name for name in NAMES if reaching_out(costs.chain_of(name), [torch.zeros(4, 4)]) is None]
 JOINT = {"adamw": 0, "gyro-adam": 0, "clip_by_global_norm": 2, "kourkoutas_beta": 2, "adv-prodigy": 2, "prodigy": 2}
 """Exchanges under ZeRO-1: one for each round of a stage over all parameters, one to find that there are no more, and one for
@@ -21,18 +21,14 @@ shared numbers."""
 
 
 def on_paper(names: list[str], world: int, shapes: Any = costs.SHAPES) -> dict[str, list[int]]:
-    found = {name: collectives.cost(name, shapes, world) for name in names}
-    return {name: [cost.collectives, cost.numbers] for name, cost in found.items()}
+    found = {name: cost(costs.chain_of(name), shapes, world) for name in names}
+    return {name: [each.collectives, each.numbers] for name, each in found.items()}
 
 
 def one_by_one(names: list[str], world: int) -> dict[str, list[int]]:
     """The sums over parameters, each of which is alone in its rounds."""
     each = [on_paper(names, world, [shape]) for shape in costs.SHAPES]
     return {name: [sum(found[name][place] for found in each) for place in range(2)] for name in names}
-
-
-def test_every_recipe_has_a_formula() -> None:
-    assert sorted(collectives.RECIPES) == sorted(gradchain.recipes())
 
 
 def check(world: int, monkeypatch: pytest.MonkeyPatch, *more: worlds.Job) -> None:
@@ -67,8 +63,29 @@ def test_as_many_with_many_maxima_or_one_by_one(world: int, monkeypatch: pytest.
     )
 
 
-def test_formulas_are_for_matrices_and_vectors() -> None:
-    with pytest.raises(gradchain.ParameterError, match=r"\(3, 2, 2\)"):
-        collectives.cost("adams", [(3, 2, 2)], 2)
-    with pytest.raises(gradchain.errors.UnknownNameError, match="adams"):
-        collectives.cost("adms", [(3, 2)], 2)
+def test_a_model_counts_as_its_shapes() -> None:
+    model = torch.nn.Linear(64, 48, device="meta")
+    assert cost("rose", model, 2) == cost("rose", [(48, 64), (48,)], 2) == Cost(2, 2, 10)
+    assert cost("adams", [(3, 2, 2)], 2).numbers == 4 + 1  # of any number of axes: here as a matrix of 3 x 4
+    assert cost("adams", [()], 2) == cost("adams", [], 2) == cost("adams", [(4, 3)], 1) == Cost(0, 0, 0)
+
+
+def test_alike_tensors_are_run_once_and_counted_each() -> None:
+    for name in NAMES:
+        once, both = (cost(costs.chain_of(name), [(12, 16), (6,)] * times, 2) for times in (1, 2))
+        joint = name in ("adv-lion-prodigy", "adv-prodigy", "prodigy", "clip_by_global_norm", "kourkoutas_beta")
+        assert once.rounds == both.rounds
+        assert joint or 2 * once.numbers == both.numbers
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "arguments"),
+    [
+        (gradchain.errors.UnknownNameError, "adams", ("adms", [(3, 2)], 2)),
+        (gradchain.OptionError, "world = 0", ("adams", [(3, 2)], 0)),
+        (gradchain.ParameterError, "shapes such as", ("adams", [("a", 2)], 2)),
+    ],
+)
+def test_what_cannot_be_counted(kind: type[Exception], said: str, arguments: Any) -> None:
+    with pytest.raises(kind, match=said):
+        cost(*arguments)

@@ -115,12 +115,12 @@ def in_backward(name: str, rank: int) -> list[str]:
 
 def layouts_are_found_once() -> list[str]:
     """The compiled path looks at a sharded parameter once, and not in every step."""
-    from gradchain._engine import kernel
+    from gradchain._engine import kernel, layouts
 
     kernel.compile_graph = lambda graph, inputs, **_: graph  # type: ignore[assignment]
-    made: list[kernel.Seated] = []
-    original = kernel.Seated.__init__
-    kernel.Seated.__init__ = lambda self, *args: made.append(self) or original(self, *args)  # type: ignore[method-assign]
+    made: list[layouts.CachedLayout] = []
+    original = layouts.CachedLayout.__init__
+    layouts.CachedLayout.__init__ = lambda self, *args: made.append(self) or original(self, *args)  # type: ignore[method-assign]
     model = sharded_model()
     optimizer = gradchain.optimizer("adamw", model.parameters(), compile=True)
     run(model, optimizer, [0])

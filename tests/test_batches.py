@@ -1,13 +1,16 @@
-"""Elementwise chains in blocks: cut or joined anywhere, they give the same bits as tensor by tensor."""
+"""Elementwise chains in flat batches: cut or joined anywhere, they give the same bits as tensor by tensor."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradchain as gc
 from gradchain._chain.tracing import traits_of
-from gradchain._engine import blocks
+from gradchain._engine import batches
 from tests.laws.cases import CASES
 from tests.laws.running import gradients, optimize, tensors
 
@@ -20,13 +23,13 @@ def elementwise(name: str) -> bool:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", [name for name in CASES if elementwise(name)])
-def test_blocks_are_the_whole(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_batches_are_the_whole(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     params, grads = tensors(1, SHAPES, dtype), gradients(4, SHAPES, dtype)
-    monkeypatch.setattr(blocks, "divided", lambda works: ([], list(works)))
+    monkeypatch.setattr(batches, "divided", lambda works: ([], list(works)))
     whole, plain = optimize(CASES[name].chain, params, grads)
     monkeypatch.undo()
     for size in (16, 64, 1 << 17):
-        monkeypatch.setattr(blocks, "ELEMENTS", size)
+        monkeypatch.setattr(batches, "ELEMENTS", size)
         ours, optimizer = optimize(CASES[name].chain, params, grads)
         for a, b, p, q in zip(ours, whole, optimizer.state.values(), plain.state.values(), strict=True):
             assert torch.equal(a, b)
@@ -44,9 +47,40 @@ def test_what_is_no_row_of_elements_goes_tensor_by_tensor() -> None:
     optimizer = gc.optimizer("adamw", params, compile=False)
     for param in params:
         param.grad = torch.ones_like(param)
-    inside, outside = blocks.divided(optimizer._collect())
+    inside, outside = batches.divided(optimizer._collect())
     assert [work.owner is params[1] for work in inside] == [True]
     assert [work.owner is params[0] for work in outside] == [True]
+
+
+class Calls(TorchDispatchMode):
+    """Counts the calls of aten that compute something, as a launch on a device would."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+def calls_of_a_step(shapes: list[tuple[int, ...]]) -> int:
+    params = [torch.nn.Parameter(torch.ones(shape)) for shape in shapes]
+    optimizer = gc.optimizer("adamw", params, compile=False)
+    for param in params:
+        param.grad = torch.ones_like(param)
+    with Calls() as calls:
+        optimizer.step()
+    return calls.count
+
+
+def test_large_tensors_are_cut_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    small, cut = calls_of_a_step([(4, 4)]), calls_of_a_step([(512, 2048)])
+    assert cut > 4 * small  # eight batches
+    monkeypatch.setattr(batches, "cuts", lambda device: False)
+    assert calls_of_a_step([(512, 2048)]) <= small
+    assert calls_of_a_step([(4, 4)] * 100) < 30 * small  # small ones are joined on every device
+    assert [batches.cuts(torch.device(kind)) for kind in ("cuda", "mps", "meta")] == [False] * 3
 
 
 def test_a_number_that_becomes_none_is_seen() -> None:
@@ -56,11 +90,11 @@ def test_a_number_that_becomes_none_is_seen() -> None:
     optimizer.param_groups[0]["eps"] = None
     for param in params:
         param.grad = torch.full_like(param, 1e-3)
-    inside, _ = blocks.divided(optimizer._collect())
+    inside, _ = batches.divided(optimizer._collect())
     assert inside == []
 
 
-def test_an_error_in_a_block_leaves_everything_as_it_was() -> None:
+def test_an_error_in_a_batch_leaves_everything_as_it_was() -> None:
     class picky(gc.Stage):
         def update(self, update: gc.Update, ctx: gc.Context) -> gc.Update:
             if update.value.dtype == torch.float64:

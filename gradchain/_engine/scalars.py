@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -10,8 +11,8 @@ from gradchain._chain.program import Numbers
 from gradchain._engine.work import Work
 
 
-class Packs:
-    """The numbers of a step as tensors: those of parameters that share them are packed once."""
+class ScalarArgs:
+    """The numbers of one step as tensors: parameters that share numbers share a tensor."""
 
     def __init__(self) -> None:
         self._packed: dict[tuple[int, torch.device], torch.Tensor] = {}
@@ -29,18 +30,19 @@ class Packs:
         """The pattern of some numbers, found once a step."""
         known = self._patterns.get(id(numbers))
         if known is None:
-            found = pattern_of(numbers)
-            known = self._patterns[id(numbers)] = _interned.setdefault(found, found)
+            known = self._patterns[id(numbers)] = _interned(pattern_of(numbers))
         return known
 
 
 def pattern_of(numbers: Numbers) -> tuple[tuple[tuple[str, bool], ...], ...]:
-    """The names of the numbers, and which of them are there: what a kernel depends on."""
+    """The names of the numbers, and which of them are `None`: what a kernel depends on."""
     return tuple(tuple((name, value is None) for name, value in stage.items()) for stage in numbers)
 
 
-_interned: dict[Any, Any] = {}
-"""One object for equal patterns, so that they are compared by identity."""
+@functools.lru_cache(maxsize=4096)
+def _interned(pattern: tuple[Any, ...]) -> tuple[Any, ...]:
+    """One object for equal patterns, so that they are compared by identity."""
+    return pattern
 
 
 def pack(numbers: Numbers, device: torch.device) -> torch.Tensor:

@@ -1,8 +1,7 @@
-"""The eager path of elementwise chains: in blocks that stay in the cache, whatever tensors they are made of.
+"""Flat batches: an elementwise chain does not care where a tensor begins.
 
-A chain whose stages look at each element by itself does not care where a tensor begins. So large tensors are cut, and
-small ones joined: each operation of each stage then runs over data that is still in the cache, and a thousand small
-tensors cost no more calls than one large one.
+Small tensors are joined, so a thousand of them cost no more calls than one large one. On a CPU large ones are cut, so
+each operation of each stage runs over data that is still in the cache; on other devices a call costs more than that saves.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from gradchain._engine.writing import overwrite
 from gradchain.errors import ChainError
 
 ELEMENTS = 1 << 17
-"""The size of a block."""
+"""The size of a batch; a tensor of more than half of it is large."""
 
 EXACT = (torch.float32, torch.float64)
 """Where an element's result does not depend on its place: in half precision the ends of a tensor, which do not fill a
@@ -29,13 +28,18 @@ vector register, are rounded otherwise than the rest."""
 Pieces = list[torch.Tensor]
 
 
+def cuts(device: torch.device) -> bool:
+    """Whether large tensors are cut: on a CPU, for its cache."""
+    return device.type == "cpu"
+
+
 def fits(work: Work) -> bool:
-    """Whether a work can be done in blocks."""
+    """Whether a work can be done in batches."""
     if not traits_of(work.program, work.owner).exact:
         return False
     if work.index is not None or work.telemetry or work.keep is not None or not work.owner.is_contiguous():
         return False
-    if work.owner.dtype not in EXACT:
+    if work.owner.dtype not in EXACT or (_is_large(work) and not cuts(work.owner.device)):
         return False
     if not work.grad.is_contiguous() or work.grad.dtype != work.owner.dtype:
         return False
@@ -44,8 +48,12 @@ def fits(work: Work) -> bool:
     return all(slot.shape == shape and slot.is_contiguous() for slot in slots)
 
 
+def _is_large(work: Work) -> bool:
+    return work.owner.numel() > ELEMENTS // 2
+
+
 def divided(works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
-    """The works that can be done in blocks, and the others."""
+    """The works that can be done in batches, and the others."""
     as_built: dict[int, bool] = {}
     for work in works:
         if id(work.numbers) not in as_built:
@@ -56,7 +64,7 @@ def divided(works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
 
 
 @dataclass
-class Block:
+class FlatBatch:
     """Some elements of some works with equal numbers: all of small ones, or a part of a large one."""
 
     works: list[Work]
@@ -93,7 +101,7 @@ class Block:
 
 
 def _alone(task: Task) -> Outcome:
-    """The outcome of a step that asks for nothing: a total over a block would be one of no tensor."""
+    """The outcome of a step that asks for nothing: a total over a batch would be one of no tensor."""
     running = task.start()
     try:
         address, _ = next(running)
@@ -106,29 +114,29 @@ def _alone(task: Task) -> Outcome:
     )
 
 
-def blocks(works: Sequence[Work]) -> list[list[Block]]:
-    """The blocks of all works, by the works that have the same numbers and dtypes."""
+def batches(works: Sequence[Work]) -> list[list[FlatBatch]]:
+    """The batches of all works, by the works that have the same numbers and dtypes."""
     groups: dict[Any, list[Work]] = {}
     for work in works:
         dtypes = tuple(work.state[key].dtype for key in work.program.keys(work.state))
         key = (id(work.program), id(work.numbers), work.maximize, work.owner.dtype, work.owner.device, dtypes)
         groups.setdefault(key, []).append(work)
-    return [list(_cut(members)) for members in groups.values()]
+    return [list(_batches(members)) for members in groups.values()]
 
 
-def _cut(works: Sequence[Work]) -> Iterator[Block]:
+def _batches(works: Sequence[Work]) -> Iterator[FlatBatch]:
     joined: list[Work] = []
-    held = 0
+    filled = 0
     for work in works:
         size = work.owner.numel()
-        if size > ELEMENTS // 2:
+        if _is_large(work):
             for start in range(0, size, ELEMENTS):
-                yield Block([work], start, min(start + ELEMENTS, size))
+                yield FlatBatch([work], start, min(start + ELEMENTS, size))
             continue
-        if held + size > ELEMENTS:
-            yield Block(joined, 0, held)
-            joined, held = [], 0
+        if filled + size > ELEMENTS:
+            yield FlatBatch(joined, 0, filled)
+            joined, filled = [], 0
         joined.append(work)
-        held += size
+        filled += size
     if joined:
-        yield Block(joined, 0, held)
+        yield FlatBatch(joined, 0, filled)
