@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradchain._chain.elements import Composed
 from gradchain._chain.tracing import reaching_out
@@ -52,12 +53,12 @@ class Partitioned:
             )
         return self.places[param]
 
-    def forgotten(self) -> Partitioned:
+    def unbound(self) -> Partitioned:
         """That of a copy of the optimizer."""
-        return Forgotten(joint=self.joint) if self.places else self
+        return UnboundPartition(joint=self.joint) if self.places else self
 
 
-class Forgotten(Partitioned):
+class UnboundPartition(Partitioned):
     """That of an optimizer which was copied or unpickled: there are others, but the copy does not know who."""
 
     @property
@@ -71,7 +72,7 @@ class Forgotten(Partitioned):
     def place(self, param: torch.Tensor, otherwise: int) -> int:
         return self._refuse("draw the noise of a parameter by its place among all")
 
-    def forgotten(self) -> Partitioned:
+    def unbound(self) -> Partitioned:
         return self
 
     def _refuse(self, what: str) -> Any:
@@ -117,17 +118,29 @@ def partition_of_all(
     return Partitioned(dist.group.WORLD if group is None and started else group, joint, places)
 
 
-def check_not_zero(joint: str | None) -> None:
-    """Raise if ZeRO is making an optimizer for some of the parameters, and a stage or something else needs all of them."""
-    kind = getattr(
-        sys.modules.get("torch.distributed.optim.zero_redundancy_optimizer"), "ZeroRedundancyOptimizer", None
-    )
-    if joint is None or kind is None:
+ZERO = "torch.distributed.optim.zero_redundancy_optimizer"
+
+
+def watch_zero(joint: str | None) -> None:
+    """See to it that ZeRO does not step some of the parameters by what needs all of them (`joint`, if anything does)."""
+    if joint is not None and ZERO in sys.modules:
+        _watch()
+
+
+@functools.cache  # once in a process
+def _watch() -> None:
+    """An optimizer is not told who made it; but torch tells, before any optimizer's step, which one it is."""
+    register_optimizer_step_pre_hook(_refuse_parts)
+
+
+def _refuse_parts(outer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+    """Raise `OptionError` if an optimizer is ZeRO, and the one in it needs all parameters and knows only its own."""
+    needs_partition = getattr(getattr(outer, "optim", None), "_needs_partition", None)
+    if needs_partition is None or not isinstance(outer, sys.modules[ZERO].ZeroRedundancyOptimizer):
         return
-    frame = inspect.currentframe()  # nothing else tells the optimizer who makes it
-    while frame is not None and (frame := frame.f_back) is not None:
-        if isinstance(frame.f_locals.get("self"), kind):
-            raise OptionError(
-                f"{joint} needs all parameters at one time, and ZeroRedundancyOptimizer gives each process some of them. "
-                "Pass partition_of=model, by functools.partial(gradchain.Optimizer, chain=chain, partition_of=model)."
-            )
+    if (joint := needs_partition()) is not None:
+        raise OptionError(
+            f"{joint} needs all parameters at one time, and ZeroRedundancyOptimizer gives each process some of them. Pass "
+            "partition_of=model, by functools.partial(gradchain.Optimizer, chain=chain, partition_of=model). Nothing was "
+            "written."
+        )

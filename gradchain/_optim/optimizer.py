@@ -30,7 +30,7 @@ from gradchain._core.totals import APART
 from gradchain._core.untraced import untraced
 from gradchain._dist.check_split import check_split
 from gradchain._dist.initial import expected, initial_state
-from gradchain._dist.zero import check_not_zero, partition_of_all
+from gradchain._dist.zero import partition_of_all, watch_zero
 from gradchain._engine import capturable as on_device
 from gradchain._engine.report import CompileReport
 from gradchain._engine.standing import Standing
@@ -169,8 +169,7 @@ class Optimizer(torch.optim.Optimizer):
         self._routing.check(defaults, "")
         super().__init__(listed(params), defaults)
         names = [name for group in self.param_groups for name in parameter_names(group)]
-        if partition_of is None:
-            check_not_zero(self.reaching_out() or self._guard.joint)
+        watch_zero(self._needs_partition())
         check_matched(role, names, self._parameters(), [r for group in self.param_groups for r in roles_of(group)])
 
     # Groups.
@@ -457,6 +456,10 @@ class Optimizer(torch.optim.Optimizer):
         joint = (traits.joint[0] for traits in self._routing.traits if traits.joint)
         return sharing(self.chain.addressed) or next(joint, None)
 
+    def _needs_partition(self) -> str | None:
+        """What needs all parameters at one time, if anything does and `partition_of` was not given."""
+        return None if self._partition.places else self.reaching_out() or self._guard.joint
+
     def _place(self, param: torch.Tensor) -> tuple[int, int, int]:
         """The group of a parameter, its position there, and among all."""
         number, position, _ = self._places.get(param, (0, 0, 0))
@@ -699,7 +702,7 @@ class Optimizer(torch.optim.Optimizer):
             "capturable": self.capturable,
             "nonfinite": (self._guard.policy, self._guard.scope),
             "_role": None,
-            "_partition": self._partition.forgotten(),
+            "_partition": self._partition.unbound(),
         }
         fresh = [index for index, param in enumerate(self._parameters()) if param in self._fresh]
         return {**super().__getstate__(), **kept, "fresh": fresh}

@@ -104,7 +104,7 @@ def zero(names: Sequence[str]) -> list[str]:
             if scope == "model" and optimizer.optim.nonfinite_report().steps != len(BAD):
                 found.append(f"{name} {scope}: {optimizer.optim.nonfinite_report()}")
     try:
-        ZeroRedundancyOptimizer(held, optimizer_class=maker("adamw", "model"))
+        ZeroRedundancyOptimizer(held, optimizer_class=maker("adamw", "model")).step()
         found.append("a partition that nobody told of was not refused")
     except gradchain.OptionError as error:
         found += [] if "partition_of=model" in str(error) else [str(error)]

@@ -141,9 +141,13 @@ def wrong_uses() -> list[str]:
         if name != "clip_by_global_norm":
             ZeroRedundancyOptimizer(held, optimizer_class=make)
         else:
-            untold = functools.partial(ZeroRedundancyOptimizer, held, optimizer_class=make)
-            found += refused("ZeRO without partition_of", "clip_by_global_norm needs all", untold)
-            build(held, chain)  # no ZeRO
+            values = [param.detach().clone() for param in held]
+            untold = ZeroRedundancyOptimizer(held, optimizer_class=make)
+            for param in held:
+                param.grad = torch.ones_like(param)
+            found += refused("ZeRO without partition_of", "clip_by_global_norm needs all", untold.step)
+            found += [] if all(map(torch.equal, values, held)) else ["a step that was refused has written"]
+            build(held, chain).step()  # no ZeRO
     return found
 
 
