@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradchain as gc
 from gradchain._chain.tracing import traits_of
-from gradchain._engine import batches
+from gradchain._engine import eager
 from tests.laws.cases import CASES
 from tests.laws.running import gradients, optimize, tensors
 
@@ -25,11 +25,11 @@ def elementwise(name: str) -> bool:
 @pytest.mark.parametrize("name", [name for name in CASES if elementwise(name)])
 def test_batches_are_the_whole(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     params, grads = tensors(1, SHAPES, dtype), gradients(4, SHAPES, dtype)
-    monkeypatch.setattr(batches, "divided", lambda works: ([], list(works)))
+    monkeypatch.setattr(eager, "divided", lambda works: ([], list(works)))
     whole, plain = optimize(CASES[name].chain, params, grads)
     monkeypatch.undo()
     for size in (16, 64, 1 << 17):
-        monkeypatch.setattr(batches, "ELEMENTS", size)
+        monkeypatch.setattr(eager, "ELEMENTS", size)
         ours, optimizer = optimize(CASES[name].chain, params, grads)
         for a, b, p, q in zip(ours, whole, optimizer.state.values(), plain.state.values(), strict=True):
             assert torch.equal(a, b)
@@ -47,7 +47,7 @@ def test_what_is_no_row_of_elements_goes_tensor_by_tensor() -> None:
     optimizer = gc.optimizer("adamw", params, compile=False)
     for param in params:
         param.grad = torch.ones_like(param)
-    inside, outside = batches.divided(optimizer._collect())
+    inside, outside = eager.divided(optimizer._collect())
     assert [work.owner is params[1] for work in inside] == [True]
     assert [work.owner is params[0] for work in outside] == [True]
 
@@ -77,10 +77,10 @@ def calls_of_a_step(shapes: list[tuple[int, ...]]) -> int:
 def test_large_tensors_are_cut_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     small, cut = calls_of_a_step([(4, 4)]), calls_of_a_step([(512, 2048)])
     assert cut > 4 * small  # eight batches
-    monkeypatch.setattr(batches, "cuts", lambda device: False)
+    monkeypatch.setattr(eager, "cuts", lambda device: False)
     assert calls_of_a_step([(512, 2048)]) <= small
     assert calls_of_a_step([(4, 4)] * 100) < 30 * small  # small ones are joined on every device
-    assert [batches.cuts(torch.device(kind)) for kind in ("cuda", "mps", "meta")] == [False] * 3
+    assert [eager.cuts(torch.device(kind)) for kind in ("cuda", "mps", "meta")] == [False] * 3
 
 
 def test_a_number_that_becomes_none_is_seen() -> None:
@@ -90,7 +90,7 @@ def test_a_number_that_becomes_none_is_seen() -> None:
     optimizer.param_groups[0]["eps"] = None
     for param in params:
         param.grad = torch.full_like(param, 1e-3)
-    inside, _ = batches.divided(optimizer._collect())
+    inside, _ = eager.divided(optimizer._collect())
     assert inside == []
 
 

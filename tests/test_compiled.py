@@ -16,7 +16,6 @@ from gradchain import chain, partition, recipe
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
 from gradchain._engine import call, compiled, kernel
-from gradchain._engine.recent import Recent
 from tests.test_optimizer import SHAPES, assert_same, frozen_copy, make_params, set_grads, train
 
 MANY = (*SHAPES, (1,), (4, 1), (7, 3), (2, 3, 4))
@@ -25,7 +24,7 @@ MANY = (*SHAPES, (1,), (4, 1), (7, 3), (2, 3, 4))
 @pytest.fixture
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[Any, kernel.Kernel]]:
     """An empty kernel cache."""
-    cache: Recent[Any, Any] = Recent(call.KERNELS)
+    cache = call.Recent[Any, Any](call.KERNELS)
     monkeypatch.setattr(call, "_kernels", cache)
     return cache
 

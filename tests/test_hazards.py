@@ -12,7 +12,6 @@ from torch import nn
 import gradchain
 from gradchain import transforms as t
 from gradchain._engine import call, compiled, kernel
-from gradchain._engine.recent import Recent
 
 MODES = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 
@@ -153,7 +152,7 @@ def test_true_is_not_one(compile: bool) -> None:
 
 
 def test_gradients_that_come_and_go_do_not_compile_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    cache: Recent[Any, Any] = Recent(call.KERNELS)
+    cache = call.Recent[Any, Any](call.KERNELS)
     monkeypatch.setattr(call, "_kernels", cache)
     monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
     chooser = random.Random(0)

@@ -15,7 +15,6 @@ from torch.optim import lr_scheduler as lrs
 
 import gradchain
 from gradchain._engine import call, compiled, kernel, layouts
-from gradchain._engine.recent import Recent
 
 LARGE = (300, 300)  # a bucket of its own
 SMALL = (5, 4)
@@ -24,7 +23,7 @@ SMALL = (5, 4)
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     """The kernels that were made."""
-    cache: Recent[Any, Any] = Recent(call.KERNELS)
+    cache = call.Recent[Any, Any](call.KERNELS)
     monkeypatch.setattr(call, "_kernels", cache)
     monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
     return cache

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import gradchain as gc
-from gradchain._engine import batches
+from gradchain._engine import eager
 from gradchain.errors import GradchainError
 
 MODES = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
@@ -134,7 +134,7 @@ class keeps_the_old(gc.Stage):
 def test_what_a_stage_hands_on_is_read_before_it_is_overwritten(
     compile: bool, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "ELEMENTS", size)
+    monkeypatch.setattr(eager, "ELEMENTS", size)
     params = [nn.Parameter(torch.linspace(-1, 1, n)) for n in (16, 3, 1)]
     optimizer = gc.Optimizer(params, gc.chain(keeps_the_old(), gc.scale_by_learning_rate(0.5)), compile=compile)
     expected, before = [p.detach().clone() for p in params], [torch.zeros_like(p) for p in params]
@@ -167,7 +167,7 @@ def failing(at: int, error: type[BaseException]) -> type[gc.Stage]:
 def test_a_stage_that_fails_in_a_later_block(
     later: int, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batches, "ELEMENTS", 8)
+    monkeypatch.setattr(eager, "ELEMENTS", 8)
     params = with_gradients(*(nn.Parameter(torch.ones(n)) for n in (20, 5, 5, 1)))
     stage = failing(0, error)
     chain = gc.chain(stage(), gc.first_moment(0.9), gc.scale_by_learning_rate(0.1))

@@ -17,7 +17,6 @@ from gradchain._chain.recipes import recipe
 from gradchain._chain.tracing.watched import usual_numbers
 from gradchain._core import totals
 from gradchain._core.autocast import no_autocast
-from gradchain._core.reduce import Request
 from gradchain._core.shard import Shard
 from gradchain._core.totals import Asked, complete
 from gradchain._core.untraced import untraced
@@ -127,21 +126,15 @@ def _rounds(chain: Composed, alike: dict[tuple[Program, torch.Size, torch.dtype]
 def _numbers(asked: dict[int, Asked], times: Sequence[int]) -> list[int]:
     """The sums and the maxima that a round reduces: of each tensor its own, and of totals over several one set."""
     found = {"sum": 0, "max": 0}
-    several: dict[Any, Request] = {}
+    sizes: dict[tuple[str, str, Any], int] = {}
     for n, (address, request) in asked.items():
-        if request.group is None:
-            continue
-        if request.scope == "tensor":
-            found[request.combine] += times[n] * _size(request)
-        else:
-            several[address, request.label] = request
-    for request in several.values():
-        found[request.combine] += _size(request)
-    return [found["sum"], found["max"]]
-
-
-def _size(request: Request) -> int:
-    return sum(partial.numel() for partial in request.partials.values())
+        if request.group is not None:
+            size = sum(partial.numel() for partial in request.partials.values())
+            alone = request.scope == "tensor"
+            sizes[request.combine, address, n if alone else request.label] = size * (times[n] if alone else 1)
+    for (combine, *_), size in sizes.items():
+        found[combine] += size
+    return list(found.values())
 
 
 def _started(program: Program, shape: torch.Size, dtype: torch.dtype, world: int) -> Running:

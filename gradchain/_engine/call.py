@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
@@ -11,10 +12,33 @@ from gradchain._chain.program import Outcome
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
 from gradchain._engine.kernel import Kernel, Known, Status, status_of
-from gradchain._engine.layouts import LayoutIds, cached_layout, inputs_of
-from gradchain._engine.recent import Recent
-from gradchain._engine.scalars import ScalarArgs
+from gradchain._engine.layouts import LayoutIds, ScalarArgs, cached_layout, inputs_of
 from gradchain._engine.work import Work, commit
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Recent(dict[K, V]):
+    """At most `limit` entries; the least recently used are evicted."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+
+    def use(self, key: K) -> V | None:
+        """The value, which is now the last to be evicted; `None` if there is none."""
+        value = self.pop(key, None)
+        if value is not None:
+            self[key] = value
+        return value
+
+    def add(self, key: K, value: V) -> V:
+        self[key] = value
+        while len(self) > self.limit:
+            del self[next(iter(self))]
+        return value
+
 
 Key = tuple[LayoutIds, Known]
 """A bucket and the answers that it has."""

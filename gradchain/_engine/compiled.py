@@ -17,12 +17,10 @@ from typing import Any, TypeAlias
 from gradchain._chain.context import Recorded
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import APART, answers
-from gradchain._engine.call import Call, Key, OwnKernels, Plan
-from gradchain._engine.layouts import LayoutIds, cached_layout
+from gradchain._engine.call import Call, Key, OwnKernels, Plan, Recent
+from gradchain._engine.layouts import LayoutIds, ScalarArgs, cached_layout
 from gradchain._engine.pieces import Pieces, cut
-from gradchain._engine.recent import Recent
 from gradchain._engine.report import Bucket, CompileReport, bucket_of
-from gradchain._engine.scalars import ScalarArgs
 from gradchain._engine.work import Work
 from gradchain.errors import CompileWarning
 

@@ -1,14 +1,34 @@
-"""The eager step: in flat batches where stages treat each element by itself, and otherwise tensor by tensor."""
+"""The eager step: tensor by tensor; and in flat batches where stages treat each element by itself.
+
+An elementwise chain does not care where a tensor begins. So small tensors are joined: a thousand of them cost no more calls
+than one large one. On a CPU large ones are cut, so that each operation of each stage runs over data that is still in the
+cache; on other devices a call costs more than that saves.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
+
+import torch
 
 from gradchain._chain.context import Recorded
 from gradchain._chain.lockstep import run_lockstep
-from gradchain._engine import batches
-from gradchain._engine.work import Work, check_purity, commit, versions_of
+from gradchain._chain.program import Outcome
+from gradchain._chain.tracing import traits_of
+from gradchain._engine.work import Task, Work, check_purity, commit, versions_of
+from gradchain._engine.writing import overwrite
+from gradchain.errors import ChainError
+
+ELEMENTS = 1 << 17
+"""The size of a batch; a tensor of more than half of it is large."""
+
+EXACT = (torch.float32, torch.float64)
+"""Where an element's result does not depend on its place: in half precision the ends of a tensor, which do not fill a
+vector register, are rounded otherwise than the rest."""
+
+Pieces = list[torch.Tensor]
 
 
 def run(works: Sequence[Work], partition: Any = None) -> list[Recorded]:
@@ -17,11 +37,11 @@ def run(works: Sequence[Work], partition: Any = None) -> list[Recorded]:
     One batch of each kind is computed before the first write, and the others of its kind are the same computation. Where
     a program has third-party stages, which may fail at any batch, all batches are computed first.
     """
-    inside, outside = batches.divided(works)
+    inside, outside = divided(works)
     inputs = [work.inputs() for work in works]
     versions = [versions_of(tensors) for tensors in inputs]
     outcomes = run_lockstep([work.program for work in outside], [work.task.start() for work in outside], partition)
-    kinds = batches.batches(inside)
+    kinds = batches(inside)
     ready = [
         [batch.compute() for batch in (kind if kind[0].works[0].program.third_party else kind[:1])] for kind in kinds
     ]
@@ -35,3 +55,117 @@ def run(works: Sequence[Work], partition: Any = None) -> list[Recorded]:
             batch.commit(*batch.compute())
     recorded = {id(work): outcome.recorded for work, outcome in zip(outside, outcomes)}
     return [recorded.get(id(work), {}) for work in works]
+
+
+def cuts(device: torch.device) -> bool:
+    """Whether large tensors are cut: on a CPU, for its cache."""
+    return device.type == "cpu"
+
+
+def fits(work: Work) -> bool:
+    """Whether a work can be done in batches."""
+    if not traits_of(work.program, work.owner).exact:
+        return False
+    if work.index is not None or work.telemetry or work.keep is not None or not work.owner.is_contiguous():
+        return False
+    if work.owner.dtype not in EXACT or (_is_large(work) and not cuts(work.owner.device)):
+        return False
+    if not work.grad.is_contiguous() or work.grad.dtype != work.owner.dtype:
+        return False
+    shape = work.owner.shape
+    slots = [work.state[key] for key in work.program.keys(work.state)]
+    return all(slot.shape == shape and slot.is_contiguous() for slot in slots)
+
+
+def _is_large(work: Work) -> bool:
+    return work.owner.numel() > ELEMENTS // 2
+
+
+def divided(works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
+    """The works that can be done in batches, and the others."""
+    as_built: dict[int, bool] = {}
+    for work in works:
+        if id(work.numbers) not in as_built:
+            as_built[id(work.numbers)] = work.program.as_built(work.numbers)
+    inside = [work for work in works if as_built[id(work.numbers)] and fits(work)]
+    chosen = {id(work) for work in inside}
+    return inside, [work for work in works if id(work) not in chosen]
+
+
+@dataclass
+class FlatBatch:
+    """Some elements of some works with equal numbers: all of small ones, or a part of a large one."""
+
+    works: list[Work]
+    start: int
+    stop: int
+
+    def pieces(self) -> list[Pieces]:
+        """Views of the parameters, of the gradients, and of each slot."""
+        first = self.works[0]
+        keys = first.program.keys(first.state)
+        columns = [[w.owner.detach() for w in self.works], [w.grad.detach() for w in self.works]]
+        columns += [[w.state[key] for w in self.works] for key in keys]
+        flat = [[tensor.view(-1) for tensor in column] for column in columns]
+        if len(self.works) == 1:
+            return [[tensor[self.start : self.stop] for tensor in column] for column in flat]
+        return flat
+
+    def compute(self) -> tuple[list[Pieces], Outcome]:
+        """The pieces, and the outcome for all of them in a row; writes nothing."""
+        first, pieces = self.works[0], self.pieces()
+        param, gradient, *slots = [column[0] if len(column) == 1 else torch.cat(column) for column in pieces]
+        state = dict(zip(first.program.keys(first.state), slots))
+        gradient = -gradient if first.maximize else gradient
+        task = Task(param, gradient, state, first.program, first.numbers, None)
+        return pieces, _alone(task)
+
+    def commit(self, pieces: list[Pieces], outcome: Outcome) -> None:
+        """Write an outcome into the pieces."""
+        first = self.works[0]
+        keys = first.program.keys(first.state)
+        columns = [pieces[0], *(pieces[2 + keys.index(key)] for key in outcome.state)]
+        targets = [column[0] if len(column) == 1 else column for column in columns]
+        overwrite(targets, [outcome.param, *outcome.state.values()])
+
+
+def _alone(task: Task) -> Outcome:
+    """The outcome of a step that asks for nothing: a total over a batch would be one of no tensor."""
+    running = task.start()
+    try:
+        address, _ = next(running)
+    except StopIteration as stop:
+        return stop.value
+    raise ChainError(
+        f"{address} asks for totals, and did not ask when it was tried on small tensors: whether it asks depends on more "
+        "than the parameter, its state and the step. Put `elementwise = False` in its class body.",
+        stage=address,
+    )
+
+
+def batches(works: Sequence[Work]) -> list[list[FlatBatch]]:
+    """The batches of all works, by the works that have the same numbers and dtypes."""
+    groups: dict[Any, list[Work]] = {}
+    for work in works:
+        dtypes = tuple(work.state[key].dtype for key in work.program.keys(work.state))
+        key = (id(work.program), id(work.numbers), work.maximize, work.owner.dtype, work.owner.device, dtypes)
+        groups.setdefault(key, []).append(work)
+    return [list(_batches(members)) for members in groups.values()]
+
+
+def _batches(works: Sequence[Work]) -> Iterator[FlatBatch]:
+    joined: list[Work] = []
+    filled = 0
+    for work in works:
+        size = work.owner.numel()
+        if _is_large(work):
+            for start in range(0, size, ELEMENTS):
+                yield FlatBatch([work], start, min(start + ELEMENTS, size))
+            continue
+        if filled + size > ELEMENTS:
+            yield FlatBatch(joined, 0, filled)
+            joined, filled = [], 0
+        joined.append(work)
+        filled += size
+    if joined:
+        yield FlatBatch(joined, 0, filled)

@@ -21,7 +21,7 @@ from gradchain._core.reduce import Totals
 from gradchain._core.shard import Shard
 from gradchain._engine.call import Call, OwnKernels
 from gradchain._engine.kernel import Status
-from gradchain._engine.scalars import ScalarArgs
+from gradchain._engine.layouts import ScalarArgs
 from gradchain._engine.work import Seat, Work
 from gradchain._engine.writing import overwrite
 
@@ -43,6 +43,7 @@ def cut(work: Work) -> list[Work]:
     matrix = work.seat.layout.layout.matrix
     if (
         matrix is None
+        or work.owner.device.type != "cpu"  # other allocators keep what they have freed
         or work.owner.numel() < LARGE
         or work.index is not None
         or work.telemetry

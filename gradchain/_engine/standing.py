@@ -20,7 +20,7 @@ from gradchain._core.ages import Ages
 from gradchain._core.counters import COUNTER, Counters
 from gradchain._core.noise import parameter_key_tensor, parameter_salt
 from gradchain._engine.call import Plan
-from gradchain._engine.scalars import pack, pattern_of
+from gradchain._engine.layouts import pack, pattern_of
 from gradchain._engine.work import Work
 
 Group = Mapping[str, Any]
