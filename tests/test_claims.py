@@ -1,7 +1,8 @@
-"""What stages do is found out, and not taken on trust: stages that are wrong about themselves, in every way."""
+"""What stages do is found out, and not taken on trust."""
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -89,15 +90,13 @@ MIXING: dict[str, tuple[Any, str]] = {
 }
 
 
-def stage(act: Any, **attributes: Any) -> gc.Stage:
-    """A stage that turns the direction into something, and says of itself what is not asked."""
+def stage(act: Any) -> gc.Stage:
+    """A stage that turns the direction into something."""
 
     def update(self: Any, update: gc.Update, ctx: gc.Context) -> gc.Update:
         return update.replace(value=act(update.value, ctx))
 
-    return type(
-        "claims_user", (gc.Stage,), {"update": update, "scalars": lambda self, step: {"step": step}, **attributes}
-    )()
+    return type("claims_user", (gc.Stage,), {"update": update, "scalars": lambda self, step: {"step": step}})()
 
 
 def of(
@@ -113,9 +112,9 @@ def test_elements_that_come_together_are_noticed(what: str, shape: tuple[int, ..
     if what == "matmul" and len(shape) < 2:
         return
     act, operation = MIXING[what]
-    assert not of(stage(act), shape=shape).elementwise
-    with pytest.raises(gc.ChainError, match=rf"claims_user\.elementwise = True, but its update .*({operation})"):
-        of(stage(act, elementwise=True), shape=shape)
+    found = of(stage(act), shape=shape)
+    assert not found.elementwise
+    assert re.search(operation, found.mixed["claims_user"])
 
 
 @pytest.mark.parametrize("what", MIXING)
@@ -157,11 +156,9 @@ POINTWISE: dict[str, tuple[Any, bool]] = {
 @pytest.mark.parametrize("what", POINTWISE)
 def test_elements_that_do_not_come_together(what: str) -> None:
     act, exact = POINTWISE[what]
-    for claim in ({}, {"elementwise": True}):
-        found = of(stage(act, **claim))
-        assert found.elementwise
-        assert found.exact == exact, found.placed
-    assert not of(stage(act, elementwise=False)).elementwise
+    found = of(stage(act))
+    assert found.elementwise
+    assert found.exact == exact, found.placed
 
 
 def test_a_stage_that_branches_on_a_number_is_not_joined_and_gets_noise() -> None:
@@ -182,7 +179,6 @@ def noisy(v: torch.Tensor, ctx: gc.Context) -> torch.Tensor:
 def test_noise_is_made_for_whoever_draws_it(compile: bool) -> None:
     assert of(stage(noisy)).draws
     assert not of(stage(lambda v, ctx: v)).draws
-    assert of(stage(lambda v, ctx: v, random=True)).draws  # that it may is no contradiction
     params = [nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))]
     optimizer = gc.Optimizer(params, gc.chain(stage(noisy), LR), compile=compile)
     for param in params:
@@ -211,11 +207,6 @@ def test_noise_depends_on_dtype_role_and_options() -> None:
     optimizer.param_groups[0]["size"] = 1.0
     param.grad = torch.ones(2)
     optimizer.step()
-
-
-def test_a_denial_of_noise_is_an_error() -> None:
-    with pytest.raises(gc.ChainError, match=r"claims_user\.random = False, but it draws ctx\.random_bits"):
-        of(stage(noisy, random=False))
 
 
 GLOBAL = {
@@ -310,15 +301,6 @@ def test_a_stage_need_not_say_that_it_asks_about_others() -> None:
     assert reaching_out(chain, [torch.zeros(3)]) is None
 
 
-def test_a_denial_that_others_are_asked_about_is_an_error() -> None:
-    class claims_alone(claims_joint):
-        joint = False
-
-    of(claims_alone(), shape=(3,))
-    with pytest.raises(gc.ChainError, match=r"claims_alone\.joint = False, but its update asks for totals"):
-        of(claims_alone())
-
-
 def test_a_request_that_nobody_expected_is_refused_where_parameters_are_stepped_apart() -> None:
     class claims_late(gc.Stage):
         late = False
@@ -341,7 +323,7 @@ def test_a_request_that_nobody_expected_is_refused_where_parameters_are_stepped_
 
 
 @pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
-def test_a_name_that_is_recorded_and_not_declared_is_reported(compile: bool) -> None:
+def test_a_name_that_is_recorded_is_reported(compile: bool) -> None:
     def act(v: torch.Tensor, ctx: gc.Context) -> torch.Tensor:
         ctx.record("first", v.new_ones(()))
         return v

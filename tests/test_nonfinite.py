@@ -29,7 +29,6 @@ class drift(gc.Stage):
     """A stage of a user's: a norm over all parameters, a slot, and a number that all share."""
 
     beta: float = gc.hyper(default=0.5, ge=0, lt=1)
-    joint = True
 
     def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"seen": torch.zeros_like(param)}

@@ -157,8 +157,8 @@ class Context:
         """
         if self.noise_key is None:
             raise ChainError(
-                f"{self._stage} draws random bits, and drew none when it was tried on small tensors. Put `random = True` in "
-                "its class body, so that there are always some.",
+                f"{self._stage} draws random bits, and drew none when it was tried on small tensors. Draw them in every step, "
+                "and choose with torch.where whether they count.",
                 stage=self._stage,
             )
         salt = salt_of(f"{self._stage}/{purpose}", seed)

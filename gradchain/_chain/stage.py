@@ -86,14 +86,6 @@ class Stage(_FrozenFields):
     * `shared_ranges`: where its shared numbers lie, by name, as `Interval`; they are finite in any case;
     * `row_slots`: its slots that have one row for each row of the parameter, and another shape than the parameter;
     * `source`: paper or repository.
-
-    What it does is found out when an optimizer takes up a parameter, by a few steps of a small tensor,
-    and need not be said. If it is said all the same, it must be so; `None`, the default, says nothing:
-
-    * `elementwise`: whether each element of what it makes depends on that element alone of what it is given;
-    * `random`: whether it may draw `ctx.random_bits`;
-    * `joint`: whether it may ask for totals over several parameters (`labelled`, `all_parameters`);
-    * `records`: names passed to `ctx.record`.
     """
 
     name: str = static(default="", kw_only=True)
@@ -107,10 +99,6 @@ class Stage(_FrozenFields):
     nonnegative: ClassVar[tuple[str, ...]] = ()
     decays: ClassVar[Literal["no", "adds", "steers"]] = "no"
     place: ClassVar[Literal["anywhere", "first", "last"]] = "anywhere"
-    records: ClassVar[tuple[str, ...]] = ()
-    elementwise: ClassVar[bool | None] = None
-    random: ClassVar[bool | None] = None
-    joint: ClassVar[bool | None] = None
     row_slots: ClassVar[tuple[str, ...]] = ()
     shared_ranges: ClassVar[Mapping[str, Interval]] = {}
     source: ClassVar[str] = ""
@@ -337,7 +325,7 @@ _CHOICES = {
     "decays": ("no", "adds", "steers"),
     "place": ("anywhere", "first", "last"),
 }
-_NAMES = ("reads_previous", "requires", "optional", "serves", "nonnegative", "records", "row_slots")
+_NAMES = ("reads_previous", "requires", "optional", "serves", "nonnegative", "row_slots")
 
 
 def _check_attributes(cls: type[Stage]) -> None:
