@@ -65,6 +65,11 @@ class Bindings:
     defaults: dict[str, Any] = field(compare=False)
     shared: tuple[tuple[str, str, str], ...] = ()
 
+    @functools.cached_property
+    def readers(self) -> dict[int, Any]:
+        """What reads the numbers of each program that these bindings belong to, by the program's id; it holds the program."""
+        return {}
+
     def shared_of(self, address: str) -> tuple[tuple[str, str], ...]:
         """The shared numbers of a stage: their names, and their keys in `param_groups`."""
         return tuple((name, key) for at, name, key in self.shared if at == address)

@@ -11,20 +11,18 @@ from typing import Any, TypeAlias, cast
 
 import torch
 
-from gradchain._chain.bindings import Binding, Bindings
+from gradchain._chain.bindings import Bindings
 from gradchain._chain.context import Context, Lazy, Reduction
+from gradchain._chain.numbers import NumberReader, Numbers
 from gradchain._chain.slots import check_slot, loaded, no_bits, parts_of, storage_for, stored
 from gradchain._chain.stage import Result, Slots, Stage
-from gradchain._core.ages import Ages, own_count
+from gradchain._core.ages import Ages
 from gradchain._core.reduce import Request, Totals, run_locally
 from gradchain._core.shard import Shard
 from gradchain._core.update import Update
 from gradchain.errors import ChainError, GradchainError, kind_of
-from gradchain.ops import minimum, narrowed, where
+from gradchain.ops import narrowed, where
 from gradchain.storage import Storage
-
-Numbers: TypeAlias = "tuple[dict[str, Any], ...]"
-"""For each stage of a program: its dynamic fields and per-step scalars, by name."""
 
 State: TypeAlias = "dict[str, torch.Tensor]"
 """The slots of one parameter, by `stage.slot`."""
@@ -165,18 +163,10 @@ class Program:
 
         `ages` are the stages that have missed some of the steps so far: they go by counts of their own.
         """
-        overrides = {address: self._override(address, stage, bindings, group) for address, stage in self.stages}
-        result: list[dict[str, Any]] = []
-        for address, stage in self.stages:
-            others = {key: value for at, values in overrides.items() if at != address for key, value in values.items()}
-            fields = self._fields(address, stage, bindings, {**group, **others} if others else group)
-            result.append({**fields, **_scalars(address, stage.bind(fields), self._count(address, step, ages))})
-        return tuple(result)
-
-    def _count(self, address: str, step: Any, ages: Ages) -> Any:
-        """The number of a step, as a stage counts."""
-        own = [own_count(step, missed) for at, missed in ages if at in self.clocks[address]]
-        return functools.reduce(minimum, own, step)
+        reader: NumberReader | None = bindings.readers.get(id(self))
+        if reader is None or reader.program is not self:  # a copy's
+            reader = bindings.readers[id(self)] = NumberReader(self, self.clocks, bindings)
+        return reader.read(group, step, ages)
 
     @functools.cached_property
     def clocks(self) -> dict[str, set[str]]:
@@ -187,28 +177,9 @@ class Program:
         }
         return {at: {self.owners[slot][0] for slot in slots if slot in self.owners} for at, slots in read.items()}
 
-    def _override(self, address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
-        if type(stage).override is Stage.override:
-            return {}
-        return stage.bind(self._fields(address, stage, bindings, group)).override(group)
-
-    def _fields(self, address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of a stage's dynamic fields and shared numbers."""
-        fields = {b.field: b.pick(group) for b in bindings.of_stage(address) if not self._elsewhere(b, bindings)}
-        fields |= {name: group[key] for name, key in bindings.shared_of(address)}
-        for at in self.addresses - {address}:
-            named = {name: group[key] for name, key in bindings.shared_of(at)}
-            fields |= {b.field: named[b.key] for b in bindings.of_stage(address) if b.spec.follows and b.key in named}
-        return stage.resolve(fields, group)
-
     @functools.cached_property
     def addresses(self) -> frozenset[str]:
         return frozenset(address for address, _ in self.stages)
-
-    @staticmethod
-    def _elsewhere(binding: Binding, bindings: Bindings) -> bool:
-        """Whether a field follows a shared number: one that this route may have, or only another."""
-        return binding.spec.follows and any(name == binding.key for _, name, _ in bindings.shared)
 
     # The step.
 
@@ -296,17 +267,6 @@ def _bits(ctx: Context, slot: str, like: torch.Tensor | None = None, part: str =
 def _interned(stages: tuple[tuple[str, Stage], ...], role: str | None, kinds: tuple[object, ...]) -> Program:
     """One program for equal stages. `kinds` tells `True` from 1, which Python takes for equal."""
     return Program(stages, role)
-
-
-def _scalars(address: str, stage: Stage, step: Any) -> dict[str, Any]:
-    """The per-step scalars of a stage."""
-    try:
-        return {name: float(x) if type(x) is int else x for name, x in stage.scalars(step).items()}
-    except OverflowError as error:
-        raise ChainError(
-            f"{address}.scalars({step}) is an overflow: {error}. Bound what grows with the step, such as by min(step, 1e6).",
-            stage=address,
-        ) from None
 
 
 def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, Slots]:

@@ -1,0 +1,105 @@
+"""Reads the numbers of a step from a parameter group: which entry is for which field is worked out once."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeAlias
+
+from gradchain._chain.bindings import Binding, Bindings
+from gradchain._chain.stage import Stage
+from gradchain._core.ages import Ages, own_count
+from gradchain.errors import ChainError
+from gradchain.ops import minimum
+
+Numbers: TypeAlias = "tuple[dict[str, Any], ...]"
+"""For each stage of a program: its dynamic fields and per-step scalars, by name."""
+
+Stages: TypeAlias = "tuple[tuple[str, Stage], ...]"
+
+
+class Staged(Protocol):
+    """A program."""
+
+    @property
+    def stages(self) -> Stages: ...
+
+
+class Row:
+    """One stage: where its fields come from, and which of its hooks it has."""
+
+    def __init__(self, address: str, stage: Stage, stages: Stages, bindings: Bindings) -> None:
+        self.address, self.stage, self.kind = address, stage, type(stage)
+        here = {at for at, _ in stages} - {address}
+        shared = {name for _, name, _ in bindings.shared}
+        own = bindings.of_stage(address)
+        self.picked: tuple[Binding, ...] = tuple(b for b in own if not (b.spec.follows and b.key in shared))
+        """Fields by entries of the group; what follows a number that is shared, on this route or another, is not there."""
+        self.copied = bindings.shared_of(address) + tuple(
+            (b.field, key) for at, name, key in bindings.shared if at in here for b in own if b.spec.follows and b.key == name
+        )
+        self.resolves = self.kind.resolve is not Stage.resolve
+        self.scales = self.kind.scalars is not Stage.scalars
+        self.overrides = self.kind.override is not Stage.override
+
+    def fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """The values of the dynamic fields and of the shared numbers."""
+        values: dict[str, Any] = {}
+        for binding in self.picked:
+            value: Any = group.get(binding.key)
+            if binding.index is not None and type(value) is tuple and len(value) > binding.index:  # pyright: ignore[reportUnknownArgumentType]
+                value = value[binding.index]  # pyright: ignore[reportUnknownVariableType]
+            values[binding.field] = value if type(value) is float else binding.pick(group)
+        for name, key in self.copied:
+            values[name] = group[key]
+        return self.stage.resolve(values, group) if self.resolves else values
+
+
+class NumberReader:
+    """Reads the numbers of one program; `clocks` are the stages by whose age each stage goes."""
+
+    def __init__(self, program: Staged, clocks: Mapping[str, set[str]], bindings: Bindings) -> None:
+        self.program = program  # so that no other gets its id
+        self.rows = [Row(address, stage, program.stages, bindings) for address, stage in program.stages]
+        self.overriding = [row for row in self.rows if row.overrides]
+        self.clocks = clocks
+
+    def read(self, group: Mapping[str, Any], step: Any, ages: Ages) -> Numbers:
+        """The numbers in force at a step: fields from the group, scalars computed from them in double precision."""
+        views = self._views(group) if self.overriding else None
+        result: list[dict[str, Any]] = []
+        for row in self.rows:
+            values = row.fields(group if views is None else views[row.address])
+            if row.scales:
+                bound = object.__new__(row.kind)
+                bound.__dict__.update(row.stage.__dict__)
+                bound.__dict__.update(values)
+                count = self._count(row.address, step, ages) if ages else step
+                try:
+                    scalars = bound.scalars(count)
+                except OverflowError as error:
+                    raise _overflow(row.address, count, error) from None
+                values = {**values, **scalars}
+                for name in scalars:
+                    if type(values[name]) is int:
+                        values[name] = float(values[name])
+            result.append(values)
+        return tuple(result)
+
+    def _views(self, group: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+        """The group as each stage sees it: with what the others override."""
+        made = {row.address: row.stage.bind(row.fields(group)).override(group) for row in self.overriding}
+        others = {row.address: [values for at, values in made.items() if at != row.address] for row in self.rows}
+        return {at: functools.reduce(lambda one, other: {**one, **other}, values, group) for at, values in others.items()}
+
+    def _count(self, address: str, step: Any, ages: Ages) -> Any:
+        """The number of a step, as a stage counts."""
+        own = [own_count(step, missed) for at, missed in ages if at in self.clocks[address]]
+        return functools.reduce(minimum, own, step)
+
+
+def _overflow(address: str, step: Any, error: OverflowError) -> ChainError:
+    return ChainError(
+        f"{address}.scalars({step}) is an overflow: {error}. Bound what grows with the step, such as by min(step, 1e6).",
+        stage=address,
+    )
