@@ -1,0 +1,357 @@
+"""What the adv_optm recipes share: their options, in groups that check themselves and return stages."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import torch
+
+from gradchain import transforms as t
+from gradchain.errors import OptionError, shown
+from gradchain.partition import partition
+from gradchain.registry import label_function
+from gradchain.transforms.decay import ADAPTERS
+
+OrthoGrad = Literal["disabled", "flattened", "per_rank", "iterative"]
+Layers = Literal["shape", "role", "tensor"]
+Precision = Literal["auto", "fp32", "fp16", "bf16_sr", "int8_sr", "factored"]
+Adaptivity = Literal["disabled", "auto", "mean", "row", "total", "auto_squared"]
+Anchor = Literal["full", "float8", "float8_scaled", "int8", "int4"]
+Parts = list[Any]
+"""Stages, partitions and lists of them; `False` and `None` are left out."""
+
+STORAGES = {
+    "auto": "param", "fp32": "fp32", "fp16": "fp16", "bf16_sr": "bf16", "int8_sr": "int8", "factored": "factored",
+}  # fmt: skip
+"""The storage of each `state_precision`."""
+
+
+@dataclass(frozen=True)
+class State:
+    """How moments and parameters are stored, and the precision in which a step is computed."""
+
+    state_precision: Precision
+    nnmf_factor: bool
+    vector_reshape: bool
+    stochastic_rounding: bool
+    seed: int
+    factored_2nd: bool = False
+
+    def __post_init__(self) -> None:
+        name, given = self._name, shown(self.state_precision)
+        if name not in STORAGES:
+            known = ", ".join(map(repr, STORAGES))
+            raise OptionError(f"state_precision = {given} is not one of {known}. Pass one of these.")
+        if self.nnmf_factor and name not in ("auto", "factored"):
+            raise OptionError(f"state_precision = {given} has no effect with nnmf_factor=True. Leave out one.")
+
+    @property
+    def first(self) -> str:
+        """The storage of the first moment."""
+        return self._factors if self.nnmf_factor or self._name == "factored" else STORAGES[self._name]
+
+    @property
+    def second(self) -> str:
+        """The storage of the second moment."""
+        return self._factors if self.factored_2nd else self.first
+
+    @property
+    def _name(self) -> str:
+        return str(self.state_precision).lower()
+
+    @property
+    def _factors(self) -> str:
+        return "factored_vectors" if self.vector_reshape else "factored"
+
+    def working_precision(self) -> Any:
+        """float32 at least, unless states and parameters are handled in the parameter's own dtype."""
+        own = self._name == "auto" and not (self.nnmf_factor or self.factored_2nd or self.stochastic_rounding)
+        return not own and t.promote(at_least="fp32")
+
+    def rounding(self) -> Any:
+        return self.stochastic_rounding and t.stochastic_round(self.seed)
+
+
+@dataclass(frozen=True)
+class Kourkoutas:
+    """A second moment that forgets faster when gradients spike."""
+
+    kourkoutas_beta: bool
+    beta2_min: float
+    ema_alpha: float
+    tiny_spike: float
+    k_warmup_steps: int
+    kourkoutas_layers: Layers
+
+    def stage(self) -> Any:
+        return self.kourkoutas_beta and t.kourkoutas_beta(
+            self.beta2_min, self.ema_alpha, self.tiny_spike, self.k_warmup_steps, layers=self.kourkoutas_layers
+        )
+
+
+@dataclass(frozen=True)
+class Momentum:
+    """The first moment, and the direction that is made of it."""
+
+    beta1: float
+    nesterov: bool
+    nesterov_coef: float | None
+    grams: bool
+    cautious: bool
+    ademamix: bool
+    alpha: float
+    beta3_ema: float
+    t_alpha: float | None
+    normed_momentum: bool = False
+
+    def __post_init__(self) -> None:
+        if self.normed_momentum and self.beta1 == 0:
+            raise OptionError(
+                "normed_momentum = True has no effect with betas[0] = 0: there is no momentum. Leave it out."
+            )
+
+    def stages(self, storage: str) -> Parts:
+        return [
+            self.beta1 != 0 and t.first_moment(self.beta1, bias_correction=False, storage=storage),
+            self.nesterov and t.nesterov(self.nesterov_coef),
+            self.cautious and t.cautious(),
+            self.grams and t.grams(),
+            self.ademamix and t.ademamix(self.beta3_ema, self.alpha, self.t_alpha, storage=storage),
+        ]
+
+
+@dataclass(frozen=True)
+class Average:
+    """The average of gradients or of their signs."""
+
+    momentum: float
+    normed_momentum: bool
+    snr_cond: bool
+    nesterov: bool
+    heavy_ball: bool
+    nnmf_factor: bool
+    nesterov_coef: float | None
+
+    def __post_init__(self) -> None:
+        averages = ("normed_momentum", "snr_cond", "nesterov", "heavy_ball", "nnmf_factor")
+        given = next((name for name in averages if getattr(self, name)), None)
+        if self.momentum == 0 and given:
+            raise OptionError(
+                f"{given} = True has no effect with momentum = 0. Pass momentum > 0, or leave {given} out."
+            )
+
+    def stages(self, storage: str) -> Parts:
+        average = (
+            t.heavy_ball(self.momentum, storage=storage)
+            if self.heavy_ball
+            else t.first_moment(self.momentum, bias_correction=False, storage=storage).expose(beta="momentum")
+        )
+        return [
+            self.momentum != 0 and average,
+            self.nesterov and t.nesterov(self.nesterov_coef, scaled=self.normed_momentum),
+        ]
+
+
+@dataclass(frozen=True)
+class Division:
+    """The quotient by the second moment, or its arctangent."""
+
+    eps: float | None
+    use_atan2: bool
+    fisher_wd: bool
+
+    def stages(self) -> Parts:
+        return [
+            self.fisher_wd and t.fisher_decay("atan2" if self.use_atan2 else "rms"),
+            t.atan2_scale() if self.use_atan2 else t.divide(self.eps),
+        ]
+
+
+@dataclass(frozen=True)
+class Sign:
+    """A signed step along a direction."""
+
+    stochastic_sign: bool
+    auto_kappa_p: bool
+    freeze_on_flip: bool
+    projected_adaptivity: Adaptivity
+    seed: int
+    kappa_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        rounded = self.kappa_p != 1
+        if self.stochastic_sign and (self._adaptive or rounded or self.auto_kappa_p):
+            raise OptionError(
+                "stochastic_sign = True excludes kappa_p, auto_kappa_p and projected_adaptivity. Drop them."
+            )
+        if self._adaptive and rounded:
+            given = shown(self.projected_adaptivity)
+            raise OptionError(f"projected_adaptivity = {given} is for signs, kappa_p = 1. Drop one of them.")
+
+    @property
+    def _adaptive(self) -> bool:
+        return self.projected_adaptivity != "disabled"
+
+    def stages(self, storage: str) -> Parts:
+        """`storage` is that of the momentum."""
+        sign, freeze = self._sign(), self.freeze_on_flip and self._freeze(storage)
+        signed = [sign, freeze] if self.projected_adaptivity == "total" else [freeze, sign]
+        if self.auto_kappa_p and (self._adaptive or self.freeze_on_flip):  # these are for signs
+            return [partition({"convolution": t.lion_k(2.0), "other": signed}, convolution_or_other)]
+        return signed
+
+    def _sign(self) -> Any:
+        if self._adaptive:
+            return t.projected_adaptivity(self.projected_adaptivity)
+        return t.stochastic_sign(self.seed) if self.stochastic_sign else t.lion_k(self.kappa_p, self.auto_kappa_p)
+
+    def _freeze(self, storage: str) -> Any:
+        if not storage.startswith("factored"):
+            return t.freeze_on_flip()
+        # Factored momenta keep their signs anyway; vectors are not factored.
+        return partition({"tensor": t.freeze_on_flip("momentum"), "vector": t.freeze_on_flip()}, tensor_or_vector)
+
+
+@dataclass(frozen=True)
+class Decay:
+    """Decay to zero, then to where the parameter started."""
+
+    weight_decay: float
+    cautious_wd: bool
+    decoupled_wd: bool
+    routed_wd: bool
+    centered_wd: float
+    centered_wd_mode: Anchor
+    geometric_wd: bool = False
+    snr_cond: bool = False
+
+    def stages(self) -> Parts:
+        to_zero, to_start = self._to_zero(self.weight_decay), self.centered_wd != 0 and self._to_start()
+        return [
+            self.cautious_wd and t.cautious_decay(),
+            self._by_role(to_zero, to_start) if self.routed_wd else [to_zero, to_start],
+        ]
+
+    def _by_role(self, to_zero: t.decoupled_decay, to_start: Any) -> Any:
+        """Only DoRA scales decay to zero by `weight_decay`; LoRA and OFT start, as the model knows them, at zero."""
+        adapter = self._to_zero(self.centered_wd).expose(weight_decay="centered_wd")
+        branches = {"dora_scale": [to_zero, to_start], **dict.fromkeys(ADAPTERS, adapter), "other": to_start}
+        return partition(branches, only_by_role)
+
+    def _to_zero(self, strength: float) -> t.decoupled_decay:
+        if self.geometric_wd:
+            return t.geometric_decay(strength, schedule=self.decoupled_wd, snr=self.snr_cond)
+        return t.decoupled_decay(strength, schedule=self.decoupled_wd)
+
+    def _to_start(self) -> t.centered_decay:
+        return t.centered_decay(
+            self.centered_wd,
+            schedule=self.decoupled_wd,
+            anchor=self.centered_wd_mode,
+            geometric=self.geometric_wd,
+            snr=self.geometric_wd and self.snr_cond,
+        )
+
+
+def orthogonal(mode: OrthoGrad) -> Any:
+    return mode != "disabled" and t.orthograd(mode)
+
+
+def step_size(lr: float, spectral_normalization: bool, seed: int, use_atan2: bool = False) -> Parts:
+    """Scale to the learning rate; arctangents are brought to its unit if nothing else does so."""
+    unit = use_atan2 and t.multiply(4 / math.pi)
+    return [t.scale_update(seed=seed) if spectral_normalization else unit, t.scale_by_learning_rate(lr)]
+
+
+@label_function
+def tensor_or_vector(name: str, param: torch.Tensor) -> str:
+    """Label `"tensor"` what has two axes or more, `"vector"` all else."""
+    return "tensor" if param.ndim >= 2 else "vector"
+
+
+@label_function
+def convolution_or_other(name: str, param: torch.Tensor) -> str:
+    """Label `"convolution"` what has four axes or more, `"other"` all else."""
+    return "convolution" if param.ndim >= 4 else "other"
+
+
+@label_function
+def only_by_role(name: str, param: torch.Tensor) -> str:
+    """Label everything `"other"`: only a role that names a branch leads elsewhere."""
+    return "other"
+
+
+MEANINGS = {
+    "lr": "learning rate.",
+    "betas": "decay rates of the two averages, each in [0, 1).",
+    "eps": "added to the divisor; `None`: 1/sqrt(N) of a tensor of N elements. Not with `use_atan2`.",
+    "weight_decay": "decoupled decay to zero.",
+    "momentum": "decay rate of the average; 0: none.",
+    "use_bias_correction": "correct the bias of both moments, as Adam does.",
+    "use_atan2": "arctangent times 4/pi in place of the quotient.",
+    "clip_lambda": "clip what is averaged to (t - 1)**clip_lambda; `None`: do not. Not with `use_atan2`.",
+    "normed_momentum": "divide (or take signs) first, then average.",
+    "snr_cond": "weigh an average of signs by how much they agree. Needs `normed_momentum`.",
+    "heavy_ball": "let projected adaptivity measure the sum of past gradients, as in 2.4, instead of their average.",
+    "nesterov": "look ahead by one step.",
+    "nesterov_coef": "how much momentum is in that mix; `None`: its decay rate.",
+    "grams": "signs of the gradient, sizes of the momentum.",
+    "cautious": "drop what disagrees in sign with the gradient. Not with `grams`.",
+    "ademamix": "add a second, slow momentum.",
+    "alpha": "weight of the slow momentum.",
+    "beta3_ema": "its decay rate; 0.999 for runs of a few thousand steps.",
+    "t_alpha": "steps over which `alpha` grows to its value; `None`: it is constant.",
+    "beta3": "decay rate of the sums that `d` is estimated from; `None`: sqrt(betas[1]).",
+    "d0": "the first estimate `d` of the step size; one that is far too small costs steps.",
+    "d_coef": "multiplies the estimate.",
+    "growth_rate": "how much `d` may grow in a step, as a factor.",
+    "safeguard_warmup": "keep the learning rate out of the estimate's denominator, for schedules that warm up.",
+    "slice_p": "measure with one element in so many.",
+    "prodigy_steps": "stop adapting `d` after so many steps; 0: never.",
+    "d_limiter": "let an estimate be at most 2**(1/4) times `d`.",
+    "kappa_p": "1: signs; 2: steps of one length; or between. Not with `auto_kappa_p`.",
+    "auto_kappa_p": "`kappa_p` 2 for convolutions, 1 for all else.",
+    "stochastic_sign": "signs at random, right on average.",
+    "freeze_on_flip": "leave out elements that have just changed their sign.",
+    "projected_adaptivity": 'signs times a norm: "auto", "mean", "row", "total" or "auto_squared".',
+    "clip_threshold": "clip the norm of each gradient; 0: do not.",
+    "orthogonal_gradient": 'remove the part along the weights: "flattened", "per_rank" or "iterative".',
+    "kourkoutas_beta": "lower the second moment's decay rate after a spike of the gradient.",
+    "beta2_min": "the lowest such rate; the highest is betas[1].",
+    "ema_alpha": "decay rate of the average norm that spikes are compared with.",
+    "tiny_spike": "added to that norm.",
+    "k_warmup_steps": "steps until the lowered rate is fully in force.",
+    "kourkoutas_layers": 'a layer is all parameters of one "shape", of one "role", or each "tensor".',
+    "spectral_normalization": "give updates one size, by the role of the parameter.",
+    "geometric_wd": "decays that take the same from all elements.",
+    "fisher_wd": "weigh decays by the inverse of the divisor.",
+    "cautious_wd": "decay only where the step agrees in sign.",
+    "decoupled_wd": "decay by `lr` over its peak or first value, not by `lr`.",
+    "routed_wd": "for adapters: `weight_decay` for the role dora_scale alone, `centered_wd` for all roles; that of LoRA and "
+    "OFT leads to zero, where the frozen model is. Needs `centered_wd`.",
+    "centered_wd": "decay to where the parameter started.",
+    "centered_wd_mode": 'how the start is kept: "full", "float8", "float8_scaled", "int8" or "int4".',
+    "state_precision": 'storage of states: "auto", "fp32", "fp16", "bf16_sr", "int8_sr" or "factored".',
+    "nnmf_factor": "factored moments. Not with another `state_precision`.",
+    "factored_2nd": "factor the second moment only.",
+    "vector_reshape": "factor vectors too.",
+    "stochastic_rounding": "round bfloat16 parameters at random; steps are then computed in float32 at least.",
+    "seed": "of rounding, stochastic signs and the start of power iterations.",
+}
+"""What each option does; `documented` puts these lines under `Args:`."""
+
+Build = TypeVar("Build", bound=Callable[..., Any])
+
+
+def documented(build: Build) -> Build:
+    """Append `Args:`, `Returns:` and `Raises:` to the docstring of a recipe; an option without a meaning is a `KeyError`."""
+    arguments = "\n".join(f"    {name}: {MEANINGS[name]}" for name in inspect.signature(build).parameters)
+    build.__doc__ = (
+        f"{inspect.getdoc(build)}\n\nArgs:\n{arguments}\n\nReturns:\n    The chain, for an optimizer or to be edited.\n\n"
+        "Raises:\n    OptionError: a value out of range, or an option that the others leave without effect."
+    )
+    return build
