@@ -1,12 +1,15 @@
-"""What the adv_optm recipes share: their options, in groups that check themselves and return stages."""
+"""What the adv_optm recipes share: their options, in groups that check themselves and return stages.
+
+A field of a group is the option of that name; its annotation says what the option does, once for all recipes.
+"""
 
 from __future__ import annotations
 
 import inspect
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_type_hints
 
 import torch
 
@@ -21,43 +24,30 @@ Layers = Literal["shape", "role", "tensor"]
 Precision = Literal["auto", "fp32", "fp16", "bf16_sr", "int8_sr", "factored"]
 Adaptivity = Literal["disabled", "auto", "mean", "row", "total", "auto_squared"]
 Anchor = Literal["full", "float8", "float8_scaled", "int8", "int4"]
-Parts = list[Any]
+Parts: TypeAlias = "list[Any]"
 """Stages, partitions and lists of them; `False` and `None` are left out."""
 
-STORAGES = {
-    "auto": "param", "fp32": "fp32", "fp16": "fp16", "bf16_sr": "bf16", "int8_sr": "int8", "factored": "factored",
-}  # fmt: skip
-"""The storage of each `state_precision`."""
+STORAGES = {"auto": "param", "bf16_sr": "bf16", "int8_sr": "int8"}
+"""The storages that `state_precision` calls by another name."""
 
 
 @dataclass(frozen=True)
 class State:
     """How moments and parameters are stored, and the precision in which a step is computed."""
 
-    state_precision: Precision
-    nnmf_factor: bool
-    vector_reshape: bool
-    stochastic_rounding: bool
-    seed: int
-    factored_2nd: bool = False
+    state_precision: Annotated[Precision, 'storage: "auto", "fp32", "fp16", "bf16_sr", "int8_sr" or "factored".']
+    nnmf_factor: Annotated[bool, "factored moments. Not with another `state_precision`."]
+    vector_reshape: Annotated[bool, "factor vectors too. Needs factored moments."]
+    stochastic_rounding: Annotated[bool, "round bfloat16 parameters at random; compute in float32 at least."]
+    seed: Annotated[int, "of rounding, stochastic signs and the start of power iterations."]
+    factored_2nd: Annotated[bool, "factor the second moment only. Not with `nnmf_factor`."] = False
 
     def __post_init__(self) -> None:
-        name, given = self._name, shown(self.state_precision)
-        if name not in STORAGES:
-            known = ", ".join(map(repr, STORAGES))
-            raise OptionError(f"state_precision = {given} is not one of {known}. Pass one of these.")
-        if self.nnmf_factor and name not in ("auto", "factored"):
-            raise OptionError(f"state_precision = {given} has no effect with nnmf_factor=True. Leave out one.")
-
-    @property
-    def first(self) -> str:
-        """The storage of the first moment."""
-        return self._factors if self.nnmf_factor or self._name == "factored" else STORAGES[self._name]
-
-    @property
-    def second(self) -> str:
-        """The storage of the second moment."""
-        return self._factors if self.factored_2nd else self.first
+        given = f"state_precision = {shown(self.state_precision)}"
+        if self._name not in get_args(Precision):
+            raise OptionError(f"{given} is not one of {', '.join(map(repr, get_args(Precision)))}. Pass one of these.")
+        if self.nnmf_factor and self._name not in ("auto", "factored"):
+            raise OptionError(f"{given} has no effect with nnmf_factor=True. Leave out one.")
 
     @property
     def _name(self) -> str:
@@ -67,10 +57,22 @@ class State:
     def _factors(self) -> str:
         return "factored_vectors" if self.vector_reshape else "factored"
 
+    @property
+    def first(self) -> str:
+        """The storage of the first moment."""
+        if self.nnmf_factor or self._name == "factored":
+            return self._factors
+        return STORAGES.get(self._name, self._name)
+
+    @property
+    def second(self) -> str:
+        """The storage of the second moment."""
+        return self._factors if self.factored_2nd else self.first
+
     def working_precision(self) -> Any:
         """float32 at least, unless states and parameters are handled in the parameter's own dtype."""
-        own = self._name == "auto" and not (self.nnmf_factor or self.factored_2nd or self.stochastic_rounding)
-        return not own and t.promote(at_least="fp32")
+        wide = self._name != "auto" or self.nnmf_factor or self.factored_2nd or self.stochastic_rounding
+        return wide and t.promote(at_least="fp32")
 
     def rounding(self) -> Any:
         return self.stochastic_rounding and t.stochastic_round(self.seed)
@@ -80,12 +82,12 @@ class State:
 class Kourkoutas:
     """A second moment that forgets faster when gradients spike."""
 
-    kourkoutas_beta: bool
-    beta2_min: float
-    ema_alpha: float
-    tiny_spike: float
-    k_warmup_steps: int
-    kourkoutas_layers: Layers
+    kourkoutas_beta: Annotated[bool, "lower the second moment's decay rate after a spike of the gradient."]
+    beta2_min: Annotated[float, "the lowest such rate, below `betas[1]`, the highest."]
+    ema_alpha: Annotated[float, "decay rate of the average norm that spikes are compared with."]
+    tiny_spike: Annotated[float, "added to that norm."]
+    k_warmup_steps: Annotated[int, "steps until the lowered rate is fully in force."]
+    kourkoutas_layers: Annotated[Layers, 'a layer is all parameters of one "shape", of one "role", or each "tensor".']
 
     def stage(self) -> Any:
         return self.kourkoutas_beta and t.kourkoutas_beta(
@@ -95,18 +97,18 @@ class Kourkoutas:
 
 @dataclass(frozen=True)
 class Momentum:
-    """The first moment, and the direction that is made of it."""
+    """The first moment of Adam, and the direction that is made of it."""
 
     beta1: float
-    nesterov: bool
-    nesterov_coef: float | None
-    grams: bool
-    cautious: bool
-    ademamix: bool
-    alpha: float
-    beta3_ema: float
-    t_alpha: float | None
-    normed_momentum: bool = False
+    nesterov: Annotated[bool, "look ahead by one step."]
+    nesterov_coef: Annotated[float | None, "how much momentum is in that mix; `None`: its decay rate."]
+    grams: Annotated[bool, "signs of the gradient, sizes of the momentum."]
+    cautious: Annotated[bool, "drop what disagrees in sign with the gradient. Not with `grams`."]
+    ademamix: Annotated[bool, "add a second, slow momentum."]
+    alpha: Annotated[float, "weight of the slow momentum."]
+    beta3_ema: Annotated[float, "decay rate of the slow momentum; 0.999 for runs of a few thousand steps."]
+    t_alpha: Annotated[float | None, "steps over which `alpha` grows to its value; `None`: it is constant."]
+    normed_momentum: Annotated[bool, "divide, or take signs, first; then average."] = False
 
     def __post_init__(self) -> None:
         if self.normed_momentum and self.beta1 == 0:
@@ -126,30 +128,27 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Average:
-    """The average of gradients or of their signs."""
+    """The average of SignSGD, of gradients or of their signs."""
 
-    momentum: float
+    momentum: Annotated[float, "decay rate of the average; 0: none."]
     normed_momentum: bool
-    snr_cond: bool
+    snr_cond: Annotated[bool, "weigh an average of signs by how much they agree. Needs `normed_momentum`."]
     nesterov: bool
-    heavy_ball: bool
-    nnmf_factor: bool
     nesterov_coef: float | None
+    heavy_ball: Annotated[bool, "let projected adaptivity measure the sum of gradients, as in 2.4, not their average."]
+    nnmf_factor: bool
 
     def __post_init__(self) -> None:
         averages = ("normed_momentum", "snr_cond", "nesterov", "heavy_ball", "nnmf_factor")
-        given = next((name for name in averages if getattr(self, name)), None)
-        if self.momentum == 0 and given:
-            raise OptionError(
-                f"{given} = True has no effect with momentum = 0. Pass momentum > 0, or leave {given} out."
-            )
+        for option in averages if self.momentum == 0 else ():
+            if getattr(self, option):
+                raise OptionError(
+                    f"{option} = True has no effect with momentum = 0. Pass momentum > 0, or leave {option} out."
+                )
 
     def stages(self, storage: str) -> Parts:
-        average = (
-            t.heavy_ball(self.momentum, storage=storage)
-            if self.heavy_ball
-            else t.first_moment(self.momentum, bias_correction=False, storage=storage).expose(beta="momentum")
-        )
+        mean = t.first_moment(self.momentum, bias_correction=False, storage=storage).expose(beta="momentum")
+        average = t.heavy_ball(self.momentum, storage=storage) if self.heavy_ball else mean
         return [
             self.momentum != 0 and average,
             self.nesterov and t.nesterov(self.nesterov_coef, scaled=self.normed_momentum),
@@ -160,35 +159,32 @@ class Average:
 class Division:
     """The quotient by the second moment, or its arctangent."""
 
-    eps: float | None
-    use_atan2: bool
-    fisher_wd: bool
+    eps: Annotated[float | None, "added to the divisor; `None`: 1/sqrt(N) for N elements. Not with `use_atan2`."]
+    use_atan2: Annotated[bool, "arctangent times 4/pi in place of the quotient."]
+    fisher_wd: Annotated[bool, "weigh decays by the inverse of the divisor."]
 
     def stages(self) -> Parts:
-        return [
-            self.fisher_wd and t.fisher_decay("atan2" if self.use_atan2 else "rms"),
-            t.atan2_scale() if self.use_atan2 else t.divide(self.eps),
-        ]
+        fisher = self.fisher_wd and t.fisher_decay("atan2" if self.use_atan2 else "rms")
+        return [fisher, t.atan2_scale() if self.use_atan2 else t.divide(self.eps)]
 
 
 @dataclass(frozen=True)
 class Sign:
     """A signed step along a direction."""
 
-    stochastic_sign: bool
-    auto_kappa_p: bool
-    freeze_on_flip: bool
-    projected_adaptivity: Adaptivity
+    auto_kappa_p: Annotated[bool, "`kappa_p` 2 for convolutions, 1 for all else."]
+    stochastic_sign: Annotated[bool, "signs at random, right on average."]
+    freeze_on_flip: Annotated[bool, "leave out elements that have just changed their sign."]
+    projected_adaptivity: Annotated[Adaptivity, 'signs times a norm: "auto", "mean", "row", "total", "auto_squared".']
     seed: int
-    kappa_p: float = 1.0
+    kappa_p: Annotated[float, "1: signs; 2: steps of one length; or between. Not with `auto_kappa_p`."] = 1.0
 
     def __post_init__(self) -> None:
-        rounded = self.kappa_p != 1
-        if self.stochastic_sign and (self._adaptive or rounded or self.auto_kappa_p):
+        if self.stochastic_sign and (self._adaptive or self.kappa_p != 1 or self.auto_kappa_p):
             raise OptionError(
                 "stochastic_sign = True excludes kappa_p, auto_kappa_p and projected_adaptivity. Drop them."
             )
-        if self._adaptive and rounded:
+        if self._adaptive and self.kappa_p != 1:
             given = shown(self.projected_adaptivity)
             raise OptionError(f"projected_adaptivity = {given} is for signs, kappa_p = 1. Drop one of them.")
 
@@ -199,7 +195,7 @@ class Sign:
     def stages(self, storage: str) -> Parts:
         """`storage` is that of the momentum."""
         sign, freeze = self._sign(), self.freeze_on_flip and self._freeze(storage)
-        signed = [sign, freeze] if self.projected_adaptivity == "total" else [freeze, sign]
+        signed: Parts = [sign, freeze] if self.projected_adaptivity == "total" else [freeze, sign]
         if self.auto_kappa_p and (self._adaptive or self.freeze_on_flip):  # these are for signs
             return [partition({"convolution": t.lion_k(2.0), "other": signed}, convolution_or_other)]
         return signed
@@ -210,9 +206,9 @@ class Sign:
         return t.stochastic_sign(self.seed) if self.stochastic_sign else t.lion_k(self.kappa_p, self.auto_kappa_p)
 
     def _freeze(self, storage: str) -> Any:
+        """A factored momentum keeps its signs anyway; that of a vector may not be factored."""
         if not storage.startswith("factored"):
             return t.freeze_on_flip()
-        # Factored momenta keep their signs anyway; vectors are not factored.
         return partition({"tensor": t.freeze_on_flip("momentum"), "vector": t.freeze_on_flip()}, tensor_or_vector)
 
 
@@ -220,27 +216,25 @@ class Sign:
 class Decay:
     """Decay to zero, then to where the parameter started."""
 
-    weight_decay: float
-    cautious_wd: bool
-    decoupled_wd: bool
-    routed_wd: bool
-    centered_wd: float
-    centered_wd_mode: Anchor
-    geometric_wd: bool = False
+    weight_decay: Annotated[float, "decoupled decay to zero."]
+    cautious_wd: Annotated[bool, "decay only where the step agrees in sign."]
+    decoupled_wd: Annotated[bool, "decay by `lr` over its peak or first value, not by `lr`."]
+    routed_wd: Annotated[
+        bool, "for adapters: `weight_decay` for DoRA scales only; `centered_wd` for all, to zero for LoRA and OFT."
+    ]
+    centered_wd: Annotated[float, "decay to where the parameter started."]
+    centered_wd_mode: Annotated[Anchor, 'keep the start as "full", "float8", "float8_scaled", "int8" or "int4".']
+    geometric_wd: Annotated[bool, "decays that take the same from all elements."] = False
     snr_cond: bool = False
 
     def stages(self) -> Parts:
-        to_zero, to_start = self._to_zero(self.weight_decay), self.centered_wd != 0 and self._to_start()
-        return [
-            self.cautious_wd and t.cautious_decay(),
-            self._by_role(to_zero, to_start) if self.routed_wd else [to_zero, to_start],
-        ]
-
-    def _by_role(self, to_zero: t.decoupled_decay, to_start: Any) -> Any:
-        """Only DoRA scales decay to zero by `weight_decay`; LoRA and OFT start, as the model knows them, at zero."""
-        adapter = self._to_zero(self.centered_wd).expose(weight_decay="centered_wd")
-        branches = {"dora_scale": [to_zero, to_start], **dict.fromkeys(ADAPTERS, adapter), "other": to_start}
-        return partition(branches, only_by_role)
+        to_zero, to_start = self._to_zero(self.weight_decay), self._to_start()
+        decays: Parts = [to_zero, self.centered_wd != 0 and to_start]
+        if self.routed_wd:  # LoRA factors and OFT blocks are differences to a frozen model: to them, the start is zero
+            adapter = self._to_zero(self.centered_wd).expose(weight_decay="centered_wd")
+            branches = {"dora_scale": decays, **{role: [adapter] for role in ADAPTERS}, "other": decays[1:]}
+            decays = [partition(branches, only_by_role)]
+        return [self.cautious_wd and t.cautious_decay(), *decays]
 
     def _to_zero(self, strength: float) -> t.decoupled_decay:
         if self.geometric_wd:
@@ -248,13 +242,9 @@ class Decay:
         return t.decoupled_decay(strength, schedule=self.decoupled_wd)
 
     def _to_start(self) -> t.centered_decay:
-        return t.centered_decay(
-            self.centered_wd,
-            schedule=self.decoupled_wd,
-            anchor=self.centered_wd_mode,
-            geometric=self.geometric_wd,
-            snr=self.geometric_wd and self.snr_cond,
-        )
+        snr = self.geometric_wd and self.snr_cond
+        decay = t.centered_decay(self.centered_wd, schedule=self.decoupled_wd, anchor=self.centered_wd_mode)
+        return replace(decay, geometric=self.geometric_wd, snr=snr)
 
 
 def orthogonal(mode: OrthoGrad) -> Any:
@@ -288,61 +278,23 @@ def only_by_role(name: str, param: torch.Tensor) -> str:
 MEANINGS = {
     "lr": "learning rate.",
     "betas": "decay rates of the two averages, each in [0, 1).",
-    "eps": "added to the divisor; `None`: 1/sqrt(N) of a tensor of N elements. Not with `use_atan2`.",
-    "weight_decay": "decoupled decay to zero.",
-    "momentum": "decay rate of the average; 0: none.",
     "use_bias_correction": "correct the bias of both moments, as Adam does.",
-    "use_atan2": "arctangent times 4/pi in place of the quotient.",
     "clip_lambda": "clip what is averaged to (t - 1)**clip_lambda; `None`: do not. Not with `use_atan2`.",
-    "normed_momentum": "divide (or take signs) first, then average.",
-    "snr_cond": "weigh an average of signs by how much they agree. Needs `normed_momentum`.",
-    "heavy_ball": "let projected adaptivity measure the sum of past gradients, as in 2.4, instead of their average.",
-    "nesterov": "look ahead by one step.",
-    "nesterov_coef": "how much momentum is in that mix; `None`: its decay rate.",
-    "grams": "signs of the gradient, sizes of the momentum.",
-    "cautious": "drop what disagrees in sign with the gradient. Not with `grams`.",
-    "ademamix": "add a second, slow momentum.",
-    "alpha": "weight of the slow momentum.",
-    "beta3_ema": "its decay rate; 0.999 for runs of a few thousand steps.",
-    "t_alpha": "steps over which `alpha` grows to its value; `None`: it is constant.",
-    "beta3": "decay rate of the sums that `d` is estimated from; `None`: sqrt(betas[1]).",
-    "d0": "the first estimate `d` of the step size; one that is far too small costs steps.",
+    "beta3": "decay rate of the sums that `d`, the step size, is estimated from; `None`: sqrt(betas[1]).",
+    "d0": "the first `d`; one that is far too small costs steps.",
     "d_coef": "multiplies the estimate.",
     "growth_rate": "how much `d` may grow in a step, as a factor.",
     "safeguard_warmup": "keep the learning rate out of the estimate's denominator, for schedules that warm up.",
     "slice_p": "measure with one element in so many.",
     "prodigy_steps": "stop adapting `d` after so many steps; 0: never.",
     "d_limiter": "let an estimate be at most 2**(1/4) times `d`.",
-    "kappa_p": "1: signs; 2: steps of one length; or between. Not with `auto_kappa_p`.",
-    "auto_kappa_p": "`kappa_p` 2 for convolutions, 1 for all else.",
-    "stochastic_sign": "signs at random, right on average.",
-    "freeze_on_flip": "leave out elements that have just changed their sign.",
-    "projected_adaptivity": 'signs times a norm: "auto", "mean", "row", "total" or "auto_squared".',
     "clip_threshold": "clip the norm of each gradient; 0: do not.",
     "orthogonal_gradient": 'remove the part along the weights: "flattened", "per_rank" or "iterative".',
-    "kourkoutas_beta": "lower the second moment's decay rate after a spike of the gradient.",
-    "beta2_min": "the lowest such rate; the highest is betas[1].",
-    "ema_alpha": "decay rate of the average norm that spikes are compared with.",
-    "tiny_spike": "added to that norm.",
-    "k_warmup_steps": "steps until the lowered rate is fully in force.",
-    "kourkoutas_layers": 'a layer is all parameters of one "shape", of one "role", or each "tensor".',
     "spectral_normalization": "give updates one size, by the role of the parameter.",
-    "geometric_wd": "decays that take the same from all elements.",
-    "fisher_wd": "weigh decays by the inverse of the divisor.",
-    "cautious_wd": "decay only where the step agrees in sign.",
-    "decoupled_wd": "decay by `lr` over its peak or first value, not by `lr`.",
-    "routed_wd": "for adapters: `weight_decay` for the role dora_scale alone, `centered_wd` for all roles; that of LoRA and "
-    "OFT leads to zero, where the frozen model is. Needs `centered_wd`.",
-    "centered_wd": "decay to where the parameter started.",
-    "centered_wd_mode": 'how the start is kept: "full", "float8", "float8_scaled", "int8" or "int4".',
-    "state_precision": 'storage of states: "auto", "fp32", "fp16", "bf16_sr", "int8_sr" or "factored".',
-    "nnmf_factor": "factored moments. Not with another `state_precision`.",
-    "factored_2nd": "factor the second moment only.",
-    "vector_reshape": "factor vectors too.",
-    "stochastic_rounding": "round bfloat16 parameters at random; steps are then computed in float32 at least.",
-    "seed": "of rounding, stochastic signs and the start of power iterations.",
 }
-"""What each option does; `documented` puts these lines under `Args:`."""
+for group in (State, Kourkoutas, Momentum, Average, Division, Sign, Decay):
+    hints = get_type_hints(group, include_extras=True)
+    MEANINGS.update({name: hint.__metadata__[0] for name, hint in hints.items() if hasattr(hint, "__metadata__")})
 
 Build = TypeVar("Build", bound=Callable[..., Any])
 

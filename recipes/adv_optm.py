@@ -1,8 +1,7 @@
 """The adv_optm family: Adam, ADOPT, Prodigy, Lion and SignSGD with exchangeable parts (pypi.org/project/adv-optm).
 
 Options and defaults are those of adv_optm 2.5.16; parts that other releases had are options too. Options that the chosen
-configuration would ignore are errors. What each option does is said once, in `adv_options.MEANINGS`, and shown by
-`help(recipe)`.
+configuration would ignore are errors. What each option does stands in `adv_options`, and in `help(recipe)`.
 """
 
 from __future__ import annotations
@@ -76,15 +75,13 @@ def adv_adamw(
     decay = Decay(weight_decay, cautious_wd, decoupled_wd, routed_wd, centered_wd, centered_wd_mode)
 
     average = momentum.stages(state.first)
-    divide = [
-        t.second_moment(betas[1], bias_correction=use_bias_correction, storage=state.second),
-        division.stages(),
-    ]
+    second = t.second_moment(betas[1], bias_correction=use_bias_correction, storage=state.second)
+    divide = [second, *division.stages()]
     return chain(
         state.working_precision(),
         orthogonal(orthogonal_gradient),
         spikes.stage(),
-        [divide, average] if normed_momentum else [average, divide],
+        *((divide, average) if normed_momentum else (average, divide)),
         use_bias_correction and betas[0] != 0 and not spectral_normalization and t.debias(betas[0]),
         step_size(lr, spectral_normalization, seed, use_atan2),
         decay.stages(),
@@ -182,7 +179,7 @@ def adv_lion(
 ) -> Chain:  # fmt: skip
     """Lion_adv: Lion-K, of which Lion is kappa_p = 1; kappa_p = 2 gives steps of one length instead of one size."""
     state = State(state_precision, nnmf_factor, vector_reshape, stochastic_rounding, seed)
-    sign = Sign(stochastic_sign, auto_kappa_p, freeze_on_flip, projected_adaptivity, seed, kappa_p)
+    sign = Sign(auto_kappa_p, stochastic_sign, freeze_on_flip, projected_adaptivity, seed, kappa_p)
     decay = Decay(weight_decay, cautious_wd, decoupled_wd, routed_wd, centered_wd, centered_wd_mode)
     return chain(
         state.working_precision(),
@@ -213,7 +210,7 @@ def adv_lion_prodigy(
 ) -> Chain:  # fmt: skip
     """Lion_Prodigy_adv: Lion with the step size that Prodigy finds."""
     state = State(state_precision, nnmf_factor, vector_reshape, stochastic_rounding, seed)
-    sign = Sign(stochastic_sign, auto_kappa_p, freeze_on_flip, projected_adaptivity, seed, kappa_p)
+    sign = Sign(auto_kappa_p, stochastic_sign, freeze_on_flip, projected_adaptivity, seed, kappa_p)
     decay = Decay(weight_decay, cautious_wd, decoupled_wd, routed_wd, centered_wd, centered_wd_mode)
     return chain(
         state.working_precision(),
@@ -244,8 +241,8 @@ def adv_signsgd(
 ) -> Chain:  # fmt: skip
     """SignSGD_adv: the sign of an average, or the average of signs."""
     state = State(state_precision, nnmf_factor, vector_reshape, stochastic_rounding, seed)
-    average = Average(momentum, normed_momentum, snr_cond, nesterov, heavy_ball, nnmf_factor, nesterov_coef)
-    sign = Sign(stochastic_sign, auto_kappa_p, freeze_on_flip, projected_adaptivity, seed)
+    average = Average(momentum, normed_momentum, snr_cond, nesterov, nesterov_coef, heavy_ball, nnmf_factor)
+    sign = Sign(auto_kappa_p, stochastic_sign, freeze_on_flip, projected_adaptivity, seed)
     decay = Decay(
         weight_decay, cautious_wd, decoupled_wd, routed_wd, centered_wd, centered_wd_mode, geometric_wd, snr_cond
     )
@@ -255,7 +252,7 @@ def adv_signsgd(
     return chain(
         state.working_precision(),
         orthogonal(orthogonal_gradient),
-        [signing, averaging] if normed_momentum else [averaging, signing],
+        *((signing, averaging) if normed_momentum else (averaging, signing)),
         snr_cond and t.snr_precondition(1.0 if spectral_normalization else 4 / math.pi),
         step_size(lr, spectral_normalization, seed),
         decay.stages(),
