@@ -251,6 +251,7 @@ BY_ROLE: dict[str, dict[str, object]] = {
     "adv-adamw": {"spectral_normalization": True, "kourkoutas_beta": True, "centered_wd": 0.01, "weight_decay": 0.01},
     "adv-adopt-factored": {},
     "adv-signsgd": {"stochastic_sign": True},
+    "adv-lion": {"routed_wd": True, "centered_wd": 0.01, "weight_decay": 0.01},
 }
 
 
