@@ -25,7 +25,7 @@ class Shard:
     group: Any = None
     """The process group that the rows are spread over; `None` if all are here."""
     columns: int | None = None
-    """The columns of the matrix that factors describe, if they are not those of this shape: of a piece."""
+    """The columns of the matrix that factors describe, if they are not those of this shape: of a tile."""
 
     @staticmethod
     def whole(shape: torch.Size) -> Shard:

@@ -19,8 +19,8 @@ from gradchain._core.reduce import Totals
 from gradchain._core.totals import APART, answers
 from gradchain._engine.call import Call, Key, OwnKernels, Plan, Recent
 from gradchain._engine.layouts import LayoutIds, ScalarArgs, cached_layout
-from gradchain._engine.pieces import Pieces, cut
 from gradchain._engine.report import Bucket, CompileReport, bucket_of
+from gradchain._engine.tiles import RowTiles, tiles_of
 from gradchain._engine.work import Work
 from gradchain.errors import CompileWarning
 
@@ -36,7 +36,7 @@ this number they go one by one: there is a kernel for each shape and no more.
 PLANS = 64
 """The number of plans that an optimizer keeps: one for each set of parameters that have gradients."""
 
-AnyCall: TypeAlias = "Call | Pieces"
+AnyCall: TypeAlias = "Call | RowTiles"
 
 
 class CompiledSteps:
@@ -84,7 +84,7 @@ class CompiledSteps:
                 elif status == "done":
                     done.append(call)
                 else:
-                    assert isinstance(call, Call)  # pieces answer each other
+                    assert isinstance(call, Call)  # tiles answer each other
                     waiting.append(call)
             if (given := _answered(waiting, places, partition)) is None:
                 break
@@ -101,8 +101,8 @@ class CompiledSteps:
     def _calls(self, bucket: list[Work], scalars: ScalarArgs, works: int) -> Sequence[AnyCall]:
         """One call for the bucket, or one for each of its tensors if the grouping has changed too often."""
         call = Call(bucket, scalars, [[] for _ in bucket], self.kernels)
-        if len(bucket) == 1 and (parts := cut(bucket[0])):
-            return [Pieces(bucket[0], parts, scalars, self.kernels, call)]
+        if len(bucket) == 1 and (tiles := tiles_of(bucket[0])):
+            return [RowTiles(bucket[0], tiles, scalars, self.kernels, call)]
         if len(bucket) == 1 or call.ids in self.bucket_signatures:
             return [call]
         if len(self.bucket_signatures) >= BUCKETS_PER_CALL * -(-works // TENSORS_PER_CALL):

@@ -63,8 +63,8 @@ class Storage:
     elementwise: ClassVar[bool | None] = None
     """Whether it treats each element by itself. Said here, it has to be so, and infinities are passed on to it; whether
     tensors may be joined is found out in any case."""
-    in_pieces: ClassVar[bool] = False
-    """Whether a large tensor can be stepped in pieces (`gradchain._engine.pieces`)."""
+    in_tiles: ClassVar[bool] = False
+    """Whether a large tensor can be stepped in tiles of rows (`gradchain._engine.tiles`)."""
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
         """The tensors to keep for `dense`. Like a stage it may yield, for a statistic of the whole tensor."""

@@ -18,7 +18,7 @@ class AsParameter(Storage):
     """The parameter's own dtype."""
 
     elementwise: ClassVar[bool | None] = True
-    in_pieces: ClassVar[bool] = True
+    in_tiles: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Float32(Storage):
     """float32, whatever the parameter has."""
 
     elementwise: ClassVar[bool | None] = True
-    in_pieces: ClassVar[bool] = True
+    in_tiles: ClassVar[bool] = True
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
         return {"": narrowed(dense, torch.float32)}

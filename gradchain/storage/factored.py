@@ -33,7 +33,7 @@ class Factored(Storage):
     Source: Park & Lee (2024), SMMF, arXiv:2412.08894.
     """
 
-    in_pieces: ClassVar[bool] = True
+    in_tiles: ClassVar[bool] = True
     vectors: bool = False
 
     def factors(self, kept: Kept) -> bool:

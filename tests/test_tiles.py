@@ -1,4 +1,4 @@
-"""Large factored tensors are stepped in pieces: the same step, in less memory."""
+"""Large factored tensors are stepped in tiles of rows: the same step, in less memory."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain._engine import call, compiled, kernel, pieces
+from gradchain._engine import call, compiled, kernel, tiles
 from tests.test_optimizer import frozen_copy
 
 SHAPES = [(64, 48), (50, 6, 8), (96, 40), (9, 7), (48,)]
@@ -17,8 +17,8 @@ SHAPES = [(64, 48), (50, 6, 8), (96, 40), (9, 7), (48,)]
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pieces, "LARGE", 1000)
-    monkeypatch.setattr(pieces, "ELEMENTS", 600)
+    monkeypatch.setattr(tiles, "LARGE", 1000)
+    monkeypatch.setattr(tiles, "ELEMENTS", 600)
     monkeypatch.setattr(compiled, "SMALL_ELEMENTS", 500)
 
 
@@ -52,21 +52,21 @@ def run(chain: gradchain.Chain, compile: bool, **group: Any) -> Any:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many pieces each tensor came in."""
+    """The number of tiles of each tensor."""
     counts: list[int] = []
-    original = pieces.Pieces.finish
+    original = tiles.RowTiles.finish
 
-    def finish(self: pieces.Pieces) -> None:
+    def finish(self: tiles.RowTiles) -> None:
         counts.append(len(self.calls))
         original(self)
 
-    monkeypatch.setattr(pieces.Pieces, "finish", finish)
+    monkeypatch.setattr(tiles.RowTiles, "finish", finish)
     return counts
 
 
 @pytest.mark.parametrize("group", [{}, {"maximize": True}], ids=["down", "up"])
 @pytest.mark.parametrize("name", CHAINS)
-def test_pieces_make_the_step_of_the_whole(
+def test_tiles_make_the_step_of_the_whole(
     name: str, group: Any, counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
@@ -76,12 +76,12 @@ def test_pieces_make_the_step_of_the_whole(
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
 
 
-def test_compiled_pieces(counted: list[int]) -> None:
+def test_compiled_tiles(counted: list[int]) -> None:
     torch.testing.assert_close(run(CHAINS["adamw"], True), run(CHAINS["adamw"], False), rtol=1e-5, atol=1e-6)
     assert counted
 
 
-def test_pieces_that_cannot_be_compiled_are_stepped_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tiles_that_cannot_be_compiled_are_stepped_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     def picky(graph: Any, inputs: Any, **_: Any) -> Any:
         if inputs[0].shape[0] in (16, 12, 24, 48):
             raise RuntimeError("no such fusion")
