@@ -33,8 +33,8 @@ class extend_sign_momentum(gradchain.Stage):
 
     beta: float = gradchain.hyper(default=0.9, ge=0, lt=1)
 
-    def init(self, param):
-        return {"exp_avg": torch.zeros_like(param)}
+    def slots(self, p):
+        return {"exp_avg": gradchain.Slot()}
 
     def update(self, update, ctx):
         m = self.beta * ctx.read("exp_avg") + (1 - self.beta) * update.value
@@ -67,8 +67,8 @@ class extend_joint_matrices(gradchain.Stage):
 class extend_previous(gradchain.Stage):
     """Step by the way that the parameter came, with two slots that change places at each step."""
 
-    def init(self, param):
-        return {"previous": param.clone(), "odd": torch.zeros_like(param), "even": torch.ones_like(param)}
+    def slots(self, p):
+        return {"previous": gradchain.Slot("param"), "odd": gradchain.Slot(), "even": gradchain.Slot(1.0)}
 
     def update(self, update, ctx):
         way = ctx.param - ctx.read("previous")
@@ -231,8 +231,8 @@ class extend_brittle(gradchain.Stage):
 
     how: str = "raise"
 
-    def init(self, param):
-        return {"kept": torch.zeros_like(param)}
+    def slots(self, p):
+        return {"kept": gradchain.Slot()}
 
     def update(self, update, ctx):
         kept = {"kept": ctx.read("kept") + 1}

@@ -31,8 +31,8 @@ class drift(gc.Stage):
     shared_ranges: ClassVar[Any] = {"travelled": gc.Interval(0)}
     rate: float = gc.hyper(default=0.5, ge=0, lt=1)
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"mean": torch.zeros_like(param)}
+    def slots(self, p: gc.ParamInfo) -> dict[str, gc.Slot]:
+        return {"mean": gc.Slot()}
 
     def init_shared(self) -> dict[str, float]:
         return {"travelled": 0.0}

@@ -30,8 +30,8 @@ class drift(gc.Stage):
 
     beta: float = gc.hyper(default=0.5, ge=0, lt=1)
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"seen": torch.zeros_like(param)}
+    def slots(self, p: gc.ParamInfo) -> dict[str, gc.Slot]:
+        return {"seen": gc.Slot()}
 
     def init_shared(self) -> dict[str, float]:
         return {"mass": 1.0}

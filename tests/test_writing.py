@@ -121,8 +121,8 @@ def test_numbers_of_one_element_with_scalars(lr: torch.Tensor, compile: bool) ->
 class keeps_the_old(gc.Stage):
     """A stage of a user's that stores the parameter it was given, and steps by how far it moved."""
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"before": torch.zeros_like(param)}
+    def slots(self, p: gc.ParamInfo) -> dict[str, gc.Slot]:
+        return {"before": gc.Slot()}
 
     def update(self, update: gc.Update, ctx: gc.Context) -> Any:
         moved = ctx.param - ctx.read("before")

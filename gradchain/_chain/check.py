@@ -27,7 +27,7 @@ def check(elements: Sequence[Element]) -> None:
 def _check_slots(route: Route) -> None:
     owners: dict[str, tuple[int, str]] = {}
     for position, (address, stage) in enumerate(route):
-        for slot in stage.slots:
+        for slot in stage.known_slots:
             if slot in (SINCE, UNTIL):
                 raise ChainError(
                     f"{address} has a slot {slot!r}, under which an optimizer keeps the age of a stage; call it otherwise.",

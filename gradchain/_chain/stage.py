@@ -15,6 +15,7 @@ from typing_extensions import Self, dataclass_transform
 
 from gradchain._chain import registry
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot, check_slots
 from gradchain._core.fields import (
     KEY,
     Interval,
@@ -28,11 +29,10 @@ from gradchain._core.fields import (
     static,
 )
 from gradchain._core.reduce import Request, Totals
-from gradchain._core.shard import Shard
 from gradchain._core.update import Update
-from gradchain.errors import ChainError, OptionError, UnknownOptionError, nearest, shown
+from gradchain.errors import ChainError, GradchainError, OptionError, UnknownOptionError, nearest, shown
 from gradchain.roles import ROLES
-from gradchain.storage import STORAGES, Storage
+from gradchain.storage import STORAGES
 
 Slots: TypeAlias = Mapping[str, torch.Tensor]
 Result: TypeAlias = "Update | tuple[Update, Slots]"
@@ -61,14 +61,14 @@ class _FrozenFields:
 class Stage(_FrozenFields):
     """Base of all transforms. A subclass becomes a frozen dataclass whose fields are its hyperparameters.
 
-    Write `update` for one tensor; add `init` for state. While it runs, `self.beta` is the value in force (from the
+    Write `update` for one tensor; add `slots` for state. While it runs, `self.beta` is the value in force (from the
     parameter group, or a schedule), so a method reads like its equation. Fields annotated `float` are dynamic: never
     branch on them. Everything is pure: nothing that is passed in is written to.
 
     >>> class sign_momentum(gradchain.Stage):
     ...     beta: float = gradchain.hyper(default=0.9, ge=0, lt=1)
-    ...     def init(self, param):
-    ...         return {"exp_avg": torch.zeros_like(param)}
+    ...     def slots(self, p):
+    ...         return {"exp_avg": gradchain.Slot()}
     ...     def update(self, update, ctx):
     ...         m = self.beta * ctx.read("exp_avg") + (1 - self.beta) * update.value
     ...         return update.average(m.sign()), {"exp_avg": m}
@@ -80,11 +80,9 @@ class Stage(_FrozenFields):
     * `requires`: slots that an *earlier* stage must own;
     * `optional`: slots of an earlier stage that it takes into account where there are any;
     * `serves`: its slots that are there for others: without a later stage that reads them the chain is an error;
-    * `nonnegative`: its slots that are never negative, which some storages make use of;
     * `decays`: `"adds"` if it adds to the decay term, `"steers"` if it weighs or masks what later stages add;
     * `place`: `"first"` or `"last"` for stages that must stand at an end;
     * `shared_ranges`: where its shared numbers lie, by name, as `Interval`; they are finite in any case;
-    * `row_slots`: its slots that have one row for each row of the parameter, and another shape than the parameter;
     * `source`: paper or repository.
     """
 
@@ -96,10 +94,8 @@ class Stage(_FrozenFields):
     requires: ClassVar[tuple[str, ...]] = ()
     optional: ClassVar[tuple[str, ...]] = ()
     serves: ClassVar[tuple[str, ...]] = ()
-    nonnegative: ClassVar[tuple[str, ...]] = ()
     decays: ClassVar[Literal["no", "adds", "steers"]] = "no"
     place: ClassVar[Literal["anywhere", "first", "last"]] = "anywhere"
-    row_slots: ClassVar[tuple[str, ...]] = ()
     shared_ranges: ClassVar[Mapping[str, Interval]] = {}
     source: ClassVar[str] = ""
 
@@ -141,30 +137,12 @@ class Stage(_FrozenFields):
 
     # What an author writes.
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The slots of one parameter before its first step. Stateless stages have none."""
-        return {}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        """What it keeps for a parameter from step to step. Stateless stages have no slots.
 
-    def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
-        """As `init`, for a parameter with a role. Write this one instead where the slots depend on the role."""
-        return self.init(param)
-
-    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
-        """As `init_for`, of the rows of a parameter that are here; `shard` tells which.
-
-        Slots of the parameter's shape and `row_slots` get the rows here, all others are the same in all processes. Write
-        this one instead if `init` would not do that, given just these rows.
+        `p` has the whole parameter's shape, dtype, device and role. `p.warn(text)` warns about it.
         """
-        return self.init_for(param, role)
-
-    def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
-        """Whether a slot of some shape has one row for each row of a parameter; the others are not split with it."""
-        return shape == whole or (slot in self.row_slots and shape[:1] == whole[:1])
-
-    def storage_of(self, slot: str) -> Storage | None:
-        """How a slot is kept; `None`: as `init` made it."""
-        chosen: str | None = getattr(self, "storage", None)
-        return None if chosen is None else STORAGES[chosen]
+        return {}
 
     def init_shared(self) -> dict[str, float]:
         """Numbers that all parameters share, before the first step. `self.name` gives the one in force."""
@@ -207,10 +185,6 @@ class Stage(_FrozenFields):
 
     def check_place(self, before: Sequence[Stage], address: str) -> None:
         """Raise `ChainError` if the stages `before` this one do not prepare what it needs."""
-
-    def advice(self, shape: torch.Size) -> str | None:
-        """A warning for a parameter of this shape, given once when an optimizer takes it up."""
-        return None
 
     # What others ask of it.
 
@@ -287,26 +261,33 @@ class Stage(_FrozenFields):
         bound.__dict__.update(values)
         return bound
 
+    def slots_of(self, p: ParamInfo) -> dict[str, Slot]:
+        """What `slots` declares for a parameter, checked."""
+        slots = self.slots(p)
+        check_slots(self.address, slots, p)
+        return slots
+
     @functools.cached_property
-    def slots(self) -> tuple[str, ...]:
-        """The names of the slots that this stage owns, found by asking `init` about small meta tensors."""
-        names: dict[str, None] = {}
+    def known_slots(self) -> dict[str, Slot]:
+        """Every slot that this stage may own, found by asking about small parameters of all kinds."""
+        known: dict[str, Slot] = {}
         failures: list[Exception] = []
-        roles = (None,) if type(self).init_for is Stage.init_for else (None, *ROLES)
-        probes = list(itertools.product(range(5), (torch.float32, torch.bfloat16), roles))
+        probes = list(itertools.product(range(5), (torch.float32, torch.bfloat16), (None, *ROLES)))
         for rank, dtype, role in probes:
-            try:  # `init` may not know tensors of every rank
-                names |= dict.fromkeys(self.init_for(torch.empty((2,) * rank, device="meta", dtype=dtype), role))
+            try:  # a stage may know parameters of some kinds only
+                known = {**self.slots_of(ParamInfo(torch.Size((3,) * rank), dtype, torch.device("cpu"), role)), **known}
             except Exception as error:
                 failures.append(error)
         if len(failures) == len(probes):
             error = failures[-1]
+            if isinstance(error, GradchainError):
+                raise error
             raise ChainError(
-                f"{self.address}: its `init` raised {type(error).__name__}: {error}; for all small tensors that it was "
-                "asked about. If it knows tensors of some sizes only, name its slots in the class body: slots = ('m',).",
+                f"{self.address}: its `slots` raised {type(error).__name__}: {error}; for all small parameters that it was "
+                "asked about. Return {} for those that it keeps nothing for.",
                 stage=self.address,
             ) from error
-        return tuple(names)
+        return known
 
     def options(self) -> dict[str, Any]:
         """All fields that differ from their defaults, by name."""
@@ -325,7 +306,7 @@ _CHOICES = {
     "decays": ("no", "adds", "steers"),
     "place": ("anywhere", "first", "last"),
 }
-_NAMES = ("reads_previous", "requires", "optional", "serves", "nonnegative", "row_slots")
+_NAMES = ("reads_previous", "requires", "optional", "serves")
 
 
 def _check_attributes(cls: type[Stage]) -> None:

@@ -226,13 +226,11 @@ class Optimizer(torch.optim.Optimizer):
                 rehearsed.add((program, shard.shape))
                 numbers = [program.numbers(self.chain.bindings, group, step) for step in (1, 2)]
                 check_split(program, shard.shape, numbers, name)
-            for _, stage in program.stages:
-                if (text := stage.advice(param.shape)) is not None:
-                    advice[f"{name or 'a parameter'}: {text}"] = None
             if param.device.type != "cpu" and self._guard.policy == "skip":
                 self.capturable = True  # only the device knows how many steps were taken
             if param.requires_grad:
                 made[param] = self._initial(param, program, name)
+                advice |= dict.fromkeys(f"{name or 'a parameter'}: {text}" for text in program.warnings(param))
             traits_of(program, param)  # where a stage does what none may do, this says so
         for text in advice:
             warnings.warn(text, UserWarning, stacklevel=5)

@@ -9,13 +9,14 @@ from typing import Any, Literal
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import Spec, follow, hyper, static
 from gradchain._core.reduce import Request, Totals, whole_tensor
 from gradchain._core.update import Update
 from gradchain.errors import OptionError
 from gradchain.ops import finite, minimum, nonzero, root, where, wide
-from gradchain.storage import ANCHORS, Storage
+from gradchain.storage import ANCHORS
 
 ADAPTERS = ("lora_A", "lora_B", "oft")
 """Roles whose parameters are differences to a frozen model: that model is where they are 0."""
@@ -203,11 +204,8 @@ class centered_decay(decoupled_decay):
         """The momentum, if this one looks at it."""
         return ("exp_avg",) if self.snr else ()
 
-    def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
-        return {"anchor_param": param.detach().clone()} if self._anchors(role) else {}
-
-    def storage_of(self, slot: str) -> Storage | None:
-        return ANCHORS[self.anchor]
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        return {"anchor_param": Slot("param", storage=ANCHORS[self.anchor])} if self._anchors(p.role) else {}
 
     def update(self, update: Update, ctx: Context) -> Update | Yields:
         if not self._anchors(ctx.role):

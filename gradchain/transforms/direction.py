@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Number, Slots, Stage, Yields, storage_field
 from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import whole_tensor
@@ -21,7 +20,7 @@ AVERAGES = ("exp_avg", "momentum_buffer", "exp_avg_slow")
 
 def averages(stage: Stage) -> bool:
     """Whether what leaves a stage is a momentum."""
-    return not isinstance(stage, track_first_moment) and any(slot in AVERAGES for slot in stage.slots)
+    return not isinstance(stage, track_first_moment) and any(slot in AVERAGES for slot in stage.known_slots)
 
 
 def check_averaged(before: Sequence[Stage], address: str) -> None:
@@ -206,8 +205,8 @@ class ademamix(Stage):
     def check_place(self, before: Sequence[Stage], address: str) -> None:
         check_units(before, address)
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"exp_avg_slow": torch.zeros_like(param)}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        return {"exp_avg_slow": Slot(storage=self.storage)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         if self.t_alpha is None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Slots, Stage
 from gradchain._core.fields import DTYPES, dtype_name, static
 from gradchain._core.noise import round_to_bf16
@@ -77,10 +78,9 @@ class master_weights(Stage):
     def widens(self) -> bool:
         return self.dtype in ("fp32", "fp64")
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        if param.dtype == DTYPES[self.dtype]:
-            return {}
-        return {"master_param": param.detach().to(DTYPES[self.dtype])}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        dtype = DTYPES[self.dtype]
+        return {} if p.dtype == dtype else {"master_param": Slot("param", dtype=dtype)}
 
     def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
         stored = ctx.stored_param

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Number, Slots, Stage
 from gradchain._core.fields import Interval, Spec, as_number, follow, hyper, static
 from gradchain._core.reduce import accumulate
@@ -79,7 +80,6 @@ class prodigy(Stage):
     """
 
     scale = "any"
-    row_slots = ("s", "p0")
     shared_ranges: ClassVar[Mapping[str, Interval]] = _RANGES
     source = "Prodigy, arXiv:2306.06101"
 
@@ -108,7 +108,9 @@ class prodigy(Stage):
 
     def check_place(self, before: Sequence[Stage], address: str) -> None:
         for stage in before:
-            early = any(slot in stage.slots for slot in ("exp_avg", "momentum_buffer", "exp_avg_slow", "exp_avg_sq"))
+            early = any(
+                slot in stage.known_slots for slot in ("exp_avg", "momentum_buffer", "exp_avg_slow", "exp_avg_sq")
+            )
             if (
                 early
                 or stage.scale in ("sets", "resolves")
@@ -124,12 +126,10 @@ class prodigy(Stage):
         fields = super().live_fields()
         return fields if self.beta3 is None else {name: spec for name, spec in fields.items() if name != "beta2"}
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.init_shard(param, None, Shard.whole(param.shape))
-
-    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
-        start = self._sliced(param.detach(), shard)
-        return {"s": torch.zeros_like(start, dtype=torch.float32), "p0": start.clone()}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        rows, columns = (p.shape[0] if p.ndim else 1), -(-p.shape[1:].numel() // self.slice_p)
+        s = Slot(shape=(rows, columns), per_row=p.ndim > 0, dtype=torch.float32)
+        return {"s": s, "p0": Slot(self._sliced, shape=(rows, columns), per_row=p.ndim > 0)}
 
     def init_shared(self) -> dict[str, float]:
         return {"d": self.d0, "d_max": self.d0, "d_numerator": 0.0, "k": 0.0}

@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import hyper, static
 from gradchain._core.reduce import Request, Totals, tensor_partials, tensor_partials_max, whole_tensor
@@ -15,7 +16,7 @@ from gradchain._core.shard import Shard
 from gradchain._core.update import Update
 from gradchain.errors import ChainError, OptionError
 from gradchain.ops import arctangent, finite, nonzero, root, where, wide
-from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
+from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector, words_of
 
 ADV_OPTM = "adv_optm, pypi.org/project/adv-optm"
 _TINY = 1e-12
@@ -139,7 +140,7 @@ class freeze_on_flip(Stage):
         return ("exp_avg", "momentum_buffer") if self.watch == "momentum" else ()
 
     def check_place(self, before: Sequence[Stage], address: str) -> None:
-        owned = {slot for stage in before for slot in stage.slots}
+        owned = {slot for stage in before for slot in stage.known_slots}
         if self.optional and not owned & set(self.optional):
             raise ChainError(
                 f"{address} watches the signs of a momentum, and no stage before it owns 'exp_avg' or 'momentum_buffer'. "
@@ -147,18 +148,12 @@ class freeze_on_flip(Stage):
                 stage=address,
             )
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.init_shard(param, None, Shard.whole(param.shape))
-
-    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
         if self.watch == "momentum":
             return {}
-        shape = (1, shard.shape.numel()) if len(shard.shape) < 2 else (shard.rows, shard.row_numel)
-        return {"prev_sign": pack(torch.zeros(shape, dtype=torch.bool, device=param.device))}
-
-    def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
-        """The words of a vector are one row, the same in all processes."""
-        return len(whole) > 1
+        rows, columns = (1, p.numel) if p.ndim < 2 else (p.shape[0], p.shape[1:].numel())
+        dtype, words = words_of(columns)
+        return {"prev_sign": Slot(0, shape=(rows, words), per_row=p.ndim > 1, dtype=dtype)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         return {"first": where(step == 1, 1.0, 0.0)}
