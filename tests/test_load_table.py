@@ -25,7 +25,7 @@ from tests.test_state import saved_and_loaded
 SHAPES = {"weight": (4, 3), "bias": (3,), "head": (3, 2), "scale": ()}
 
 
-class drift(gc.Stage):
+class drift(gc.SharedNumbers):
     """A stage as users write them: a slot, a rate, and a number that all parameters share."""
 
     shared_ranges: ClassVar[Any] = {"travelled": gc.Interval(0)}

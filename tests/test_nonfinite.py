@@ -25,7 +25,7 @@ MODES: dict[str, dict[str, Any]] = {
 FEW = ["adamw", "adv-prodigy", "lion", "rose", "adv-adopt-factored"]
 
 
-class drift(gc.Stage):
+class drift(gc.SharedNumbers):
     """A stage of a user's: a norm over all parameters, a slot, and a number that all share."""
 
     beta: float = gc.hyper(default=0.5, ge=0, lt=1)

@@ -195,7 +195,7 @@ WRONG: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @MODES
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_stage_that_writes_something_else(wrong: str, compile: bool) -> None:
-    class rewrites(gc.Stage):
+    class rewrites(gc.Precision):
         def write(self, new_param: torch.Tensor, ctx: gc.Context) -> Any:
             return (WRONG[wrong](new_param) if new_param.shape == (3,) else new_param), {}
 

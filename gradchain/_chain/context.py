@@ -85,7 +85,7 @@ class Context:
         if slot not in self._readable:
             raise ChainError(
                 f"{self._stage} reads slot {slot!r} without owning or declaring it; declare it in `slots`, "
-                f"or list it in `reads_previous`, `requires` or `optional`.",
+                f"or list it in `reads`, as earlier({slot!r}) or later({slot!r}).",
                 stage=self._stage,
             )
         if slot not in state:

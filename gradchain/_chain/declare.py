@@ -1,4 +1,4 @@
-"""What a stage declares about its state: its slots, and for which parameter."""
+"""What a stage declares: the slots that it keeps for a parameter, and those of others that it reads."""
 
 from __future__ import annotations
 
@@ -120,6 +120,38 @@ class Slot:
             what = f"shape {tuple(made.shape)}" if isinstance(made, torch.Tensor) else type(made).__name__  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ValueError(f"its fill returned {what} for a slot of shape {tuple(here)} here")
         return made.to(dtype, copy=True)
+
+
+@dataclass(frozen=True)
+class Read:
+    """A slot of another stage that a stage reads. Made by `earlier` or `later`."""
+
+    slot: str
+    of: Literal["earlier", "later"]
+    optional: bool = False
+
+
+def earlier(slot: str, *, optional: bool = False) -> Read:
+    """Declare that a stage reads a slot of an earlier stage; an `optional` one only where there is such a stage.
+
+    >>> class like_momentum(gradchain.Stage):
+    ...     reads = (gradchain.earlier("exp_avg"),)
+    >>> gradchain.chain(like_momentum())
+    Traceback (most recent call last):
+    ...
+    gradchain.errors.ChainError: like_momentum needs slot 'exp_avg' of an earlier stage. Put first_moment(...) before \
+    like_momentum, or remove like_momentum.
+    """
+    return Read(slot, "earlier", optional)
+
+
+def later(slot: str) -> Read:
+    """Declare that a stage reads a slot of a later stage, as it was after the last step.
+
+    >>> gradchain.momentum_project.reads == (gradchain.later("exp_avg"),)
+    True
+    """
+    return Read(slot, "later")
 
 
 def check_slots(address: str, slots: object, p: ParamInfo) -> None:

@@ -14,13 +14,14 @@ import torch
 from gradchain._chain.bindings import Binding, Bindings
 from gradchain._chain.context import Context, Lazy, Reduction
 from gradchain._chain.declare import ParamInfo, Slot
-from gradchain._chain.slots import check_slot, loaded, no_bits, parts_of, storage_for, stored
+from gradchain._chain.mixins import Precision, SharedNumbers
+from gradchain._chain.slots import check_slot, loaded, made, no_bits, parts_of, storage_for, stored
 from gradchain._chain.stage import Result, Slots, Stage
 from gradchain._core.ages import Ages, own_count
 from gradchain._core.reduce import Request, Totals, run_locally
 from gradchain._core.shard import Shard
 from gradchain._core.update import Update
-from gradchain.errors import ChainError, GradchainError, kind_of
+from gradchain.errors import ChainError, kind_of
 from gradchain.ops import minimum, narrowed, where
 from gradchain.storage import Storage
 
@@ -137,32 +138,14 @@ class Program:
         """The slots of a parameter before its first step; of a sharded one, those rows of them that are here."""
         state: State = {}
         for address, stage in self.stages:
-            for slot, dense in self._made(address, stage, param, shard, name).items():
+            p = ParamInfo(shard.shape, param.dtype, param.device, self.role)
+            for slot, dense in made(address, stage, p, param, shard, name).items():
                 key, bits = f"{address}.{slot}", functools.partial(no_bits, param)
                 parts = stored(key, self.owners[slot][1], dense, param, shard, bits)
                 if isinstance(parts, GeneratorType):
                     parts = cast("State", (yield from _ask(key, parts, shard)))
                 state |= parts
         return state
-
-    def _made(
-        self, address: str, stage: Stage, param: torch.Tensor, shard: Shard, name: str
-    ) -> dict[str, torch.Tensor]:
-        """The slots of a stage before the first step, dense."""
-        p = ParamInfo(shard.shape, param.dtype, param.device, self.role)
-        try:
-            slots = stage.slots_of(p)
-            _check_known(address, slots, stage.known_slots)
-            return {slot: declared.make(param, shard) for slot, declared in slots.items()}
-        except GradchainError:
-            raise
-        except Exception as error:
-            of = f"parameter {name or '(unnamed)'} of shape {tuple(shard.shape)}, {param.dtype}, role {self.role!r}"
-            raise ChainError(
-                f"{address}: making its slots raised {type(error).__name__}: {error}; for {of}. Let `slots` return {{}} for "
-                "parameters that it keeps nothing for.",
-                stage=address,
-            ) from error
 
     def warnings(self, param: torch.Tensor) -> list[str]:
         """What stages have to say about a parameter."""
@@ -208,13 +191,13 @@ class Program:
     def clocks(self) -> dict[str, set[str]]:
         """The stages by whose age each stage goes: itself, or those whose slots it reads if it has none."""
         read = {
-            address: tuple(stage.known_slots) or (*stage.requires, *stage.reads_previous, *stage.optional)
+            address: tuple(stage.known_slots) or tuple(read.slot for read in stage.reads)
             for address, stage in self.stages
         }
         return {at: {self.owners[slot][0] for slot in slots if slot in self.owners} for at, slots in read.items()}
 
     def _override(self, address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
-        if type(stage).override is Stage.override:
+        if not isinstance(stage, SharedNumbers):
             return {}
         return stage.bind(self._fields(address, stage, bindings, group)).override(group)
 
@@ -264,10 +247,10 @@ class Program:
         for (address, stage), values in zip(self.stages, numbers):
             stage = stage.bind(values)
             bound.append((address, stage, values))
-            readable = (*stage.known_slots, *stage.reads_previous, *stage.requires, *stage.optional)
-            ctx.enter(address, values, readable)
-            ctx.param = stage.read(ctx.param, ctx)
-            ctx.dtype = ctx.param.dtype
+            ctx.enter(address, values, (*stage.known_slots, *(read.slot for read in stage.reads)))
+            if isinstance(stage, Precision):
+                ctx.param = stage.read(ctx.param, ctx)
+                ctx.dtype = ctx.param.dtype
             update = _cast(update, ctx.dtype)
             result = stage.update(update, ctx)
             if isinstance(result, GeneratorType):
@@ -281,9 +264,10 @@ class Program:
         if update.held is not False:
             new_param = where(update.held, ctx.param, new_param)
         for address, stage, values in bound:
-            ctx.enter(address, values, tuple(stage.known_slots))
-            new_param, slots = stage.write(new_param, ctx)
-            changed |= yield from self._packed(address, stage, slots, ctx, state)
+            if isinstance(stage, Precision):
+                ctx.enter(address, values, tuple(stage.known_slots))
+                new_param, slots = stage.write(new_param, ctx)
+                changed |= yield from self._packed(address, stage, slots, ctx, state)
         recorded = ctx.recorded
         if keep is not None:
             recorded = {name: torch.where(keep, x, torch.zeros_like(x)) for name, x in recorded.items()}
@@ -372,23 +356,6 @@ def _ask(
             request = running.send((yield address, request))
     except StopIteration as stop:
         return stop.value
-
-
-def _check_known(address: str, slots: Mapping[str, Slot], known: Mapping[str, Slot]) -> None:
-    """Raise `ChainError` for a slot that is kept otherwise than the chain was checked for."""
-    for name, slot in slots.items():
-        if name not in known:
-            raise ChainError(
-                f"{address} has a slot {name!r} for this parameter, and for no small one: let `slots` go by rank, dtype and "
-                "role, and not by the size.",
-                stage=address,
-            )
-        if (slot.kept_as, slot.nonnegative) != (known[name].kept_as, known[name].nonnegative):
-            raise ChainError(
-                f"{address}: slot {name!r} is kept in different ways for different parameters. Give it one storage; send "
-                "the parameters through two stages with partition(...).",
-                stage=address,
-            )
 
 
 def _without_addresses(starting: Starting) -> Generator[Request, Totals, State]:

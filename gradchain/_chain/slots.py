@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import torch
 
-from gradchain._chain.declare import Slot
+from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.stage import Stage
 from gradchain._core.reduce import Request, Totals
 from gradchain._core.shard import Shard
-from gradchain.errors import ChainError
+from gradchain.errors import ChainError, GradchainError
 from gradchain.ops import compute_dtype, finite
 from gradchain.storage import Kept, Parts, Storage, Storing
 from gradchain.storage.base import Bits
@@ -22,6 +23,42 @@ def parts_of(key: str, state: Mapping[str, Any]) -> dict[str, str]:
     if key in state:
         return {"": key}
     return {name[len(key) + 1 :]: name for name in state if name.startswith(f"{key}.")}
+
+
+def made(
+    address: str, stage: Stage, p: ParamInfo, param: torch.Tensor, shard: Shard, name: str = ""
+) -> dict[str, torch.Tensor]:
+    """The slots of a stage before the first step, dense: what is here of them."""
+    try:
+        slots = stage.slots_of(p)
+        _check_known(address, slots, stage.known_slots)
+        return {slot: declared.make(param, shard) for slot, declared in slots.items()}
+    except GradchainError:
+        raise
+    except Exception as error:
+        of = f"parameter {name or '(unnamed)'} of shape {tuple(p.shape)}, {p.dtype}, role {p.role!r}"
+        raise ChainError(
+            f"{address}: making its slots raised {type(error).__name__}: {error}; for {of}. Let `slots` return {{}} for "
+            "parameters that it keeps nothing for.",
+            stage=address,
+        ) from error
+
+
+def _check_known(address: str, slots: Mapping[str, Slot], known: Mapping[str, Slot]) -> None:
+    """Raise `ChainError` for a slot that is kept otherwise than the chain was checked for."""
+    for name, slot in slots.items():
+        if name not in known:
+            raise ChainError(
+                f"{address} has a slot {name!r} for this parameter, and for no small one: let `slots` go by rank, dtype and "
+                "role, and not by the size.",
+                stage=address,
+            )
+        if (slot.kept_as, slot.nonnegative) != (known[name].kept_as, known[name].nonnegative):
+            raise ChainError(
+                f"{address}: slot {name!r} is kept in different ways for different parameters. Give it one storage; send "
+                "the parameters through two stages with partition(...).",
+                stage=address,
+            )
 
 
 def storage_for(slot: Slot, dense: torch.Tensor, shape: torch.Size) -> Storage | None:

@@ -8,17 +8,16 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, cast
 
 import torch
 from typing_extensions import Self, dataclass_transform
 
 from gradchain._chain import registry
 from gradchain._chain.context import Context
-from gradchain._chain.declare import ParamInfo, Slot, check_slots
+from gradchain._chain.declare import ParamInfo, Read, Slot, check_slots
 from gradchain._core.fields import (
     KEY,
-    Interval,
     Spec,
     as_number,
     check_number,
@@ -76,13 +75,7 @@ class Stage(_FrozenFields):
     Class attributes state the contract, which is checked when a chain is built:
 
     * `scale`: `"resolved"` (default: no denominator may be pending), `"any"`, `"sets"`, `"edits"` or `"resolves"`;
-    * `reads_previous`: slots of a *later* stage that it reads as they were after the last step;
-    * `requires`: slots that an *earlier* stage must own;
-    * `optional`: slots of an earlier stage that it takes into account where there are any;
-    * `serves`: its slots that are there for others: without a later stage that reads them the chain is an error;
-    * `decays`: `"adds"` if it adds to the decay term, `"steers"` if it weighs or masks what later stages add;
-    * `place`: `"first"` or `"last"` for stages that must stand at an end;
-    * `shared_ranges`: where its shared numbers lie, by name, as `Interval`; they are finite in any case;
+    * `reads`: slots of other stages that it reads, such as `(gradchain.earlier("exp_avg"),)`;
     * `source`: paper or repository.
     """
 
@@ -90,16 +83,10 @@ class Stage(_FrozenFields):
     keys: tuple[tuple[str, str], ...] = static(default=(), kw_only=True)
 
     scale: ClassVar[ScaleRule] = "resolved"
-    reads_previous: ClassVar[tuple[str, ...]] = ()
-    requires: ClassVar[tuple[str, ...]] = ()
-    optional: ClassVar[tuple[str, ...]] = ()
-    serves: ClassVar[tuple[str, ...]] = ()
-    decays: ClassVar[Literal["no", "adds", "steers"]] = "no"
-    place: ClassVar[Literal["anywhere", "first", "last"]] = "anywhere"
-    shared_ranges: ClassVar[Mapping[str, Interval]] = {}
+    reads: ClassVar[tuple[Read, ...]] = ()
     source: ClassVar[str] = ""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, register: bool = True, **kwargs: Any) -> None:
         annotations = inspect.get_annotations(cls)
         taken = [name for name, kind in annotations.items() if hasattr(Stage, name) and "ClassVar" not in str(kind)]
         if taken:
@@ -115,7 +102,9 @@ class Stage(_FrozenFields):
                 "and give it a default that cannot be changed."
             ) from None
         cls.__init__ = _explain_unknown_keywords(cls)  # type: ignore[method-assign]
-        registry.add_stage(cls)
+        _check_conditions(cls)
+        if register:
+            registry.add_stage(cls)
 
     def __post_init__(self) -> None:
         if isinstance(self.name, str) and self.name and not NAME.fullmatch(self.name):
@@ -144,27 +133,11 @@ class Stage(_FrozenFields):
         """
         return {}
 
-    def init_shared(self) -> dict[str, float]:
-        """Numbers that all parameters share, before the first step. `self.name` gives the one in force."""
-        return {}
-
-    def share(self, totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The shared numbers after a step, given the totals over all parameters of what `ctx.contribute` took."""
-        return {}
-
-    def override(self, group: Mapping[str, Any]) -> dict[str, Number]:
-        """Values of hyperparameters, by key, that the other stages see instead of those in the group."""
-        return {}
-
     def scalars(self, step: Number) -> dict[str, Number]:
         """Numbers that depend on the step and the hyperparameters alone, computed once per step in double precision.
 
         `update` finds them as `ctx["name"]`. `step` counts from 1.
         """
-        return {}
-
-    def pin(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Entries to put into a parameter group when an optimizer takes it up."""
         return {}
 
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
@@ -175,16 +148,8 @@ class Stage(_FrozenFields):
         """The transform: a new `Update`, and the new value of each slot that changed."""
         return update
 
-    def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
-        """How this and the following stages see the parameter, e.g. in another precision."""
-        return param
-
-    def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
-        """How the new value of the parameter is stored."""
-        return new_param, {}
-
-    def check_place(self, before: Sequence[Stage], address: str) -> None:
-        """Raise `ChainError` if the stages `before` this one do not prepare what it needs."""
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        """Raise `ChainError` if the stages around this one are not what it needs. `address` names each of them."""
 
     # What others ask of it.
 
@@ -207,12 +172,27 @@ class Stage(_FrozenFields):
         return tuple(type(getattr(self, name)) for name in self.static_fields())
 
     def live_fields(self) -> dict[str, Spec]:
-        """The dynamic fields that this stage uses, given its static options; these appear in `param_groups`."""
+        """The dynamic fields that this stage uses, given its other options; these appear in `param_groups`."""
         renamed = dict(self.keys)
         return {
             name: spec
             for name, spec in self.dynamic_fields().items()
-            if not spec.follows or spec.key is not None or name in renamed
+            if (spec.when is None or self._given(spec.when))
+            and not (spec.unless is not None and self._given(spec.unless))
+            and (not spec.follows or spec.key is not None or name in renamed)
+        }
+
+    def _given(self, field: str) -> bool:
+        """Whether an option is neither `None` nor off."""
+        value = getattr(self, field)
+        return value is not None and value is not False
+
+    def initial_entries(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Entries that a parameter group gets when an optimizer is built, for fields that follow an `initial` value."""
+        return {
+            self.key_of(name): group[spec.initial]
+            for name, spec in self.live_fields().items()
+            if spec.initial is not None
         }
 
     @property
@@ -301,28 +281,30 @@ class Stage(_FrozenFields):
         return f"{type(self).__name__}({', '.join(arguments)})" + (f".expose({exposed})" if exposed else "")
 
 
-_CHOICES = {
-    "scale": ("resolved", "any", "sets", "edits", "resolves"),
-    "decays": ("no", "adds", "steers"),
-    "place": ("anywhere", "first", "last"),
-}
-_NAMES = ("reads_previous", "requires", "optional", "serves")
+_SCALES = ("resolved", "any", "sets", "edits", "resolves")
 
 
 def _check_attributes(cls: type[Stage]) -> None:
     """Raise for a class attribute that would mean nothing. One that is a property is asked for when it is used."""
-    for name, choices in _CHOICES.items():
-        value = cls.__dict__.get(name, choices[0])
-        if not isinstance(value, property) and value not in choices:
-            raise OptionError(f"{cls.__name__}.{name} = {shown(value)} is not one of {', '.join(map(repr, choices))}.")
-    for name in _NAMES:
-        value = cls.__dict__.get(name, ())
-        if isinstance(value, property):
-            continue
-        if not isinstance(value, (tuple, list)) or not all(isinstance(item, str) for item in value):
-            raise OptionError(
-                f"{cls.__name__}.{name} = {shown(value)}: list the names in a tuple, such as ('exp_avg',)."
-            )
+    scale, reads = cls.__dict__.get("scale", "any"), cls.__dict__.get("reads", ())
+    if not isinstance(scale, property) and scale not in _SCALES:
+        raise OptionError(f"{cls.__name__}.scale = {shown(scale)} is not one of {', '.join(map(repr, _SCALES))}.")
+    if isinstance(reads, property):
+        return
+    if not isinstance(reads, (tuple, list)) or not all(isinstance(read, Read) for read in cast("Any", reads)):
+        raise OptionError(
+            f"{cls.__name__}.reads = {shown(reads)}: list what it reads in a tuple, such as "
+            "(gradchain.earlier('exp_avg'),)."
+        )
+
+
+def _check_conditions(cls: type[Stage]) -> None:
+    """Raise for a field that is in use only beside another, which is not there."""
+    names = {field.name for field in cls.fields()}
+    for name, spec in cls.dynamic_fields().items():
+        for other in (spec.when, spec.unless):
+            if other is not None and other not in names:
+                raise OptionError(f"{cls.__name__}.{name} goes by the field {shown(other)}. {nearest(other, names)}")
 
 
 def _explain_unknown_keywords(cls: type[Stage]) -> Callable[..., None]:

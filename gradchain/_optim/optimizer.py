@@ -189,10 +189,9 @@ class Optimizer(torch.optim.Optimizer):
         shared.check_given(self.chain, param_group, where)
         param_group = {**param_group, "disable": group["disable"]}
         for stage in self._routing.variant(group["disable"]):
-            pinned = {
-                key: value.clone() if torch.is_tensor(value) else value for key, value in stage.pin(group).items()
-            }
-            param_group = {**pinned, **param_group}
+            entries = stage.initial_entries(group).items()
+            initial = {key: value.clone() if torch.is_tensor(value) else value for key, value in entries}
+            param_group = {**initial, **param_group}
         explicit = "role" in param_group
         check_named_alike(param_group, self.param_groups, where)
         super().add_param_group(param_group)

@@ -7,7 +7,7 @@ from collections.abc import Generator
 import torch
 
 from gradchain._chain.context import Context
-from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.declare import ParamInfo, Slot, earlier
 from gradchain._chain.stage import Number, Stage, Yields, storage_field
 from gradchain._core.fields import hyper, static
 from gradchain._core.reduce import Request, Totals
@@ -46,7 +46,7 @@ class adopt(Stage):
     """
 
     scale = "sets"
-    optional = ("beta2",)
+    reads = (earlier("beta2", optional=True),)
     source = ADOPT
 
     beta: float = hyper(default=0.9999, ge=0, lt=1, key="betas[1]")

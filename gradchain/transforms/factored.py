@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from gradchain._chain.context import Context
-from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.declare import ParamInfo, Slot, earlier
 from gradchain._chain.stage import Number, Slots, Stage
 from gradchain._core.fields import hyper, static
 from gradchain._core.update import Update
@@ -37,7 +37,7 @@ class factored_moment(Stage):
     """
 
     scale = "sets"
-    optional = ("beta2",)
+    reads = (earlier("beta2", optional=True),)
     source = "SMMF, arXiv:2412.08894"
 
     beta1: float = hyper(default=0.9, ge=0, lt=1, key="betas[0]")

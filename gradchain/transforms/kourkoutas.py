@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.mixins import needs_reader
 from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import labelled
@@ -58,7 +59,6 @@ class kourkoutas_beta(Stage):
     """
 
     scale = "any"
-    serves = ("beta2",)
     source = "Kourkoutas-beta, arXiv:2508.12996"
 
     beta2_min: float = hyper(default=0.9, ge=0, lt=1)
@@ -73,6 +73,9 @@ class kourkoutas_beta(Stage):
         part, dtype = ranks_of(p.role, p.ndim), torch.promote_types(p.dtype, torch.float32)
         slot = Slot(shape=shape_of(part, p.shape), per_row=part == "rows", dtype=dtype, nonnegative=True)
         return dict.fromkeys(("beta2", "grad_ema", "grad_sq"), slot)
+
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        needs_reader(self, after, "beta2")
 
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
         low, high = values["beta2_min"], values["beta2_max"]

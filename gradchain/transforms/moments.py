@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from gradchain._chain.context import Context
-from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.declare import ParamInfo, Slot, earlier
 from gradchain._chain.stage import Number, Slots, Stage, storage_field
 from gradchain._core.fields import hyper, static
 from gradchain._core.update import Update
@@ -102,7 +102,7 @@ class second_moment(Stage):
     """
 
     scale = "sets"
-    optional = ("beta2",)
+    reads = (earlier("beta2", optional=True),)
     source = ADAM
 
     beta: float = hyper(default=0.999, ge=0, lt=1, key="betas[1]")
@@ -137,7 +137,7 @@ class debias(Stage):
     {'betas': (0.9,)}
     """
 
-    requires = ("exp_avg",)
+    reads = (earlier("exp_avg"),)
     source = "Adams, pypi.org/project/adams-torch"
 
     beta: float = hyper(default=0.9, ge=0, lt=1, key="betas[0]")

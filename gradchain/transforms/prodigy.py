@@ -10,8 +10,9 @@ import torch
 
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.mixins import Decay, SharedNumbers
 from gradchain._chain.stage import Number, Slots, Stage
-from gradchain._core.fields import Interval, Spec, as_number, follow, hyper, static
+from gradchain._core.fields import Interval, as_number, follow, hyper, static
 from gradchain._core.reduce import accumulate
 from gradchain._core.shard import Shard
 from gradchain._core.update import Update
@@ -33,7 +34,7 @@ def positive(value: object) -> float:
     return float(number)
 
 
-class prodigy(Stage):
+class prodigy(SharedNumbers):
     r"""Find the step size: scale the gradient by $d$, and the learning rate of all other stages too.
 
     With $\lambda = d\,\eta$, $\kappa = \frac{d}{d_0}\lambda$, $g$ the direction that comes in and $\theta_0$ the
@@ -91,7 +92,7 @@ class prodigy(Stage):
     safeguard_warmup: bool = static(default=False)
     d_limiter: bool = static(default=False)
     slice_p: int = static(default=11)
-    beta2: float | None = follow("betas[1]")
+    beta2: float | None = follow("betas[1]", unless="beta3")
     lr: float | None = follow("lr")
 
     d: ClassVar[torch.Tensor]
@@ -106,25 +107,18 @@ class prodigy(Stage):
                 f"{self.address}.slice_p = {self.slice_p!r} is outside [1, inf). Pass a positive integer."
             )
 
-    def check_place(self, before: Sequence[Stage], address: str) -> None:
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
         for stage in before:
             early = any(
                 slot in stage.known_slots for slot in ("exp_avg", "momentum_buffer", "exp_avg_slow", "exp_avg_sq")
             )
-            if (
-                early
-                or stage.scale in ("sets", "resolves")
-                or ("lr" in stage.dynamic_fields() and stage.decays == "no")
-            ):
+            scaled = "lr" in stage.dynamic_fields() and not isinstance(stage, Decay)
+            if early or scaled or stage.scale in ("sets", "resolves"):
                 raise ChainError(
-                    f"{address} multiplies the gradient by d, but {stage.address} before it has seen it without. Move "
-                    f"{address} before {stage.address}.",
-                    stage=address,
+                    f"{self.address} multiplies the gradient by d, but {stage.address} before it has seen it without. Move "
+                    f"{self.address} before {stage.address}.",
+                    stage=self.address,
                 )
-
-    def live_fields(self) -> dict[str, Spec]:
-        fields = super().live_fields()
-        return fields if self.beta3 is None else {name: spec for name, spec in fields.items() if name != "beta2"}
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
         rows, columns = (p.shape[0] if p.ndim else 1), -(-p.shape[1:].numel() // self.slice_p)

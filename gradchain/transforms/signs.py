@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 import torch
 
 from gradchain._chain.context import Context
-from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.declare import ParamInfo, Read, Slot, earlier
 from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import hyper, static
 from gradchain._core.reduce import Request, Totals, tensor_partials, tensor_partials_max, whole_tensor
@@ -20,6 +20,7 @@ from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector, wo
 
 ADV_OPTM = "adv_optm, pypi.org/project/adv-optm"
 _TINY = 1e-12
+MOMENTA = ("exp_avg", "momentum_buffer")
 
 
 def _number(value: object) -> float:
@@ -136,16 +137,16 @@ class freeze_on_flip(Stage):
     watch: str = static(default="direction", choices=("direction", "momentum"))
 
     @property
-    def optional(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return ("exp_avg", "momentum_buffer") if self.watch == "momentum" else ()
+    def reads(self) -> tuple[Read, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return tuple(earlier(slot, optional=True) for slot in MOMENTA) if self.watch == "momentum" else ()
 
-    def check_place(self, before: Sequence[Stage], address: str) -> None:
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
         owned = {slot for stage in before for slot in stage.known_slots}
-        if self.optional and not owned & set(self.optional):
+        if self.watch == "momentum" and not owned & set(MOMENTA):
             raise ChainError(
-                f"{address} watches the signs of a momentum, and no stage before it owns 'exp_avg' or 'momentum_buffer'. "
-                f"Put first_moment(...) before {address}, or pass watch='direction'.",
-                stage=address,
+                f"{self.address} watches the signs of a momentum, and no stage before it owns 'exp_avg' or "
+                f"'momentum_buffer'. Put first_moment(...) before {self.address}, or pass watch='direction'.",
+                stage=self.address,
             )
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
@@ -272,7 +273,7 @@ class snr_precondition(Stage):
     'snr_precondition'
     """
 
-    requires = ("exp_avg",)
+    reads = (earlier("exp_avg"),)
     source = ADV_OPTM
 
     a: float = hyper(default=4 / math.pi, gt=0)

@@ -8,8 +8,9 @@ import torch
 
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.mixins import Decay
 from gradchain._chain.registry import label_function
-from gradchain._chain.stage import Number, Stage, Yields
+from gradchain._chain.stage import Number, Yields
 from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import Request, Totals, tensor_partials, whole_tensor
 from gradchain._core.update import Update
@@ -29,7 +30,7 @@ def matrix_or_vector(name: str, param: torch.Tensor) -> str:
     return "matrix" if wanted and _is_matrix(param.shape) else "vector"
 
 
-class spectral_decay(Stage):
+class spectral_decay(Decay):
     r"""Shrink the largest singular value of each matrix, found by one step of power iteration per update.
 
     For each $M \times N$ matrix $W$ (the last two axes; all others are a batch), with $u$ kept from step to step:
@@ -57,7 +58,6 @@ class spectral_decay(Stage):
     """
 
     scale = "any"
-    decays = "adds"
     source = "Adams, pypi.org/project/adams-torch; arXiv:1705.10941"
 
     weight_decay: float = hyper(default=0.1, ge=0)

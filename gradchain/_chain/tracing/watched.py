@@ -14,6 +14,7 @@ from gradchain._chain import shared
 from gradchain._chain.bindings import bind_keys
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.mixins import Precision
 from gradchain._chain.program import Numbers, Outcome, Program, State
 from gradchain._chain.stage import Result, Slots, Stage
 from gradchain._chain.tracing.watch import Deeds, Looks, Watch, Witness
@@ -35,6 +36,10 @@ class WatchedStage:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stage, name)
+
+    @property
+    def __class__(self) -> Any:  # to `isinstance` it is the stage
+        return type(self.stage)
 
     def bind(self, values: Mapping[str, Any]) -> WatchedStage:
         return WatchedStage(self.stage.bind(values), self.address, self.watch, self.deeds, self.dense)
@@ -61,11 +66,11 @@ class WatchedStage:
 
     def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
         with self.watch.at(self.address, self.deeds, "read", self._given(ctx, param)):
-            return self.stage.read(param, Witness.of(ctx, self.watch))
+            return cast("Precision", self.stage).read(param, Witness.of(ctx, self.watch))
 
     def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
         with self.watch.at(self.address, self.deeds, "write", self._given(ctx, new_param)):
-            return self.stage.write(new_param, Witness.of(ctx, self.watch))
+            return cast("Precision", self.stage).write(new_param, Witness.of(ctx, self.watch))
 
     def _given(self, ctx: Context, given: Any) -> list[torch.Tensor]:
         """What a stage may read and not write."""
@@ -216,7 +221,7 @@ def usual_numbers(program: Program, steps: tuple[int, ...] = STEPS) -> dict[int,
     route: Any = SimpleNamespace(addressed=program.stages, bindings=bindings)
     group: dict[str, Any] = dict(bindings.defaults)
     for _, stage in program.stages:
-        group = {**stage.pin(bindings.defaults), **group}
+        group = {**stage.initial_entries(bindings.defaults), **group}
     group |= shared.initial(route, group, torch.device("cpu"))
     return {step: _here(program.numbers(bindings, group, step)) for step in steps}
 
