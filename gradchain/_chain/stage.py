@@ -269,6 +269,9 @@ class Stage(_FrozenFields):
             ) from error
         return known
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "known_slots"}  # fills may be lambdas
+
     def options(self) -> dict[str, Any]:
         """All fields that differ from their defaults, by name."""
         return {field.name: value for field in self.fields() if (value := getattr(self, field.name)) != field.default}
