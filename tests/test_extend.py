@@ -215,7 +215,7 @@ def test_a_function_with_another_signature_is_explained(function: Any) -> None:
         gradchain.stateless(function)
 
 
-@pytest.mark.parametrize("name", ["scale", "name", "keys", "update", "place", "slots"])
+@pytest.mark.parametrize("name", ["scale", "name", "keys", "update", "check", "reads", "slots"])
 def test_a_hyperparameter_cannot_take_a_name_of_the_stage(name: str) -> None:
     scope: dict[str, Any] = {"__name__": __name__}
     exec(f"def extend_taken(value, *, {name}: float = 2.0): return {name} * value", scope)

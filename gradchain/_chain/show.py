@@ -26,7 +26,7 @@ def stage_row(address: str, stage: Stage) -> tuple[str, str, str, str]:
         if getattr(stage, name) is not None
     ]
     slots = stage.known_slots
-    storage = getattr(stage, "storage", "as it is") if slots else ""
+    storage = getattr(stage, "storage", "plain") if slots else ""
     return address, ", ".join(options), ", ".join(slots), storage
 
 

@@ -38,7 +38,7 @@ class WatchedStage:
         return getattr(self.stage, name)
 
     @property
-    def __class__(self) -> Any:  # to `isinstance` it is the stage
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # to `isinstance` it is the stage
         return type(self.stage)
 
     def bind(self, values: Mapping[str, Any]) -> WatchedStage:
@@ -132,7 +132,7 @@ class WatchedStorage:
         return getattr(self.storage, name)
 
     @property
-    def __class__(self) -> Any:  # to `isinstance` it is the storage
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # to `isinstance` it is the storage
         return type(self.storage)
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Any:
