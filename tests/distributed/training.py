@@ -145,6 +145,9 @@ class rows_undeclared(gradchain.Stage):
     def slots(self, p: gradchain.ParamInfo) -> dict[str, gradchain.Slot]:
         return {"size": gradchain.Slot(shape=p.shape[:1])}
 
+    def update(self, update: gradchain.Update, ctx: gradchain.Context) -> Any:
+        return update, {"size": ctx.read("size") + update.value.abs().sum(1)}
+
 
 class by_hand(gradchain.Stage):
     """Divides by the norm without asking for the whole of it."""
@@ -234,7 +237,7 @@ def refusals() -> list[str]:
     refused(
         "an undeclared slot",
         gc.ChainError,
-        ["rows_undeclared.size", "per_row", "w"],
+        ["rows_undeclared", "per_row", "w"],
         lambda: build([("w", by_rows)], gc.chain(rows_undeclared(), LR)),
     )
     refused(
