@@ -360,8 +360,8 @@ def test_a_name_that_only_comes_up_later_stays() -> None:
 class claims_picky(gc.Stage):
     """Wants rows of 128."""
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"m": torch.zeros_like(param)}
+    def slots(self, p: gc.ParamInfo) -> dict[str, gc.Slot]:
+        return {"m": gc.Slot()}
 
     def update(self, update: gc.Update, ctx: gc.Context) -> Any:
         value = update.value.view(-1, 128)
@@ -380,38 +380,63 @@ def test_a_stage_that_cannot_be_tried_at_all_is_not_trusted() -> None:
     assert (found.elementwise, found.draws) == (False, True)
 
 
-# `init`.
+# `slots`.
 
 
 def failing(error: Exception, when: Any) -> gc.Stage:
-    def init(self: Any, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        if when(param):
+    def slots(self: Any, p: gc.ParamInfo) -> dict[str, gc.Slot]:
+        if when(p):
             raise error
-        return {"m": torch.zeros_like(param)}
+        return {"m": gc.Slot()}
 
-    return type("claims_init", (gc.Stage,), {"init": init})()
+    return type("claims_slots", (gc.Stage,), {"slots": slots})()
 
 
 @pytest.mark.parametrize(
     "error", [RuntimeError("no"), ValueError("no"), IndexError("no"), TypeError("no"), KeyError("no")]
 )
-def test_an_init_that_raises_is_reported(error: Exception) -> None:
-    with pytest.raises(gc.ChainError, match=rf"claims_init: its `init` raised {type(error).__name__}: .*no") as caught:
+def test_slots_that_raise_are_reported(error: Exception) -> None:
+    with pytest.raises(
+        gc.ChainError, match=rf"claims_slots: its `slots` raised {type(error).__name__}: .*no"
+    ) as caught:
         gc.chain(failing(error, lambda param: True), LR)
     assert caught.value.__cause__ is error
-    chain = gc.chain(failing(error, lambda param: param.shape == (3, 5)), LR)
-    with pytest.raises(gc.ChainError, match=r"claims_init.*parameter w of shape \(3, 5\), torch.float32") as caught:
+    chain = gc.chain(failing(error, lambda p: p.shape == (3, 5)), LR)
+    with pytest.raises(gc.ChainError, match=r"claims_slots.*parameter w of shape \(3, 5\), torch.float32") as caught:
         gc.Optimizer([("v", nn.Parameter(torch.zeros(2, 2))), ("w", nn.Parameter(torch.zeros(3, 5)))], chain)
     assert caught.value.__cause__ is error
-    assert caught.value.stage == "claims_init"
-    with pytest.raises(gc.ChainError, match=r"claims_init.*parameter a of shape \(3, 5\)"):
+    assert caught.value.stage == "claims_slots"
+    with pytest.raises(gc.ChainError, match=r"claims_slots.*parameter a of shape \(3, 5\)"):
         chain.init({"a": torch.zeros(3, 5)})
 
 
-def test_an_init_that_knows_some_sizes_only_names_its_slots() -> None:
-    picky = failing(ValueError("no"), lambda param: param.shape != (3, 5))
-    type(picky).slots = ("m",)  # type: ignore[assignment,misc]
-    gc.Optimizer([nn.Parameter(torch.zeros(3, 5))], gc.chain(picky, LR))
+def declaring(slots: Any) -> gc.Chain:
+    return gc.chain(type("claims_declaring", (gc.Stage,), {"slots": lambda self, p: slots(p)})(), LR)
+
+
+@pytest.mark.parametrize(
+    ("slots", "match"),
+    [
+        (lambda p: {"m": torch.zeros(p.shape)}, r"its `slots` returned .*gradchain\.Slot\(\)"),
+        (lambda p: {"m": gc.Slot(shape=(4,), per_row=True)}, r"'m' of shape \(4,\) has not one row for each row"),
+        (lambda p: {"m": gc.Slot(storage="fp8")}, r"Slot\.storage = 'fp8'"),
+        (lambda p: {"m": gc.Slot("zeros")}, r"Slot\.fill = 'zeros'"),
+        (lambda p: {"m": gc.Slot(lambda param, shard: param[0])}, "its fill returned shape"),
+        (lambda p: {"m": gc.Slot()} if p.numel > 100 else {}, "and for no small one"),
+        (lambda p: {"m": gc.Slot(storage="bf16" if p.numel > 100 else None)}, "kept in different ways"),
+    ],
+)
+def test_slots_that_cannot_be_are_refused(slots: Any, match: str) -> None:
+    with pytest.raises(gc.GradchainError, match=match):
+        gc.Optimizer([nn.Parameter(torch.zeros(20, 20))], declaring(slots))
+
+
+def test_a_fill_gets_the_rows_and_its_result_the_dtype() -> None:
+    chain = declaring(
+        lambda p: {"m": gc.Slot(lambda param, shard: param.sum(1), shape=p.shape[:1], dtype=torch.float64)}
+    )
+    made = chain.init(torch.ones(2, 3))["slots"][""]["claims_declaring.m"]
+    assert (made.tolist(), made.dtype) == ([3.0, 3.0], torch.float64)
 
 
 # Wherever it is tried.
@@ -505,7 +530,8 @@ class Shaken(gc.storage.Storage):
 
 def test_storages_are_watched_too() -> None:
     def keeping(storage: gc.storage.Storage) -> gc.Stage:
-        return type("claims_kept", (gc.first_moment,), {"storage_of": lambda self, slot: storage})()
+        slots = {"exp_avg": gc.Slot(storage=storage)}
+        return type("claims_kept", (gc.first_moment,), {"slots": lambda self, p: slots})()
 
     assert not of(keeping(Mirrored())).exact
     assert of(keeping(gc.storage.Storage())).exact
@@ -519,7 +545,7 @@ def test_storages_are_watched_too() -> None:
 
 def packs(stage: gc.Stage) -> bool:
     """Whether a stage keeps a slot as something else than a row of numbers."""
-    kept = {type(stage.storage_of(slot)).__name__ for slot in stage.slots}
+    kept = {type(slot.kept_as).__name__ for slot in stage.known_slots.values()}
     return not kept <= {"NoneType", "AsParameter", "Float32", "Float8"}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, TypeAlias
 
 from gradchain._chain.bindings import Binding, Bindings
+from gradchain._chain.mixins import SharedNumbers
 from gradchain._chain.stage import Stage
 from gradchain._core.ages import Ages, own_count
 from gradchain.errors import ChainError
@@ -36,11 +37,14 @@ class Row:
         self.picked: tuple[Binding, ...] = tuple(b for b in own if not (b.spec.follows and b.key in shared))
         """Fields by entries of the group; what follows a number that is shared, on this route or another, is not there."""
         self.copied = bindings.shared_of(address) + tuple(
-            (b.field, key) for at, name, key in bindings.shared if at in here for b in own if b.spec.follows and b.key == name
+            (b.field, key)
+            for at, name, key in bindings.shared
+            if at in here
+            for b in own
+            if b.spec.follows and b.key == name
         )
         self.resolves = self.kind.resolve is not Stage.resolve
         self.scales = self.kind.scalars is not Stage.scalars
-        self.overrides = self.kind.override is not Stage.override
 
     def fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """The values of the dynamic fields and of the shared numbers."""
@@ -61,7 +65,7 @@ class NumberReader:
     def __init__(self, program: Staged, clocks: Mapping[str, set[str]], bindings: Bindings) -> None:
         self.program = program  # so that no other gets its id
         self.rows = [Row(address, stage, program.stages, bindings) for address, stage in program.stages]
-        self.overriding = [row for row in self.rows if row.overrides]
+        self.overriding = [row for row in self.rows if isinstance(row.stage, SharedNumbers)]
         self.clocks = clocks
 
     def read(self, group: Mapping[str, Any], step: Any, ages: Ages) -> Numbers:
@@ -90,7 +94,9 @@ class NumberReader:
         """The group as each stage sees it: with what the others override."""
         made = {row.address: row.stage.bind(row.fields(group)).override(group) for row in self.overriding}
         others = {row.address: [values for at, values in made.items() if at != row.address] for row in self.rows}
-        return {at: functools.reduce(lambda one, other: {**one, **other}, values, group) for at, values in others.items()}
+        return {
+            at: functools.reduce(lambda one, other: {**one, **other}, values, group) for at, values in others.items()
+        }
 
     def _count(self, address: str, step: Any, ages: Ages) -> Any:
         """The number of a step, as a stage counts."""

@@ -13,13 +13,13 @@ def check_storages(program: Program, deeds: Mapping[str, Deeds]) -> None:
     """Raise `ChainError` if a storage says that it is elementwise, and is not. That only its rounding depends on the place
     of an element is no contradiction.
     """
-    for slot, (address, stage) in program.owners.items():
-        found, storage = deeds.get(f"{address}.{slot}"), stage.storage_of(slot)
+    for name, (address, slot) in program.owners.items():
+        found, storage = deeds.get(f"{address}.{name}"), slot.kept_as
         if found is None or storage is None or not storage.elementwise:
             continue
         if what := found.mixes or found.shapes:
             raise ChainError(
-                f"{type(storage).__name__} ({address}.{slot}).elementwise = True, but {what}; elements are joined and cut by "
-                "that. Leave `elementwise` out of the class body: it is found out.",
+                f"{type(storage).__name__} ({address}.{name}).elementwise = True, but {what}; elements are joined and cut "
+                "by that. Leave `elementwise` out of the class body: it is found out.",
                 stage=address,
             )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from gradchain._chain.elements import Composed, routes
+from gradchain._chain.mixins import SharedNumbers
 from gradchain._chain.program import Numbers, Program
 from gradchain._chain.stage import Stage
 from gradchain._chain.tracing.apart import apart
@@ -120,7 +121,7 @@ def reaching_out(chain: Composed, params: Iterable[torch.Tensor]) -> str | None:
 
 def sharing(stages: Iterable[tuple[str, Stage]]) -> str | None:
     """The first stage that makes numbers for all parameters."""
-    return next((at for at, stage in stages if type(stage).share is not Stage.share), None)
+    return next((at for at, stage in stages if isinstance(stage, SharedNumbers)), None)
 
 
 # The examination.
