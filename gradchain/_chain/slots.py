@@ -95,7 +95,8 @@ def _named_later(key: str, storing: Storing) -> Generator[Request, Totals, dict[
 
 def loaded(slot: Slot, parts: Parts, param: torch.Tensor, shard: Shard) -> torch.Tensor:
     """The dense tensor of a slot."""
-    if "" in parts or (storage := slot.kept_as) is None:
+    storage = slot.kept_as
+    if storage is None or "" in parts:
         return parts[""]
     return storage.load(parts, kept(slot, param, shard)).reshape(param.shape)
 

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 
 from gradchain._chain.context import Recorded
-from gradchain._core.totals import APART
 from gradchain._engine import eager
+from gradchain._engine.call import Plan
 from gradchain._engine.compiled import CompiledSteps
-from gradchain._engine.standing import Kernels, Replayed
 from gradchain._engine.targets import check_targets
 from gradchain._engine.work import Work
 
@@ -25,12 +24,12 @@ AUTO_ELEMENTS = 10_000_000
 class Executor:
     """Steps the parameters of one optimizer, and remembers how.
 
-    `replayable` is what the last step ran, if a step like it can run it again.
+    `plan` is what the last step went by, if the step before went by it too: it can be replayed.
     """
 
     def __init__(self) -> None:
         self.compiled = CompiledSteps()
-        self.replayable: Replayed | None = None
+        self.plan: Plan | None = None
         self._checked: object = None
 
     def run(self, works: Sequence[Work], *, compiled: bool, partition: Any = None) -> list[Recorded]:
@@ -38,16 +37,11 @@ class Executor:
 
         With a `partition`, totals over parameters are those over all members of this process group.
         """
-        self.replayable, before = None, self._checked
-        self._checked = check_targets(works, before)
+        self.plan = None
+        self._checked = check_targets(works, self._checked)
         if not compiled:
-            recorded, kinds = eager.run(works, partition)
-            apart = partition is None or partition is APART
-            if kinds is not None and apart and before == self._checked:
-                self.replayable = eager.Batches(works, kinds)
-            return recorded
-        recorded, plan = self.compiled.run(works, partition)
-        self.replayable = None if plan is None else Kernels(works, plan)
+            return eager.run(works, partition)
+        recorded, self.plan = self.compiled.run(works, partition)
         return recorded
 
 
