@@ -5,7 +5,14 @@ from typing import TYPE_CHECKING
 from gradchain._chain.chain import Chain as Chain
 from gradchain._chain.chain import chain as chain
 from gradchain._chain.context import Context as Context
+from gradchain._chain.declare import ParamInfo as ParamInfo
+from gradchain._chain.declare import Slot as Slot
+from gradchain._chain.declare import earlier as earlier
+from gradchain._chain.declare import later as later
 from gradchain._chain.functional import apply_updates as apply_updates
+from gradchain._chain.mixins import Decay as Decay
+from gradchain._chain.mixins import Precision as Precision
+from gradchain._chain.mixins import SharedNumbers as SharedNumbers
 from gradchain._chain.partition import Partition as Partition
 from gradchain._chain.partition import partition as partition
 from gradchain._chain.recipes import recipe as recipe

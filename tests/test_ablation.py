@@ -97,7 +97,7 @@ class TestArms:
 
     def test_a_chain_that_cannot_be_reduced(self):
         class ablation_loner(gradchain.Stage):
-            def check_place(self, before, address):
+            def check(self, before, after):
                 if not before:
                     raise gradchain.ChainError("something must come first.", stage=None)
 

@@ -207,8 +207,8 @@ def test_stages_with_a_first_step_of_their_own() -> None:
 class ages_two_slots(gradchain.Stage):
     """A user's, with a correction for two slots."""
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"a": torch.zeros_like(param), "b": torch.zeros_like(param)}
+    def slots(self, p: gradchain.ParamInfo) -> dict[str, gradchain.Slot]:
+        return {"a": gradchain.Slot(), "b": gradchain.Slot()}
 
     def scalars(self, step: float) -> dict[str, float]:
         return {"correction": 1 - 0.5**step}
@@ -246,8 +246,8 @@ def test_an_age_that_cannot_be_is_refused(count: float) -> None:
 
 
 class ages_taken(gradchain.Stage):
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"since": torch.zeros_like(param)}
+    def slots(self, p: gradchain.ParamInfo) -> dict[str, gradchain.Slot]:
+        return {"since": gradchain.Slot()}
 
 
 def test_a_slot_may_not_take_the_name() -> None:

@@ -133,8 +133,8 @@ class for_factors(Stage):
 class collector(Stage):
     """Keeps what nobody reads."""
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"total": torch.zeros_like(param)}
+    def slots(self, p: Any) -> Any:
+        return {"total": gradchain.Slot()}
 
     def update(self, update: Any, ctx: Any) -> Any:
         return update, {"total": ctx.read("total") + update.value}

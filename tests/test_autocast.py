@@ -22,8 +22,11 @@ MODES = ("eager", "step_parameter", "functional")
 class autocast_products(gradchain.Stage):
     """A user's: products in its state, in its update, and after a yield."""
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"gram": param @ param.mT if param.ndim == 2 else torch.outer(param, param)}
+    def slots(self, p: gradchain.ParamInfo) -> dict[str, gradchain.Slot]:
+        def gram(param: torch.Tensor, shard: object) -> torch.Tensor:
+            return param @ param.mT if param.ndim == 2 else torch.outer(param, param)
+
+        return {"gram": gradchain.Slot(gram, shape=p.shape[:1] * 2)}
 
     def update(self, update: gradchain.Update, ctx: gradchain.Context) -> Any:
         g = update.value

@@ -51,7 +51,7 @@ def test_a_chain_prints_as_a_table_of_all_its_stages(name: str) -> None:
     lines = str(built).splitlines()
     assert lines[0].split() == ["stage", "hyperparameters", "slots", "storage"]
     assert [line.split()[0] for line in lines[2:]] == list(built.names)
-    assert all(slot in str(built) for stage in built for slot in stage.slots)
+    assert all(slot in str(built) for stage in built for slot in stage.known_slots)
 
 
 def test_repr_is_code() -> None:

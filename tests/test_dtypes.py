@@ -56,8 +56,8 @@ class dtypes_plain_adam(gradchain.Stage):
 
     lr: float = gradchain.hyper(default=RATE)
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"m": torch.zeros_like(param), "v": torch.zeros_like(param)}
+    def slots(self, p: gradchain.ParamInfo) -> dict[str, gradchain.Slot]:
+        return {"m": gradchain.Slot(), "v": gradchain.Slot()}
 
     def scalars(self, step: float) -> dict[str, float]:
         return {"one": 1 - 0.9**step, "two": 1 - 0.999**step}

@@ -33,8 +33,8 @@ class extend_sign_momentum(gradchain.Stage):
 
     beta: float = gradchain.hyper(default=0.9, ge=0, lt=1)
 
-    def init(self, param):
-        return {"exp_avg": torch.zeros_like(param)}
+    def slots(self, p):
+        return {"exp_avg": gradchain.Slot()}
 
     def update(self, update, ctx):
         m = self.beta * ctx.read("exp_avg") + (1 - self.beta) * update.value
@@ -67,8 +67,8 @@ class extend_joint_matrices(gradchain.Stage):
 class extend_previous(gradchain.Stage):
     """Step by the way that the parameter came, with two slots that change places at each step."""
 
-    def init(self, param):
-        return {"previous": param.clone(), "odd": torch.zeros_like(param), "even": torch.ones_like(param)}
+    def slots(self, p):
+        return {"previous": gradchain.Slot("param"), "odd": gradchain.Slot(), "even": gradchain.Slot(1.0)}
 
     def update(self, update, ctx):
         way = ctx.param - ctx.read("previous")
@@ -215,7 +215,7 @@ def test_a_function_with_another_signature_is_explained(function: Any) -> None:
         gradchain.stateless(function)
 
 
-@pytest.mark.parametrize("name", ["scale", "name", "keys", "update", "place", "slots"])
+@pytest.mark.parametrize("name", ["scale", "name", "keys", "update", "check", "reads", "slots"])
 def test_a_hyperparameter_cannot_take_a_name_of_the_stage(name: str) -> None:
     scope: dict[str, Any] = {"__name__": __name__}
     exec(f"def extend_taken(value, *, {name}: float = 2.0): return {name} * value", scope)
@@ -231,8 +231,8 @@ class extend_brittle(gradchain.Stage):
 
     how: str = "raise"
 
-    def init(self, param):
-        return {"kept": torch.zeros_like(param)}
+    def slots(self, p):
+        return {"kept": gradchain.Slot()}
 
     def update(self, update, ctx):
         kept = {"kept": ctx.read("kept") + 1}

@@ -74,8 +74,8 @@ def test_norms_of_half_precision_gradients(clip: type[gradchain.Stage], grad: li
 class hazard_by_rank(gradchain.Stage):
     """Keeps row sums of matrices, and all else as it is."""
 
-    def init(self, param):
-        return {"row": param.new_zeros(len(param))} if param.ndim == 2 else {"whole": torch.zeros_like(param)}
+    def slots(self, p):
+        return {"row": gradchain.Slot(shape=p.shape[:1], per_row=True)} if p.ndim == 2 else {"whole": gradchain.Slot()}
 
     def update(self, update, ctx):
         if ctx.param.ndim == 2:
@@ -101,8 +101,8 @@ class hazard_impure(gradchain.Stage):
 
     pure = False
 
-    def init(self, param):
-        return {"kept": torch.zeros_like(param)}
+    def slots(self, p):
+        return {"kept": gradchain.Slot()}
 
     def update(self, update, ctx):
         if self.pure:

@@ -25,14 +25,14 @@ from tests.test_state import saved_and_loaded
 SHAPES = {"weight": (4, 3), "bias": (3,), "head": (3, 2), "scale": ()}
 
 
-class drift(gc.Stage):
+class drift(gc.SharedNumbers):
     """A stage as users write them: a slot, a rate, and a number that all parameters share."""
 
     shared_ranges: ClassVar[Any] = {"travelled": gc.Interval(0)}
     rate: float = gc.hyper(default=0.5, ge=0, lt=1)
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"mean": torch.zeros_like(param)}
+    def slots(self, p: gc.ParamInfo) -> dict[str, gc.Slot]:
+        return {"mean": gc.Slot()}
 
     def init_shared(self) -> dict[str, float]:
         return {"travelled": 0.0}

@@ -25,14 +25,13 @@ MODES: dict[str, dict[str, Any]] = {
 FEW = ["adamw", "adv-prodigy", "lion", "rose", "adv-adopt-factored"]
 
 
-class drift(gc.Stage):
+class drift(gc.SharedNumbers):
     """A stage of a user's: a norm over all parameters, a slot, and a number that all share."""
 
     beta: float = gc.hyper(default=0.5, ge=0, lt=1)
-    joint = True
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"seen": torch.zeros_like(param)}
+    def slots(self, p: gc.ParamInfo) -> dict[str, gc.Slot]:
+        return {"seen": gc.Slot()}
 
     def init_shared(self) -> dict[str, float]:
         return {"mass": 1.0}

@@ -26,11 +26,10 @@ class outliers_layer(gradchain.Stage):
     """A user's: a statistic of squares that is kept, and a pair of slots in whatever storage."""
 
     storage: str = gradchain.static(default="param", choices=tuple(STORAGES))
-    nonnegative = ("square",)
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        slots = {"mean": torch.zeros_like(param), "square": torch.zeros_like(param)}
-        return {**slots, "layer": param.new_zeros((1, 2))}
+    def slots(self, p: gradchain.ParamInfo) -> dict[str, gradchain.Slot]:
+        square = gradchain.Slot(nonnegative=True, storage=self.storage)
+        return {"mean": gradchain.Slot(storage=self.storage), "square": square, "layer": gradchain.Slot(shape=(1, 2))}
 
     def update(self, update: gradchain.Update, ctx: gradchain.Context) -> Any:
         g, layer = update.value, ctx.read("layer")

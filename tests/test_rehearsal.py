@@ -20,7 +20,7 @@ def rehearse(chain: gc.Chain, shape: tuple[int, ...]) -> None:
     program = chain.route("w", torch.empty(shape))
     group = {**chain.hyperparameters, **shared.initial(chain, chain.hyperparameters, torch.device("cpu"))}
     for stage in chain:
-        group = {**stage.pin(chain.hyperparameters), **group}
+        group = {**stage.initial_entries(chain.hyperparameters), **group}
     check_split(program, torch.Size(shape), [program.numbers(chain.bindings, group, step) for step in (1, 2)], "w")
 
 

@@ -93,7 +93,7 @@ def test_prodigy_comes_before_what_it_scales(before: Any) -> None:
 
 
 def test_numbers_that_are_not_numbers_are_refused_before_anything_moves() -> None:
-    class vector(gc.Stage):
+    class vector(gc.SharedNumbers):
         def init_shared(self) -> dict[str, float]:
             return {"total": 0.0}
 

@@ -73,7 +73,7 @@ def test_every_stage_with_a_storage_is_here() -> None:
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_slots_are_kept_as_declared(stage: str, storage: str, dtype: torch.dtype) -> None:
     chain = CHAINS[stage](storage)
-    (slot,) = chain[stage].slots
+    (slot,) = chain[stage].known_slots
     param = torch.nn.Parameter(torch.ones(3, 5, dtype=dtype))
     optimizer = gc.Optimizer([param], chain, compile=False)
     for _ in range(2):
@@ -93,8 +93,8 @@ def test_slots_are_kept_as_declared(stage: str, storage: str, dtype: torch.dtype
 @pytest.mark.parametrize("shape", [(), (7,), (0, 3), (4, 3, 3, 3)], ids=str)
 def test_state_bytes_are_exact(stage: str, storage: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
     chain = CHAINS[stage](storage)
-    slots = chain[stage].slots
-    expected = sum(bytes_of(storage, shape, dtype, slot not in chain[stage].nonnegative) for slot in slots)
+    slots = chain[stage].known_slots.values()
+    expected = sum(bytes_of(storage, shape, dtype, not slot.nonnegative) for slot in slots)
     assert chain.state_bytes([torch.empty(shape, dtype=dtype, device="meta")]) == expected
     param = torch.ones(shape, dtype=dtype)
     assert chain.state_bytes(param) == expected

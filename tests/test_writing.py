@@ -121,8 +121,8 @@ def test_numbers_of_one_element_with_scalars(lr: torch.Tensor, compile: bool) ->
 class keeps_the_old(gc.Stage):
     """A stage of a user's that stores the parameter it was given, and steps by how far it moved."""
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"before": torch.zeros_like(param)}
+    def slots(self, p: gc.ParamInfo) -> dict[str, gc.Slot]:
+        return {"before": gc.Slot()}
 
     def update(self, update: gc.Update, ctx: gc.Context) -> Any:
         moved = ctx.param - ctx.read("before")
@@ -195,7 +195,7 @@ WRONG: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 @MODES
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_stage_that_writes_something_else(wrong: str, compile: bool) -> None:
-    class rewrites(gc.Stage):
+    class rewrites(gc.Precision):
         def write(self, new_param: torch.Tensor, ctx: gc.Context) -> Any:
             return (WRONG[wrong](new_param) if new_param.shape == (3,) else new_param), {}
 

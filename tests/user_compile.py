@@ -33,7 +33,6 @@ Made = tuple[nn.Module, gradchain.Optimizer]
 class bounded(gradchain.Stage):
     """A user's stage: a Python float that changes from step to step, multiplied and handed on as an argument."""
 
-    elementwise = True
     scale = "any"
     rate: float = hyper(default=0.5, ge=0, lt=1)
 

@@ -8,6 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gradchain._chain.mixins import numbers_of
 from gradchain._chain.stage import RESERVED, Stage
 from gradchain._core.fields import Spec, as_number, check_number
 from gradchain.errors import ChainError, OptionError, kind_of, shown
@@ -38,6 +39,8 @@ class Binding:
         try:
             value = group[self.key]
         except KeyError:
+            if self.spec.initial is not None:
+                return None
             raise missing(self.key, f"{self.address}.{self.field} is") from None
         if self.index is None:
             return as_number(value)
@@ -108,14 +111,14 @@ def bind_keys(stages: Sequence[tuple[str, Stage]]) -> Bindings:
         if not spec.follows:
             values.setdefault(stage.key_of(name), []).append(getattr(stage, name))
     shared = {key for key, held in values.items() if all(value == held[0] for value in held)} - RESERVED
-    numbers = {name for _, stage in stages for name in stage.init_shared()}
+    numbers = {name for _, stage in stages for name in numbers_of(stage)}
     bindings: list[Binding] = []
     defaults: dict[str, Any] = {}
     for address, stage, name, spec in declared:
         key = stage.key_of(name)
-        if spec.follows and key not in values and key not in numbers:
+        if spec.follows and spec.initial is None and key not in values and key not in numbers:
             continue
-        if spec.follows and key not in shared | numbers:
+        if spec.follows and spec.initial is None and key not in shared | numbers:
             raise ChainError(
                 f"{address} follows hyperparameter {key!r}, which two stages hold with different values. Give one of them "
                 f"another name with expose(...), or both the same value.",
@@ -133,7 +136,7 @@ def bind_keys(stages: Sequence[tuple[str, Stage]]) -> Bindings:
 
 def _shared(stages: Sequence[tuple[str, Stage]], defaults: Mapping[str, Any]) -> tuple[tuple[str, str, str], ...]:
     """Address, name and key of each shared number: its own name, unless that is taken."""
-    declared = [(address, name) for address, stage in stages for name in stage.init_shared()]
+    declared = [(address, name) for address, stage in stages for name in numbers_of(stage)]
     names = [name for _, name in declared]
     followed = {stage.key_of(f) for _, stage in stages for f, spec in stage.live_fields().items() if spec.follows}
     if clash := set(names) & defaults.keys() & followed:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from gradchain._chain.declare import Read
 from gradchain._chain.elements import Element, Route, addressed, routes
+from gradchain._chain.mixins import numbers_of
 from gradchain._core.ages import SINCE, UNTIL
 from gradchain.errors import ChainError
 
@@ -20,14 +22,14 @@ def check(elements: Sequence[Element]) -> None:
     for route in routes(elements):
         _check_slots(route)
         _check_scale(route)
-        _check_places(route)
+        _check_neighbours(route)
         _check_followed_keys(route)
 
 
 def _check_slots(route: Route) -> None:
     owners: dict[str, tuple[int, str]] = {}
     for position, (address, stage) in enumerate(route):
-        for slot in stage.slots:
+        for slot in stage.known_slots:
             if slot in (SINCE, UNTIL):
                 raise ChainError(
                     f"{address} has a slot {slot!r}, under which an optimizer keeps the age of a stage; call it otherwise.",
@@ -40,36 +42,33 @@ def _check_slots(route: Route) -> None:
                 )
             owners[slot] = (position, address)
     for position, (address, stage) in enumerate(route):
-        for slot in stage.reads_previous:
-            if slot not in owners or owners[slot][0] <= position:
-                where = f"but {owners[slot][1]} comes before it" if slot in owners else "and no stage provides it"
-                raise ChainError(
-                    f"{address} reads slot {slot!r} of a later stage, {where}. Put {_owner_hint(slot)} after "
-                    f"{address}, or remove {address}.",
-                    stage=address,
-                )
-        for slot in stage.optional:
-            if slot in owners and owners[slot][0] > position:
-                raise ChainError(
-                    f"{address} would take slot {slot!r} of {owners[slot][1]} into account, which comes after it. Put "
-                    f"{owners[slot][1]} before {address}, or remove it.",
-                    stage=owners[slot][1],
-                )
-        later = [other for _, other in route[position + 1 :]]
-        for slot in stage.serves:
-            if not any(slot in (*other.optional, *other.requires) for other in later):
-                raise ChainError(
-                    f"{address} provides {slot!r}, and no stage after it makes use of that. Put a stage that does, such as "
-                    f"second_moment(...), after {address}, or remove it.",
-                    stage=address,
-                )
-        for slot in stage.requires:
-            if slot not in owners or owners[slot][0] >= position:
-                raise ChainError(
-                    f"{address} needs slot {slot!r} of an earlier stage. Put {_owner_hint(slot)} before {address}, "
-                    f"or remove {address}.",
-                    stage=address,
-                )
+        for read in stage.reads:
+            _check_read(read, position, address, owners)
+
+
+def _check_read(read: Read, position: int, address: str, owners: Mapping[str, tuple[int, str]]) -> None:
+    at, owner = owners.get(read.slot, (None, ""))
+    if read.of == "later":
+        if at is None or at <= position:
+            where = "and no stage provides it" if at is None else f"but {owner} comes before it"
+            raise ChainError(
+                f"{address} reads slot {read.slot!r} of a later stage, {where}. Put {_owner_hint(read.slot)} after "
+                f"{address}, or remove {address}.",
+                stage=address,
+            )
+    elif read.optional:
+        if at is not None and at > position:
+            raise ChainError(
+                f"{address} would take slot {read.slot!r} of {owner} into account, which comes after it. Put {owner} before "
+                f"{address}, or remove it.",
+                stage=owner,
+            )
+    elif at is None or at >= position:
+        raise ChainError(
+            f"{address} needs slot {read.slot!r} of an earlier stage. Put {_owner_hint(read.slot)} before {address}, or "
+            f"remove {address}.",
+            stage=address,
+        )
 
 
 def _owner_hint(slot: str) -> str:
@@ -107,34 +106,17 @@ def _check_scale(route: Route) -> None:
         )
 
 
-def _check_places(route: Route) -> None:
-    for position, (address, stage) in enumerate(route):
-        before, after = route[:position], route[position + 1 :]
-        if stage.place == "first" and any(other.place != "first" for _, other in before):
-            raise ChainError(
-                f"{address} must come first: {before[-1][0]} would not see what it does. Move {address} to the front.",
-                stage=address,
-            )
-        if stage.place == "last" and after:
-            raise ChainError(
-                f"{address} must come last: it decides how the parameter is stored, but {after[0][0]} follows it. "
-                f"Move {address} to the end.",
-                stage=address,
-            )
-        if stage.decays == "steers" and not any(other.decays == "adds" for _, other in after):
-            raise ChainError(
-                f"{address} steers the decay stages after it, and there is none. Put decoupled_decay(...) after {address}, "
-                f"or remove {address}.",
-                stage=address,
-            )
-        stage.check_place([other for _, other in before], address)
+def _check_neighbours(route: Route) -> None:
+    stages = [stage.bind({"name": address}) for address, stage in route]  # each known by its full address
+    for position, stage in enumerate(stages):
+        stage.check(stages[:position], stages[position + 1 :])
 
 
 def _check_followed_keys(route: Route) -> None:
     provided = {
         stage.key_of(field) for _, stage in route for field, spec in stage.live_fields().items() if not spec.follows
     }
-    provided |= {name for _, stage in route for name in stage.init_shared()}
+    provided |= {name for _, stage in route for name in numbers_of(stage)}
     for address, stage in route:
         for field, spec in stage.live_fields().items():
             if spec.follows and not spec.dispensable and spec.key is not None and stage.key_of(field) not in provided:

@@ -84,8 +84,8 @@ class Context:
     def _read(self, state: Mapping[str, Lazy], slot: str, as_kept: bool) -> torch.Tensor:
         if slot not in self._readable:
             raise ChainError(
-                f"{self._stage} reads slot {slot!r} without owning or declaring it; return it from `init`, "
-                f"or list it in `reads_previous`, `requires` or `optional`.",
+                f"{self._stage} reads slot {slot!r} without owning or declaring it; declare it in `slots`, "
+                f"or list it in `reads`, as earlier({slot!r}) or later({slot!r}).",
                 stage=self._stage,
             )
         if slot not in state:
@@ -157,8 +157,8 @@ class Context:
         """
         if self.noise_key is None:
             raise ChainError(
-                f"{self._stage} draws random bits, and drew none when it was tried on small tensors. Put `random = True` in "
-                "its class body, so that there are always some.",
+                f"{self._stage} draws random bits, and drew none when it was tried on small tensors. Draw them in every "
+                "step, and choose with torch.where whether they count.",
                 stage=self._stage,
             )
         salt = salt_of(f"{self._stage}/{purpose}", seed)

@@ -88,7 +88,7 @@ def update(
     group = {**chain.hyperparameters, **hyperparameters}
     chain.bindings.check(group)
     for _, stage in chain.addressed:
-        group = {**stage.pin(chain.hyperparameters), **group}
+        group = {**stage.initial_entries(chain.hyperparameters), **group}
     _check_state(state)
     (leaves, spec), gradients = _leaves(params, "parameter"), _leaves(grads, "gradient")[0]
     known = _shared_numbers(chain, state) or shared.initial(

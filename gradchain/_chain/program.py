@@ -13,13 +13,15 @@ import torch
 
 from gradchain._chain.bindings import Binding, Bindings
 from gradchain._chain.context import Context, Lazy, Reduction
-from gradchain._chain.slots import check_slot, loaded, no_bits, parts_of, storage_for, stored
+from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.mixins import Precision, SharedNumbers
+from gradchain._chain.slots import check_slot, loaded, made, no_bits, parts_of, storage_for, stored
 from gradchain._chain.stage import Result, Slots, Stage
 from gradchain._core.ages import Ages, own_count
 from gradchain._core.reduce import Request, Totals, run_locally
 from gradchain._core.shard import Shard
 from gradchain._core.update import Update
-from gradchain.errors import ChainError, GradchainError, kind_of
+from gradchain.errors import ChainError, kind_of
 from gradchain.ops import minimum, narrowed, where
 from gradchain.storage import Storage
 
@@ -77,15 +79,14 @@ class Program:
         return (self.role, *stages)
 
     @functools.cached_property
-    def owners(self) -> dict[str, tuple[str, Stage]]:
-        """The address and stage that own each slot."""
-        return {slot: (address, stage) for address, stage in self.stages for slot in stage.slots}
+    def owners(self) -> dict[str, tuple[str, Slot]]:
+        """Each slot that may be there, and the address of the stage that owns it."""
+        return {name: (address, slot) for address, stage in self.stages for name, slot in stage.known_slots.items()}
 
     @functools.cached_property
     def storages(self) -> tuple[Storage, ...]:
         """The storages of its slots."""
-        found = (stage.storage_of(slot) for _, stage in self.stages for slot in stage.slots)
-        return tuple(storage for storage in found if storage is not None)
+        return tuple(storage for _, slot in self.owners.values() if (storage := slot.kept_as) is not None)
 
     @functools.cached_property
     def traced(self) -> dict[Any, Any]:
@@ -137,13 +138,21 @@ class Program:
         """The slots of a parameter before its first step; of a sharded one, those rows of them that are here."""
         state: State = {}
         for address, stage in self.stages:
-            for slot, dense in _made(address, stage, param, self.role, shard, name).items():
+            p = ParamInfo(shard.shape, param.dtype, param.device, self.role)
+            for slot, dense in made(address, stage, p, param, shard, name).items():
                 key, bits = f"{address}.{slot}", functools.partial(no_bits, param)
-                parts = stored(key, stage, slot, dense, param, shard, bits)
+                parts = stored(key, self.owners[slot][1], dense, param, shard, bits)
                 if isinstance(parts, GeneratorType):
                     parts = cast("State", (yield from _ask(key, parts, shard)))
                 state |= parts
         return state
+
+    def warnings(self, param: torch.Tensor) -> list[str]:
+        """What stages have to say about a parameter."""
+        p = ParamInfo(torch.Size(param.shape), param.dtype, param.device, self.role)
+        for _, stage in self.stages:
+            stage.slots_of(p)
+        return p.warnings
 
     def plan(self, shape: torch.Size, dtype: torch.dtype) -> Mapping[str, tuple[torch.Size, bool]]:
         """The whole shape of each tensor of the state, and whether it has a row for each row of the parameter."""
@@ -152,10 +161,10 @@ class Program:
     def loaders(self, param: torch.Tensor, state: Mapping[str, torch.Tensor], shard: Shard) -> dict[str, Lazy]:
         """The slots of a parameter, to be loaded from their storages when they are read."""
         visible: dict[str, Lazy] = {}
-        for slot, (address, stage) in self.owners.items():
-            parts = {part: state[key] for part, key in parts_of(f"{address}.{slot}", state).items()}
+        for name, (address, slot) in self.owners.items():
+            parts = {part: state[key] for part, key in parts_of(f"{address}.{name}", state).items()}
             if parts:
-                visible[slot] = functools.partial(loaded, stage, slot, parts, param, shard)
+                visible[name] = functools.partial(loaded, slot, parts, param, shard)
         return visible
 
     # Hyperparameters.
@@ -182,13 +191,13 @@ class Program:
     def clocks(self) -> dict[str, set[str]]:
         """The stages by whose age each stage goes: itself, or those whose slots it reads if it has none."""
         read = {
-            address: stage.slots or (*stage.requires, *stage.reads_previous, *stage.optional)
+            address: tuple(stage.known_slots) or tuple(read.slot for read in stage.reads)
             for address, stage in self.stages
         }
         return {at: {self.owners[slot][0] for slot in slots if slot in self.owners} for at, slots in read.items()}
 
     def _override(self, address: str, stage: Stage, bindings: Bindings, group: Mapping[str, Any]) -> dict[str, Any]:
-        if type(stage).override is Stage.override:
+        if not isinstance(stage, SharedNumbers):
             return {}
         return stage.bind(self._fields(address, stage, bindings, group)).override(group)
 
@@ -238,10 +247,10 @@ class Program:
         for (address, stage), values in zip(self.stages, numbers):
             stage = stage.bind(values)
             bound.append((address, stage, values))
-            readable = (*stage.slots, *stage.reads_previous, *stage.requires, *stage.optional)
-            ctx.enter(address, values, readable)
-            ctx.param = stage.read(ctx.param, ctx)
-            ctx.dtype = ctx.param.dtype
+            ctx.enter(address, values, (*stage.known_slots, *(read.slot for read in stage.reads)))
+            if isinstance(stage, Precision):
+                ctx.param = stage.read(ctx.param, ctx)
+                ctx.dtype = ctx.param.dtype
             update = _cast(update, ctx.dtype)
             result = stage.update(update, ctx)
             if isinstance(result, GeneratorType):
@@ -255,9 +264,10 @@ class Program:
         if update.held is not False:
             new_param = where(update.held, ctx.param, new_param)
         for address, stage, values in bound:
-            ctx.enter(address, values, stage.slots)
-            new_param, slots = stage.write(new_param, ctx)
-            changed |= yield from self._packed(address, stage, slots, ctx, state)
+            if isinstance(stage, Precision):
+                ctx.enter(address, values, tuple(stage.known_slots))
+                new_param, slots = stage.write(new_param, ctx)
+                changed |= yield from self._packed(address, stage, slots, ctx, state)
         recorded = ctx.recorded
         if keep is not None:
             recorded = {name: torch.where(keep, x, torch.zeros_like(x)) for name, x in recorded.items()}
@@ -269,10 +279,10 @@ class Program:
         """Take in the slots that a stage returned: dense for the stages that follow, packed for the state."""
         packed: State = {}
         for slot, dense in slots.items():
-            if slot not in stage.slots:
-                owned = ", ".join(stage.slots) or "none"
+            if slot not in stage.known_slots:
+                owned = ", ".join(stage.known_slots) or "none"
                 raise ChainError(
-                    f"{address} returned slot {slot!r}, which its `init` does not make (it makes: {owned}).",
+                    f"{address} returned slot {slot!r}, which its `slots` does not declare (it declares: {owned}).",
                     stage=address,
                 )
             key = f"{address}.{slot}"
@@ -280,7 +290,7 @@ class Program:
             check_slot(address, slot, dense, wanted)
             ctx.store(slot, dense)
             bits = functools.partial(_bits, ctx, slot)
-            parts = stored(key, stage, slot, dense, ctx.stored_param, ctx.shard, bits)
+            parts = stored(key, self.owners[slot][1], dense, ctx.stored_param, ctx.shard, bits)
             if isinstance(parts, GeneratorType):
                 parts = cast("State", (yield from _ask(key, parts, ctx.shard)))
             packed |= {name: narrowed(part, state[name].dtype) for name, part in parts.items()}
@@ -348,23 +358,6 @@ def _ask(
         return stop.value
 
 
-def _made(
-    address: str, stage: Stage, param: torch.Tensor, role: str | None, shard: Shard, name: str
-) -> dict[str, torch.Tensor]:
-    """What the `init` of a stage makes."""
-    try:
-        return stage.init_shard(param, role, shard)
-    except GradchainError:
-        raise
-    except Exception as error:
-        of = f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)}, {param.dtype}, role {role!r}"
-        raise ChainError(
-            f"{address}: its `init` raised {type(error).__name__}: {error}; for {of}. Return {{}} for parameters that it "
-            "keeps nothing for.",
-            stage=address,
-        ) from error
-
-
 def _without_addresses(starting: Starting) -> Generator[Request, Totals, State]:
     try:
         _, request = next(starting)
@@ -379,16 +372,18 @@ def planned(program: Program, shape: torch.Size, dtype: torch.dtype) -> Mapping[
     param = torch.empty(shape, dtype=dtype, device="meta")
     shard = Shard.whole(shape)
     plan: dict[str, tuple[torch.Size, bool]] = {}
+    p = ParamInfo(shape, dtype, param.device, program.role)
     for address, stage in program.stages:
-        for slot, dense in stage.init_for(param, program.role).items():
-            key, storage = f"{address}.{slot}", storage_for(stage, slot, dense, shape)
-            parts = run_locally(stored(key, stage, slot, dense, param, shard, functools.partial(no_bits, param)))
-            for name, part in parts.items():
+        for name, slot in stage.slots_of(p).items():
+            key, dense = f"{address}.{name}", torch.empty(slot.whole(shape), dtype=slot.dtype or dtype, device="meta")
+            storage = storage_for(slot, dense, shape)
+            parts = run_locally(stored(key, slot, dense, param, shard, functools.partial(no_bits, param)))
+            for part_key, part in parts.items():
                 if storage is None:
-                    split = stage.splits(slot, part.shape, shape)
+                    split = slot.shape is None or slot.per_row
                 else:
-                    split = storage.splits(name[len(key) + 1 :], shape)
-                plan[name] = (part.shape, len(shape) > 0 and split)
+                    split = storage.splits(part_key[len(key) + 1 :], shape)
+                plan[part_key] = (part.shape, len(shape) > 0 and split)
     return plan
 
 

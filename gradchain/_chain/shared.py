@@ -14,6 +14,7 @@ import torch
 from gradchain._chain.bindings import missing
 from gradchain._chain.context import Recorded
 from gradchain._chain.elements import Composed
+from gradchain._chain.mixins import SharedNumbers
 from gradchain._chain.stage import Stage
 from gradchain._core.fields import Interval, Spec, check_number, differ, stamp
 from gradchain._core.fields import as_number as plain
@@ -28,7 +29,7 @@ def initial(chain: Composed, group: Mapping[str, Any], device: torch.device) -> 
     values: dict[str, torch.Tensor] = {}
     for address, stage in chain.addressed:
         names = dict(chain.bindings.shared_of(address))
-        if names:
+        if names and isinstance(stage, SharedNumbers):
             bound = stage.bind({b.field: b.pick(group) for b in chain.bindings.of_stage(address)})
             values |= {names[name]: as_number(value, device) for name, value in bound.init_shared().items()}
     return values
@@ -93,7 +94,8 @@ def check_given(chain: Composed, group: Mapping[str, Any], where: str) -> None:
 
 def checked(stage: Stage, name: str, value: Any, where: str) -> Any:
     """A shared number of a stage, in the range that the stage declares; a tensor comes back as it is, if it is 0-d."""
-    check_number(where, value, Spec(dynamic=True, interval=stage.shared_ranges.get(name, Interval())))
+    ranges = stage.shared_ranges if isinstance(stage, SharedNumbers) else {}
+    check_number(where, value, Spec(dynamic=True, interval=ranges.get(name, Interval())))
     return plain(value)
 
 
@@ -113,7 +115,7 @@ def changes(
     contributed = _contributed(recorded, shards, partition)
     for address, stage in chain.addressed:
         names = dict(chain.bindings.shared_of(address))
-        if not names or type(stage).share is Stage.share:
+        if not isinstance(stage, SharedNumbers) or type(stage).share is SharedNumbers.share:
             continue
         if totals := contributed.get(address):
             fields = {b.field: b.pick(group) for b in chain.bindings.of_stage(address)}

@@ -25,8 +25,9 @@ def stage_row(address: str, stage: Stage) -> tuple[str, str, str, str]:
         for name, key in keys.items()
         if getattr(stage, name) is not None
     ]
-    storage = getattr(stage, "storage", "as init") if stage.slots else ""
-    return address, ", ".join(options), ", ".join(stage.slots), storage
+    slots = stage.known_slots
+    storage = getattr(stage, "storage", "plain") if slots else ""
+    return address, ", ".join(options), ", ".join(slots), storage
 
 
 def chain_rows(chain: Composed) -> list[tuple[str, str, str, str]]:

@@ -8,10 +8,11 @@ from typing import Any, cast
 
 import torch
 
+from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Stage
 from gradchain._core.reduce import Request, Totals
 from gradchain._core.shard import Shard
-from gradchain.errors import ChainError
+from gradchain.errors import ChainError, GradchainError
 from gradchain.ops import compute_dtype, finite
 from gradchain.storage import Kept, Parts, Storage, Storing
 from gradchain.storage.base import Bits
@@ -24,21 +25,55 @@ def parts_of(key: str, state: Mapping[str, Any]) -> dict[str, str]:
     return {name[len(key) + 1 :]: name for name in state if name.startswith(f"{key}.")}
 
 
-def storage_for(stage: Stage, slot: str, dense: torch.Tensor, shape: torch.Size) -> Storage | None:
-    """The storage of a slot; `None` if it is kept as `init` made it."""
-    storage = stage.storage_of(slot)
+def made(
+    address: str, stage: Stage, p: ParamInfo, param: torch.Tensor, shard: Shard, name: str = ""
+) -> dict[str, torch.Tensor]:
+    """The slots of a stage before the first step, dense: what is here of them."""
+    try:
+        slots = stage.slots_of(p)
+        _check_known(address, slots, stage.known_slots)
+        return {slot: declared.make(param, shard) for slot, declared in slots.items()}
+    except GradchainError:
+        raise
+    except Exception as error:
+        of = f"parameter {name or '(unnamed)'} of shape {tuple(p.shape)}, {p.dtype}, role {p.role!r}"
+        raise ChainError(
+            f"{address}: making its slots raised {type(error).__name__}: {error}; for {of}. Let `slots` return {{}} for "
+            "parameters that it keeps nothing for.",
+            stage=address,
+        ) from error
+
+
+def _check_known(address: str, slots: Mapping[str, Slot], known: Mapping[str, Slot]) -> None:
+    """Raise `ChainError` for a slot that is kept otherwise than the chain was checked for."""
+    for name, slot in slots.items():
+        if name not in known:
+            raise ChainError(
+                f"{address} has a slot {name!r} for this parameter, and for no small one: let `slots` go by rank, dtype and "
+                "role, and not by the size.",
+                stage=address,
+            )
+        if (slot.kept_as, slot.nonnegative) != (known[name].kept_as, known[name].nonnegative):
+            raise ChainError(
+                f"{address}: slot {name!r} is kept in different ways for different parameters. Give it one storage; send "
+                "the parameters through two stages with partition(...).",
+                stage=address,
+            )
+
+
+def storage_for(slot: Slot, dense: torch.Tensor, shape: torch.Size) -> Storage | None:
+    """The storage of a slot; `None` if it is kept as it is."""
+    storage = slot.kept_as
     return storage if storage is not None and dense.is_floating_point() and dense.shape == shape else None
 
 
-def stored(
-    key: str, stage: Stage, slot: str, dense: torch.Tensor, param: torch.Tensor, shard: Shard, bits: Bits
-) -> Any:
+def stored(key: str, slot: Slot, dense: torch.Tensor, param: torch.Tensor, shard: Shard, bits: Bits) -> Any:
     """The tensors to keep for a slot, by their names in the state; or a generator of them.
 
     What has to do with several elements is kept finite: statistics, and all storages but plain tensors of one number for
     each element. Of those, an infinite one stops its own element for ever, as in torch, and costs a step nothing.
     """
-    storage = storage_for(stage, slot, dense, param.shape)
+    storage = storage_for(slot, dense, param.shape)
     if storage is None and dense.shape != param.shape:
         dense = finite(dense)
     if storage is not None and not storage.elementwise:
@@ -46,7 +81,7 @@ def stored(
     if storage is None:
         narrow = dense.dtype == torch.float16 == param.dtype
         return {key: dense.to(compute_dtype(dense.dtype)) if narrow else dense}
-    parts = storage.store(dense, kept(stage, slot, param, shard), bits)
+    parts = storage.store(dense, kept(slot, param, shard), bits)
     return _named_later(key, parts) if isinstance(parts, GeneratorType) else _named(key, cast("Parts", parts))
 
 
@@ -58,16 +93,16 @@ def _named_later(key: str, storing: Storing) -> Generator[Request, Totals, dict[
     return _named(key, (yield from storing))
 
 
-def loaded(stage: Stage, slot: str, parts: Parts, param: torch.Tensor, shard: Shard) -> torch.Tensor:
+def loaded(slot: Slot, parts: Parts, param: torch.Tensor, shard: Shard) -> torch.Tensor:
     """The dense tensor of a slot."""
-    storage = stage.storage_of(slot)
+    storage = slot.kept_as
     if storage is None or "" in parts:
         return parts[""]
-    return storage.load(parts, kept(stage, slot, param, shard)).reshape(param.shape)
+    return storage.load(parts, kept(slot, param, shard)).reshape(param.shape)
 
 
-def kept(stage: Stage, slot: str, param: torch.Tensor, shard: Shard) -> Kept:
-    return Kept(shard.shape, compute_dtype(param.dtype), slot not in stage.nonnegative, shard)
+def kept(slot: Slot, param: torch.Tensor, shard: Shard) -> Kept:
+    return Kept(shard.shape, compute_dtype(param.dtype), not slot.nonnegative, shard)
 
 
 def owned(tensor: torch.Tensor) -> torch.Tensor:

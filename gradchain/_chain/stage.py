@@ -8,16 +8,16 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar
+from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, cast
 
 import torch
 from typing_extensions import Self, dataclass_transform
 
 from gradchain._chain import registry
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Read, Slot, check_slots
 from gradchain._core.fields import (
     KEY,
-    Interval,
     Spec,
     as_number,
     check_number,
@@ -28,11 +28,10 @@ from gradchain._core.fields import (
     static,
 )
 from gradchain._core.reduce import Request, Totals
-from gradchain._core.shard import Shard
 from gradchain._core.update import Update
-from gradchain.errors import ChainError, OptionError, UnknownOptionError, nearest, shown
+from gradchain.errors import ChainError, GradchainError, OptionError, UnknownOptionError, nearest, shown
 from gradchain.roles import ROLES
-from gradchain.storage import STORAGES, Storage
+from gradchain.storage import STORAGES
 
 Slots: TypeAlias = Mapping[str, torch.Tensor]
 Result: TypeAlias = "Update | tuple[Update, Slots]"
@@ -61,14 +60,14 @@ class _FrozenFields:
 class Stage(_FrozenFields):
     """Base of all transforms. A subclass becomes a frozen dataclass whose fields are its hyperparameters.
 
-    Write `update` for one tensor; add `init` for state. While it runs, `self.beta` is the value in force (from the
+    Write `update` for one tensor; add `slots` for state. While it runs, `self.beta` is the value in force (from the
     parameter group, or a schedule), so a method reads like its equation. Fields annotated `float` are dynamic: never
     branch on them. Everything is pure: nothing that is passed in is written to.
 
     >>> class sign_momentum(gradchain.Stage):
     ...     beta: float = gradchain.hyper(default=0.9, ge=0, lt=1)
-    ...     def init(self, param):
-    ...         return {"exp_avg": torch.zeros_like(param)}
+    ...     def slots(self, p):
+    ...         return {"exp_avg": gradchain.Slot()}
     ...     def update(self, update, ctx):
     ...         m = self.beta * ctx.read("exp_avg") + (1 - self.beta) * update.value
     ...         return update.average(m.sign()), {"exp_avg": m}
@@ -76,46 +75,18 @@ class Stage(_FrozenFields):
     Class attributes state the contract, which is checked when a chain is built:
 
     * `scale`: `"resolved"` (default: no denominator may be pending), `"any"`, `"sets"`, `"edits"` or `"resolves"`;
-    * `reads_previous`: slots of a *later* stage that it reads as they were after the last step;
-    * `requires`: slots that an *earlier* stage must own;
-    * `optional`: slots of an earlier stage that it takes into account where there are any;
-    * `serves`: its slots that are there for others: without a later stage that reads them the chain is an error;
-    * `nonnegative`: its slots that are never negative, which some storages make use of;
-    * `decays`: `"adds"` if it adds to the decay term, `"steers"` if it weighs or masks what later stages add;
-    * `place`: `"first"` or `"last"` for stages that must stand at an end;
-    * `shared_ranges`: where its shared numbers lie, by name, as `Interval`; they are finite in any case;
-    * `row_slots`: its slots that have one row for each row of the parameter, and another shape than the parameter;
+    * `reads`: slots of other stages that it reads, such as `(gradchain.earlier("exp_avg"),)`;
     * `source`: paper or repository.
-
-    What it does is found out when an optimizer takes up a parameter, by a few steps of a small tensor,
-    and need not be said. If it is said all the same, it must be so; `None`, the default, says nothing:
-
-    * `elementwise`: whether each element of what it makes depends on that element alone of what it is given;
-    * `random`: whether it may draw `ctx.random_bits`;
-    * `joint`: whether it may ask for totals over several parameters (`labelled`, `all_parameters`);
-    * `records`: names passed to `ctx.record`.
     """
 
     name: str = static(default="", kw_only=True)
     keys: tuple[tuple[str, str], ...] = static(default=(), kw_only=True)
 
     scale: ClassVar[ScaleRule] = "resolved"
-    reads_previous: ClassVar[tuple[str, ...]] = ()
-    requires: ClassVar[tuple[str, ...]] = ()
-    optional: ClassVar[tuple[str, ...]] = ()
-    serves: ClassVar[tuple[str, ...]] = ()
-    nonnegative: ClassVar[tuple[str, ...]] = ()
-    decays: ClassVar[Literal["no", "adds", "steers"]] = "no"
-    place: ClassVar[Literal["anywhere", "first", "last"]] = "anywhere"
-    records: ClassVar[tuple[str, ...]] = ()
-    elementwise: ClassVar[bool | None] = None
-    random: ClassVar[bool | None] = None
-    joint: ClassVar[bool | None] = None
-    row_slots: ClassVar[tuple[str, ...]] = ()
-    shared_ranges: ClassVar[Mapping[str, Interval]] = {}
+    reads: ClassVar[tuple[Read, ...]] = ()
     source: ClassVar[str] = ""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, register: bool = True, **kwargs: Any) -> None:
         annotations = inspect.get_annotations(cls)
         taken = [name for name, kind in annotations.items() if hasattr(Stage, name) and "ClassVar" not in str(kind)]
         if taken:
@@ -131,7 +102,9 @@ class Stage(_FrozenFields):
                 "and give it a default that cannot be changed."
             ) from None
         cls.__init__ = _explain_unknown_keywords(cls)  # type: ignore[method-assign]
-        registry.add_stage(cls)
+        _check_conditions(cls)
+        if register:
+            registry.add_stage(cls)
 
     def __post_init__(self) -> None:
         if isinstance(self.name, str) and self.name and not NAME.fullmatch(self.name):
@@ -153,41 +126,11 @@ class Stage(_FrozenFields):
 
     # What an author writes.
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The slots of one parameter before its first step. Stateless stages have none."""
-        return {}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        """What it keeps for a parameter from step to step. Stateless stages have no slots.
 
-    def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
-        """As `init`, for a parameter with a role. Write this one instead where the slots depend on the role."""
-        return self.init(param)
-
-    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
-        """As `init_for`, of the rows of a parameter that are here; `shard` tells which.
-
-        Slots of the parameter's shape and `row_slots` get the rows here, all others are the same in all processes. Write
-        this one instead if `init` would not do that, given just these rows.
+        `p` has the whole parameter's shape, dtype, device and role. `p.warn(text)` warns about it.
         """
-        return self.init_for(param, role)
-
-    def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
-        """Whether a slot of some shape has one row for each row of a parameter; the others are not split with it."""
-        return shape == whole or (slot in self.row_slots and shape[:1] == whole[:1])
-
-    def storage_of(self, slot: str) -> Storage | None:
-        """How a slot is kept; `None`: as `init` made it."""
-        chosen: str | None = getattr(self, "storage", None)
-        return None if chosen is None else STORAGES[chosen]
-
-    def init_shared(self) -> dict[str, float]:
-        """Numbers that all parameters share, before the first step. `self.name` gives the one in force."""
-        return {}
-
-    def share(self, totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The shared numbers after a step, given the totals over all parameters of what `ctx.contribute` took."""
-        return {}
-
-    def override(self, group: Mapping[str, Any]) -> dict[str, Number]:
-        """Values of hyperparameters, by key, that the other stages see instead of those in the group."""
         return {}
 
     def scalars(self, step: Number) -> dict[str, Number]:
@@ -195,10 +138,6 @@ class Stage(_FrozenFields):
 
         `update` finds them as `ctx["name"]`. `step` counts from 1.
         """
-        return {}
-
-    def pin(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Entries to put into a parameter group when an optimizer takes it up."""
         return {}
 
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
@@ -209,20 +148,8 @@ class Stage(_FrozenFields):
         """The transform: a new `Update`, and the new value of each slot that changed."""
         return update
 
-    def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
-        """How this and the following stages see the parameter, e.g. in another precision."""
-        return param
-
-    def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
-        """How the new value of the parameter is stored."""
-        return new_param, {}
-
-    def check_place(self, before: Sequence[Stage], address: str) -> None:
-        """Raise `ChainError` if the stages `before` this one do not prepare what it needs."""
-
-    def advice(self, shape: torch.Size) -> str | None:
-        """A warning for a parameter of this shape, given once when an optimizer takes it up."""
-        return None
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        """Raise `ChainError` if the stages around this one are not what it needs. `address` names each of them."""
 
     # What others ask of it.
 
@@ -245,12 +172,27 @@ class Stage(_FrozenFields):
         return tuple(type(getattr(self, name)) for name in self.static_fields())
 
     def live_fields(self) -> dict[str, Spec]:
-        """The dynamic fields that this stage uses, given its static options; these appear in `param_groups`."""
+        """The dynamic fields that this stage uses, given its other options; these appear in `param_groups`."""
         renamed = dict(self.keys)
         return {
             name: spec
             for name, spec in self.dynamic_fields().items()
-            if not spec.follows or spec.key is not None or name in renamed
+            if (spec.when is None or self._given(spec.when))
+            and not (spec.unless is not None and self._given(spec.unless))
+            and (not spec.follows or spec.key is not None or name in renamed)
+        }
+
+    def _given(self, field: str) -> bool:
+        """Whether an option is neither `None` nor off."""
+        value = getattr(self, field)
+        return value is not None and value is not False
+
+    def initial_entries(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """Entries that a parameter group gets when an optimizer is built, for fields that follow an `initial` value."""
+        return {
+            self.key_of(name): group[spec.initial]
+            for name, spec in self.live_fields().items()
+            if spec.initial is not None
         }
 
     @property
@@ -299,26 +241,36 @@ class Stage(_FrozenFields):
         bound.__dict__.update(values)
         return bound
 
+    def slots_of(self, p: ParamInfo) -> dict[str, Slot]:
+        """What `slots` declares for a parameter, checked."""
+        slots = self.slots(p)
+        check_slots(self.address, slots, p)
+        return slots
+
     @functools.cached_property
-    def slots(self) -> tuple[str, ...]:
-        """The names of the slots that this stage owns, found by asking `init` about small meta tensors."""
-        names: dict[str, None] = {}
+    def known_slots(self) -> dict[str, Slot]:
+        """Every slot that this stage may own, found by asking about small parameters of all kinds."""
+        known: dict[str, Slot] = {}
         failures: list[Exception] = []
-        roles = (None,) if type(self).init_for is Stage.init_for else (None, *ROLES)
-        probes = list(itertools.product(range(5), (torch.float32, torch.bfloat16), roles))
+        probes = list(itertools.product(range(5), (torch.float32, torch.bfloat16), (None, *ROLES)))
         for rank, dtype, role in probes:
-            try:  # `init` may not know tensors of every rank
-                names |= dict.fromkeys(self.init_for(torch.empty((2,) * rank, device="meta", dtype=dtype), role))
+            try:  # a stage may know parameters of some kinds only
+                known = {**self.slots_of(ParamInfo(torch.Size((3,) * rank), dtype, torch.device("cpu"), role)), **known}
             except Exception as error:
                 failures.append(error)
         if len(failures) == len(probes):
             error = failures[-1]
+            if isinstance(error, GradchainError):
+                raise error
             raise ChainError(
-                f"{self.address}: its `init` raised {type(error).__name__}: {error}; for all small tensors that it was "
-                "asked about. If it knows tensors of some sizes only, name its slots in the class body: slots = ('m',).",
+                f"{self.address}: its `slots` raised {type(error).__name__}: {error}; for all small parameters that it was "
+                "asked about. Return {} for those that it keeps nothing for.",
                 stage=self.address,
             ) from error
-        return tuple(names)
+        return known
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "known_slots"}  # fills may be lambdas
 
     def options(self) -> dict[str, Any]:
         """All fields that differ from their defaults, by name."""
@@ -332,28 +284,30 @@ class Stage(_FrozenFields):
         return f"{type(self).__name__}({', '.join(arguments)})" + (f".expose({exposed})" if exposed else "")
 
 
-_CHOICES = {
-    "scale": ("resolved", "any", "sets", "edits", "resolves"),
-    "decays": ("no", "adds", "steers"),
-    "place": ("anywhere", "first", "last"),
-}
-_NAMES = ("reads_previous", "requires", "optional", "serves", "nonnegative", "records", "row_slots")
+_SCALES = ("resolved", "any", "sets", "edits", "resolves")
 
 
 def _check_attributes(cls: type[Stage]) -> None:
     """Raise for a class attribute that would mean nothing. One that is a property is asked for when it is used."""
-    for name, choices in _CHOICES.items():
-        value = cls.__dict__.get(name, choices[0])
-        if not isinstance(value, property) and value not in choices:
-            raise OptionError(f"{cls.__name__}.{name} = {shown(value)} is not one of {', '.join(map(repr, choices))}.")
-    for name in _NAMES:
-        value = cls.__dict__.get(name, ())
-        if isinstance(value, property):
-            continue
-        if not isinstance(value, (tuple, list)) or not all(isinstance(item, str) for item in value):
-            raise OptionError(
-                f"{cls.__name__}.{name} = {shown(value)}: list the names in a tuple, such as ('exp_avg',)."
-            )
+    scale, reads = cls.__dict__.get("scale", "any"), cls.__dict__.get("reads", ())
+    if not isinstance(scale, property) and scale not in _SCALES:
+        raise OptionError(f"{cls.__name__}.scale = {shown(scale)} is not one of {', '.join(map(repr, _SCALES))}.")
+    if isinstance(reads, property):
+        return
+    if not isinstance(reads, (tuple, list)) or not all(isinstance(read, Read) for read in cast("Any", reads)):
+        raise OptionError(
+            f"{cls.__name__}.reads = {shown(reads)}: list what it reads in a tuple, such as "
+            "(gradchain.earlier('exp_avg'),)."
+        )
+
+
+def _check_conditions(cls: type[Stage]) -> None:
+    """Raise for a field that is in use only beside another, which is not there."""
+    names = {field.name for field in cls.fields()}
+    for name, spec in cls.dynamic_fields().items():
+        for other in (spec.when, spec.unless):
+            if other is not None and other not in names:
+                raise OptionError(f"{cls.__name__}.{name} goes by the field {shown(other)}. {nearest(other, names)}")
 
 
 def _explain_unknown_keywords(cls: type[Stage]) -> Callable[..., None]:

@@ -50,6 +50,9 @@ class Spec:
     dispensable: bool = False
     choices: tuple[object, ...] = ()
     convert: Callable[[Any], Any] | None = None
+    when: str | None = None
+    unless: str | None = None
+    initial: str | None = None
 
 
 def hyper(
@@ -62,12 +65,15 @@ def hyper(
     key: str | None = None,
     optional: bool = False,
     kw_only: bool = False,
+    when: str | None = None,
+    unless: str | None = None,
 ) -> Any:
     """Declare a *dynamic* hyperparameter: a number that may differ per group and change at any step.
 
     `ge`, `gt`, `le`, `lt` bound it. `key` is its name in `param_groups` (the field's own name by default);
     `key="betas[1]"` makes it one entry of a tuple. `optional` also admits `None`, and
-    `le=math.inf` infinity.
+    `le=math.inf` infinity. `when="schedule"` keeps it out of `param_groups` unless that field is given: neither `None` nor
+    `False`; `unless` if it is.
 
     >>> class shrink(gradchain.Stage):
     ...     factor: float = gradchain.hyper(default=0.5, gt=0, le=1)
@@ -83,7 +89,8 @@ def hyper(
     low = gt if gt is not None else (ge if ge is not None else -math.inf)
     high = lt if lt is not None else (le if le is not None else math.inf)
     interval = Interval(low, high, gt is not None, lt is not None)
-    spec = Spec(dynamic=True, interval=interval, key=key, optional=optional, infinite=le == math.inf)
+    infinite = le == math.inf
+    spec = Spec(True, interval, key, optional=optional, infinite=infinite, when=when, unless=unless)
     return dataclasses.field(default=default, kw_only=kw_only, metadata={_METADATA: spec})
 
 
@@ -106,14 +113,29 @@ def static(
     return dataclasses.field(default=default, kw_only=kw_only, metadata={_METADATA: spec})
 
 
-def follow(key: str | None = None, *, optional: bool = False, init: Literal[False] = False) -> Any:
+def follow(
+    key: str | None = None,
+    *,
+    optional: bool = False,
+    initial: bool = False,
+    when: str | None = None,
+    unless: str | None = None,
+    init: Literal[False] = False,
+) -> Any:
     """Declare a number that another stage owns: the field takes the group's value of `key`, e.g. `follow("lr")`.
 
     The key may also be that of a shared number, such as Prodigy's `d`. A chain without the key is an error, unless
     `optional`: then the field is `None`. Without a key it is `None` until `stage.expose(field="key")` names one.
+
+    `initial` takes the value that the optimizer was built with, which the group keeps as `constructor_lr`; whatever a
+    scheduler does to `lr` since. `when` and `unless` are as for `hyper`.
     """
     check_key("follow", key)
-    spec = Spec(dynamic=True, key=key, follows=True, dispensable=optional, optional=True)
+    own = f"constructor_{key}" if initial else key
+    spec = Spec(
+        True, key=own, follows=True, dispensable=optional or initial, optional=True, when=when, unless=unless,
+        initial=key if initial else None,
+    )  # fmt: skip
     return dataclasses.field(default=None, init=init, repr=False, compare=False, metadata={_METADATA: spec})
 
 

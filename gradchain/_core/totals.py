@@ -103,7 +103,8 @@ def _check_alone(waiting: Iterable[tuple[Route, Asked]]) -> None:
         if request.scope != "tensor":
             raise ChainError(
                 f"{address} asks for totals over several parameters, which are stepped apart (by ZeRO, or in the backward "
-                "pass). It did not ask when it was tried on small tensors; put `joint = True` in its class body.",
+                "pass). It did not ask when it was tried on small tensors: let it ask in every step, and choose with "
+                "torch.where whether the totals count.",
                 stage=address,
             )
 

@@ -50,7 +50,7 @@ def check_split(program: Program, shape: torch.Size, numbers: Sequence[Numbers],
             f"parameter {name or '(unnamed)'} is split into rows, and these stages do something else to a split tensor "
             f"than to a whole one: {', '.join(program.third_party)} ({fault}). Sums over a whole tensor are asked for: `t = "
             "yield whole_tensor(g=g)` and not `g.sum()`; its size is `ctx.shape` and `ctx.numel`; a slot with one row for "
-            "each row of the parameter is named in `row_slots`.",
+            "each row of the parameter is declared with per_row=True.",
             stage=next(iter(program.third_party), None),
         )
 

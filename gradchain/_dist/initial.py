@@ -33,7 +33,7 @@ def initial_state(program: Program, param: torch.Tensor, name: str = "") -> Stat
             raise ChainError(
                 f"{key.partition('.')[0]}: slot {key} of parameter {name or '(unnamed)'} has shape {tuple(slot.shape)} for "
                 f"{tuple(shard.here)}, the rows here of {tuple(shard.shape)}, and {_described(shape)} for the whole. If it "
-                "has one row for each row of the parameter, name it in `row_slots`; otherwise write `init_shard`.",
+                "has one row for each row of the parameter, declare it with per_row=True.",
                 stage=key.partition(".")[0],
             )
         state[key] = distributed(owned(slot), shape, param) if split and shape is not None else owned(slot)

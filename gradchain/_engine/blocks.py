@@ -101,7 +101,8 @@ def _alone(task: Task) -> Outcome:
         return stop.value
     raise ChainError(
         f"{address} asks for totals, and did not ask when it was tried on small tensors: whether it asks depends on more "
-        "than the parameter, its state and the step. Put `elementwise = False` in its class body.",
+        "than the parameter, its state and the step. Let it ask in every step, and choose with torch.where whether the "
+        "totals count.",
         stage=address,
     )
 

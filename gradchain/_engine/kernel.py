@@ -105,9 +105,9 @@ def _matrix_of(work: Work) -> tuple[int, int] | None:
     ):
         return None
     matrices = {
-        storage.matrix(kept(stage, slot, work.owner, shard))
-        for slot, (_, stage) in work.program.owners.items()
-        if (storage := stage.storage_of(slot)) is not None
+        storage.matrix(kept(slot, work.owner, shard))
+        for _, slot in work.program.owners.values()
+        if (storage := slot.kept_as) is not None
     }
     return next(iter(matrices - {None}), None)
 

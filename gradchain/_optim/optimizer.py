@@ -189,10 +189,9 @@ class Optimizer(torch.optim.Optimizer):
         shared.check_given(self.chain, param_group, where)
         param_group = {**param_group, "disable": group["disable"]}
         for stage in self._routing.variant(group["disable"]):
-            pinned = {
-                key: value.clone() if torch.is_tensor(value) else value for key, value in stage.pin(group).items()
-            }
-            param_group = {**pinned, **param_group}
+            entries = stage.initial_entries(group).items()
+            initial = {key: value.clone() if torch.is_tensor(value) else value for key, value in entries}
+            param_group = {**initial, **param_group}
         explicit = "role" in param_group
         check_named_alike(param_group, self.param_groups, where)
         super().add_param_group(param_group)
@@ -226,13 +225,11 @@ class Optimizer(torch.optim.Optimizer):
                 rehearsed.add((program, shard.shape))
                 numbers = [program.numbers(self.chain.bindings, group, step) for step in (1, 2)]
                 check_split(program, shard.shape, numbers, name)
-            for _, stage in program.stages:
-                if (text := stage.advice(param.shape)) is not None:
-                    advice[f"{name or 'a parameter'}: {text}"] = None
             if param.device.type != "cpu" and self._guard.policy == "skip":
                 self.capturable = True  # only the device knows how many steps were taken
             if param.requires_grad:
                 made[param] = self._initial(param, program, name)
+                advice |= dict.fromkeys(f"{name or 'a parameter'}: {text}" for text in program.warnings(param))
             traits_of(program, param)  # where a stage does what none may do, this says so
         for text in advice:
             warnings.warn(text, UserWarning, stacklevel=5)

@@ -88,9 +88,10 @@ class Routing:
         except KeyError as error:
             raise OptionError(f"{where}{missing(str(error.args[0]), 'the stages of the group are')}") from None
         for address, stage in self.variant(disable, where).addressed:
-            bound = (b for b in self.chain.bindings.of_stage(address) if b.key in group)
+            full = {**stage.initial_entries(group), **group}
+            bound = (b for b in self.chain.bindings.of_stage(address) if b.key in full)
             try:
-                stage.resolve({b.field: b.pick(group) for b in bound}, {**stage.pin(group), **group})
+                stage.resolve({b.field: b.pick(full) for b in bound}, full)
             except OptionError as error:
                 raise OptionError(f"{where}{error}") from None
 

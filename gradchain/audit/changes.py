@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, cast
 
 from gradchain._chain.bindings import Binding
 from gradchain._chain.chain import Chain
+from gradchain._chain.mixins import comes_first
 from gradchain._chain.recipes import Recipe
 from gradchain._chain.stage import Stage
 from gradchain._core.fields import Interval, spec_of
@@ -132,7 +133,7 @@ def _together(some: Edits, others: Edits) -> Iterator[tuple[str, Edit]]:
 
 def _fronted(subject: Subject) -> Subject:
     """With a stage in front, so that what the first stages get is not the raw gradient."""
-    name = next(name for name, stage in subject.chain.addressed if stage.place != "first")
+    name = next(name for name, stage in subject.chain.addressed if not comes_first(stage))
     return subject._replace(chain=subject.chain.insert_before(name, orthograd(name="in_front")))
 
 

@@ -11,7 +11,7 @@
 | `factored_vectors` | the same, vectors too | |
 | `factored_compact` | the same with factors of 16 bits (8 if never negative), stochastically rounded | |
 
-A storage applies to the floating slots of a stage that have the parameter's shape; others are kept as `init` made them.
+A storage applies to the floating slots of a stage that have the parameter's shape; others are kept as they are.
 Everything is computed on dense tensors: what a slot is kept as is read before a stage runs and written after it.
 """
 

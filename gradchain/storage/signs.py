@@ -12,12 +12,17 @@ def word_dtype(columns: int) -> torch.dtype:
     return torch.int32 if columns % 32 == 0 or columns >= 256 else torch.uint8
 
 
+def words_of(columns: int) -> tuple[torch.dtype, int]:
+    """The dtype of the words of a row of so many bits, and their number."""
+    dtype = word_dtype(columns)
+    return dtype, -(-columns // (8 * dtype.itemsize))
+
+
 def pack(bits: torch.Tensor) -> torch.Tensor:
     """A bool matrix as a matrix of words. Bit `k` of word `j` in a row of `w` words is column `k * w + j`."""
     rows, columns = bits.shape
-    dtype = word_dtype(columns)
+    dtype, words = words_of(columns)
     size = 8 * dtype.itemsize
-    words = -(-columns // size)
     planes = torch.nn.functional.pad(bits, (0, words * size - columns)).view(rows, size, words)
     packed = torch.zeros(rows, words, dtype=dtype, device=bits.device)
     for place in range(size):

@@ -7,6 +7,7 @@ from collections.abc import Generator
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot, earlier
 from gradchain._chain.stage import Number, Stage, Yields, storage_field
 from gradchain._core.fields import hyper, static
 from gradchain._core.reduce import Request, Totals
@@ -45,8 +46,7 @@ class adopt(Stage):
     """
 
     scale = "sets"
-    optional = ("beta2",)
-    nonnegative = ("exp_avg_sq",)
+    reads = (earlier("beta2", optional=True),)
     source = ADOPT
 
     beta: float = hyper(default=0.9999, ge=0, lt=1, key="betas[1]")
@@ -54,8 +54,8 @@ class adopt(Stage):
     initial: str = static(default="effective", choices=("effective", "raw"))
     storage: str = storage_field()
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"exp_avg_sq": torch.zeros_like(param)}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        return {"exp_avg_sq": Slot(nonnegative=True, storage=self.storage)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         return {"first": where(step == 1, 1.0, 0.0)}

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Read, Slot, earlier
+from gradchain._chain.mixins import Decay, needs_decay
 from gradchain._chain.stage import Number, Stage, Yields
-from gradchain._core.fields import Spec, follow, hyper, static
+from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import Request, Totals, whole_tensor
 from gradchain._core.update import Update
 from gradchain.errors import OptionError
 from gradchain.ops import finite, minimum, nonzero, root, where, wide
-from gradchain.storage import ANCHORS, Storage
+from gradchain.storage import ANCHORS
 
 ADAPTERS = ("lora_A", "lora_B", "oft")
 """Roles whose parameters are differences to a frozen model: that model is where they are 0."""
 
 
-class decoupled_decay(Stage):
+class decoupled_decay(Decay):
     r"""Shrink the parameter itself, next to the gradient step.
 
     $$\theta \leftarrow \theta - \kappa\lambda\,\theta, \qquad
@@ -52,16 +54,16 @@ class decoupled_decay(Stage):
     """
 
     scale = "any"
-    decays = "adds"
     source = "AdamW, arXiv:1711.05101"
 
     weight_decay: float = hyper(default=1e-2, ge=0)
     schedule: bool = static(default=False)
-    reference_lr: float | None = hyper(default=None, gt=0, optional=True)
+    reference_lr: float | None = hyper(default=None, gt=0, optional=True, when="schedule")
     clamp: bool = static(default=False)
     fan_in: bool = static(default=False)
     gate: float | None = follow()
     lr: float | None = follow("lr")
+    constructor_lr: float | None = follow("lr", initial=True, when="schedule")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,19 +73,12 @@ class decoupled_decay(Stage):
                 "or neither."
             )
 
-    def live_fields(self) -> dict[str, Spec]:
-        fields = super().live_fields()
-        return fields if self.schedule else {name: spec for name, spec in fields.items() if name != "reference_lr"}
-
-    def pin(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        return {"constructor_lr": group["lr"]} if self.schedule else {}
-
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
         if not self.schedule or values["reference_lr"] is not None:
             return values
         if isinstance(values["weight_decay"], (int, float)) and values["weight_decay"] == 0:
             return {**values, "reference_lr": 1.0}  # nothing to couple
-        candidates = (group.get(key) for key in ("max_lr", "initial_lr", "constructor_lr"))
+        candidates = (group.get("max_lr"), group.get("initial_lr"), values.get("constructor_lr"))
         reference = next((lr for lr in candidates if lr is not None), None)
         if reference is None or (isinstance(reference, (int, float)) and reference <= 0):
             raise OptionError(
@@ -142,9 +137,9 @@ class geometric_decay(decoupled_decay):
     snr: bool = static(default=False)
 
     @property
-    def requires(self) -> tuple[str, ...]:  # type: ignore[override]
+    def reads(self) -> tuple[Read, ...]:  # type: ignore[override]
         """The momentum, if this one looks at it."""
-        return ("exp_avg",) if self.snr else ()
+        return (earlier("exp_avg"),) if self.snr else ()
 
     def update(self, update: Update, ctx: Context) -> Yields:
         target = yield from _geometric(ctx.param, ctx, self.snr)
@@ -199,15 +194,12 @@ class centered_decay(decoupled_decay):
             raise OptionError(f"{self.address}.snr = True has no effect without geometric=True. Pass both, or neither.")
 
     @property
-    def requires(self) -> tuple[str, ...]:  # type: ignore[override]
+    def reads(self) -> tuple[Read, ...]:  # type: ignore[override]
         """The momentum, if this one looks at it."""
-        return ("exp_avg",) if self.snr else ()
+        return (earlier("exp_avg"),) if self.snr else ()
 
-    def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
-        return {"anchor_param": param.detach().clone()} if self._anchors(role) else {}
-
-    def storage_of(self, slot: str) -> Storage | None:
-        return ANCHORS[self.anchor]
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        return {"anchor_param": Slot("param", storage=ANCHORS[self.anchor])} if self._anchors(p.role) else {}
 
     def update(self, update: Update, ctx: Context) -> Update | Yields:
         if not self._anchors(ctx.role):
@@ -259,8 +251,10 @@ class cautious_decay(Stage):
     """
 
     scale = "any"
-    decays = "steers"
     source = "Cautious Weight Decay, arXiv:2510.12402"
+
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        needs_decay(self, after)
 
     def update(self, update: Update, ctx: Context) -> Update:
         return update.replace(cautious=True)
@@ -291,13 +285,15 @@ class fisher_decay(Stage):
     """
 
     scale = "edits"
-    decays = "steers"
     source = "adv_optm 2.5"
 
     bound: Literal["rms", "atan2"] = static(default="rms", choices=("rms", "atan2"))
     eps: float | None = follow("eps", optional=True)
     n_layers: float | None = follow("n_layers", optional=True)
     d: float | None = follow("d", optional=True)
+
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        needs_decay(self, after)
 
     def scalars(self, step: Number) -> dict[str, Number]:
         layers = 1.0 if self.n_layers is None else self.n_layers

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Read, Slot, earlier
 from gradchain._chain.stage import Number, Slots, Stage, Yields, storage_field
 from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import whole_tensor
@@ -21,29 +20,29 @@ AVERAGES = ("exp_avg", "momentum_buffer", "exp_avg_slow")
 
 def averages(stage: Stage) -> bool:
     """Whether what leaves a stage is a momentum."""
-    return not isinstance(stage, track_first_moment) and any(slot in AVERAGES for slot in stage.slots)
+    return not isinstance(stage, track_first_moment) and any(slot in AVERAGES for slot in stage.known_slots)
 
 
-def check_averaged(before: Sequence[Stage], address: str) -> None:
+def check_averaged(self: Stage, before: Sequence[Stage]) -> None:
     """Raise unless a momentum reaches the stage: until then the direction is the gradient that it is compared with."""
     if not any(averages(stage) for stage in before):
         raise ChainError(
-            f"{address} compares a momentum with the gradient in it, and no stage before it averages. Put "
-            f"first_moment(...), or another stage with a slot 'exp_avg' or 'momentum_buffer', before {address}.",
-            stage=address,
+            f"{self.address} compares a momentum with the gradient in it, and no stage before it averages. Put "
+            f"first_moment(...), or another stage with a slot 'exp_avg' or 'momentum_buffer', before {self.address}.",
+            stage=self.address,
         )
 
 
-def check_units(before: Sequence[Stage], address: str) -> None:
+def check_units(self: Stage, before: Sequence[Stage]) -> None:
     """Raise if a momentum was divided since it was averaged: the gradient in it was not, and cannot be added."""
     resolved = ""
     for stage in before:
         resolved = "" if averages(stage) else stage.address if stage.scale == "resolves" else resolved
     if resolved and any(averages(stage) for stage in before):
         raise ChainError(
-            f"{address} adds the gradient to its momentum, which {resolved} has divided and the gradient not. Put "
-            f"{address} before {resolved}.",
-            stage=address,
+            f"{self.address} adds the gradient to its momentum, which {resolved} has divided and the gradient not. Put "
+            f"{self.address} before {resolved}.",
+            stage=self.address,
         )
 
 
@@ -66,8 +65,8 @@ class grams(Stage):
     scale = "any"
     source = "Grams, arXiv:2412.17107"
 
-    def check_place(self, before: Sequence[Stage], address: str) -> None:
-        check_averaged(before, address)
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        check_averaged(self, before)
 
     def update(self, update: Update, ctx: Context) -> Update:
         return update.replace(value=update.gradient.sign() * update.value.abs())
@@ -98,8 +97,8 @@ class cautious(Stage):
 
     floor: float = hyper(default=1e-3, gt=0, le=1)
 
-    def check_place(self, before: Sequence[Stage], address: str) -> None:
-        check_averaged(before, address)
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        check_averaged(self, before)
 
     def update(self, update: Update, ctx: Context) -> Yields:
         u = update.value
@@ -145,21 +144,21 @@ class nesterov(Stage):
     momentum: float | None = follow("momentum", optional=True)
 
     @property
-    def requires(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return ("exp_avg",) if self.scaled else ()
+    def reads(self) -> tuple[Read, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return (earlier("exp_avg"),) if self.scaled else ()
 
-    def check_place(self, before: Sequence[Stage], address: str) -> None:
-        check_averaged(before, address)
-        check_units(before, address)
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        check_averaged(self, before)
+        check_units(self, before)
         followed = {self.key_of("beta"), self.key_of("momentum")}
         keys = {
             stage.key_of(name) for stage in before for name, spec in stage.live_fields().items() if not spec.follows
         }
         if self.coef is None and not followed & keys:
             raise ChainError(
-                f"{address}.coef is None, and no stage before it has a number that goes by 'betas[0]' or 'momentum', "
+                f"{self.address}.coef is None, and no stage before it has a number that goes by 'betas[0]' or 'momentum', "
                 f"which it would take instead. Pass coef, such as nesterov(0.9).",
-                stage=address,
+                stage=self.address,
             )
 
     def scalars(self, step: Number) -> dict[str, Number]:
@@ -203,11 +202,11 @@ class ademamix(Stage):
     t_alpha: float | None = hyper(default=None, gt=0, optional=True)
     storage: str = storage_field()
 
-    def check_place(self, before: Sequence[Stage], address: str) -> None:
-        check_units(before, address)
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        check_units(self, before)
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"exp_avg_slow": torch.zeros_like(param)}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        return {"exp_avg_slow": Slot(storage=self.storage)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         if self.t_alpha is None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot, earlier
 from gradchain._chain.stage import Number, Slots, Stage
 from gradchain._core.fields import hyper, static
 from gradchain._core.update import Update
 from gradchain.ops import ema, root
-from gradchain.storage import STORAGES, Storage
 from gradchain.transforms.moments import supplied_beta2
 
 
@@ -39,8 +37,7 @@ class factored_moment(Stage):
     """
 
     scale = "sets"
-    optional = ("beta2",)
-    nonnegative = ("exp_avg_sq",)
+    reads = (earlier("beta2", optional=True),)
     source = "SMMF, arXiv:2412.08894"
 
     beta1: float = hyper(default=0.9, ge=0, lt=1, key="betas[0]")
@@ -48,11 +45,9 @@ class factored_moment(Stage):
     bias_correction: bool = static(default=True)
     vectors: bool = static(default=False)
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"exp_avg": torch.zeros_like(param), "exp_avg_sq": torch.zeros_like(param)}
-
-    def storage_of(self, slot: str) -> Storage | None:
-        return STORAGES["factored_vectors" if self.vectors else "factored"]
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        storage = "factored_vectors" if self.vectors else "factored"
+        return {"exp_avg": Slot(storage=storage), "exp_avg_sq": Slot(nonnegative=True, storage=storage)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         if not self.bias_correction:

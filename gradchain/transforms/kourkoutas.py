@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.mixins import needs_reader
 from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import labelled
@@ -57,8 +59,6 @@ class kourkoutas_beta(Stage):
     """
 
     scale = "any"
-    serves = ("beta2",)
-    nonnegative = ("beta2", "grad_ema", "grad_sq")
     source = "Kourkoutas-beta, arXiv:2508.12996"
 
     beta2_min: float = hyper(default=0.9, ge=0, lt=1)
@@ -69,14 +69,13 @@ class kourkoutas_beta(Stage):
     layers: str = static(default="shape", choices=("shape", "tensor", "role"))
     beta2_max: float | None = follow("betas[1]")
 
-    def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
-        """Not if there is one number for each column, even of a matrix of one row."""
-        return len(shape) > 0 and shape[1:].numel() == 1 and shape[0] == whole[0]
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        part, dtype = ranks_of(p.role, p.ndim), torch.promote_types(p.dtype, torch.float32)
+        slot = Slot(shape=shape_of(part, p.shape), per_row=part == "rows", dtype=dtype, nonnegative=True)
+        return dict.fromkeys(("beta2", "grad_ema", "grad_sq"), slot)
 
-    def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
-        dtype = torch.promote_types(param.dtype, torch.float32)
-        shape = shape_of(ranks_of(role, param.ndim), param.shape)
-        return {slot: param.new_zeros(shape, dtype=dtype) for slot in ("beta2", "grad_ema", "grad_sq")}
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        needs_reader(self, after, "beta2")
 
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
         low, high = values["beta2_min"], values["beta2_max"]

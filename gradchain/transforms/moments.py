@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot, earlier
 from gradchain._chain.stage import Number, Slots, Stage, storage_field
 from gradchain._core.fields import hyper, static
 from gradchain._core.update import Update
@@ -43,8 +42,8 @@ class first_moment(Stage):
     bias_correction: bool = static(default=True)
     storage: str = storage_field()
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"exp_avg": torch.zeros_like(param)}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        return {"exp_avg": Slot(storage=self.storage)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         return {"correction": 1 - self.beta**step if self.bias_correction else 1.0}
@@ -76,8 +75,8 @@ class track_first_moment(Stage):
     beta: float = hyper(default=0.9, ge=0, lt=1, key="betas[0]")
     storage: str = storage_field()
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"exp_avg": torch.zeros_like(param)}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        return {"exp_avg": Slot(storage=self.storage)}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         return update, {"exp_avg": ema(ctx.read("exp_avg"), update.value, self.beta)}
@@ -103,16 +102,15 @@ class second_moment(Stage):
     """
 
     scale = "sets"
-    optional = ("beta2",)
-    nonnegative = ("exp_avg_sq",)
+    reads = (earlier("beta2", optional=True),)
     source = ADAM
 
     beta: float = hyper(default=0.999, ge=0, lt=1, key="betas[1]")
     bias_correction: bool = static(default=True)
     storage: str = storage_field()
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"exp_avg_sq": torch.zeros_like(param)}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        return {"exp_avg_sq": Slot(nonnegative=True, storage=self.storage)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         return {"correction": (1 - self.beta**step) ** 0.5 if self.bias_correction else 1.0}
@@ -139,7 +137,7 @@ class debias(Stage):
     {'betas': (0.9,)}
     """
 
-    requires = ("exp_avg",)
+    reads = (earlier("exp_avg"),)
     source = "Adams, pypi.org/project/adams-torch"
 
     beta: float = hyper(default=0.9, ge=0, lt=1, key="betas[0]")

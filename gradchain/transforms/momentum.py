@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Number, Slots, Stage, storage_field
 from gradchain._core.fields import hyper, static
 from gradchain._core.update import Update
@@ -54,8 +53,8 @@ class heavy_ball(Stage):
                     f"(0, 1), such as 0.9, or leave {name} out."
                 )
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"momentum_buffer": torch.zeros_like(param)}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        return {"momentum_buffer": Slot(storage=self.storage)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         return {"incoming": where(step == 1, 1.0, 1 - self.dampening)}
@@ -91,8 +90,8 @@ class lion_interpolate(Stage):
     beta2: float = hyper(default=0.99, ge=0, lt=1, key="betas[1]")
     storage: str = storage_field()
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"exp_avg": torch.zeros_like(param)}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        return {"exp_avg": Slot(storage=self.storage)}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         g, m = update.value, ctx.read("exp_avg")

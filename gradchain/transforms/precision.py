@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.mixins import Precision
 from gradchain._chain.stage import Slots, Stage
 from gradchain._core.fields import DTYPES, dtype_name, static
 from gradchain._core.noise import round_to_bf16
-from gradchain._core.update import Update
 from gradchain.errors import ChainError, OptionError
 
 
-class promote(Stage):
+class promote(Precision):
     r"""Compute the step in another dtype: gradient and parameter are cast on entry, the result back at the end.
 
     Args:
@@ -29,8 +30,6 @@ class promote(Stage):
     >>> gradchain.recipe("adamw").insert_before("first_moment", gradchain.promote("fp32")).names[0]
     'promote'
     """
-
-    place = "first"
 
     dtype: str | None = static(default=None, convert=dtype_name)
     bf16: str | None = static(default=None, convert=dtype_name)
@@ -54,7 +53,7 @@ class promote(Stage):
         return param if name is None else param.to(DTYPES[name])
 
 
-class master_weights(Stage):
+class master_weights(Precision):
     r"""Keep each parameter in a wider dtype as well: stages see the master, the parameter is its rounded image.
 
     Args:
@@ -69,7 +68,6 @@ class master_weights(Stage):
     'master_weights'
     """
 
-    place = "first"
     source = "Mixed Precision Training, arXiv:1710.03740"
 
     dtype: str = static(default="fp32", convert=dtype_name, choices=tuple(DTYPES))
@@ -77,10 +75,9 @@ class master_weights(Stage):
     def widens(self) -> bool:
         return self.dtype in ("fp32", "fp64")
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        if param.dtype == DTYPES[self.dtype]:
-            return {}
-        return {"master_param": param.detach().to(DTYPES[self.dtype])}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        dtype = DTYPES[self.dtype]
+        return {} if p.dtype == dtype else {"master_param": Slot("param", dtype=dtype)}
 
     def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
         stored = ctx.stored_param
@@ -95,7 +92,7 @@ class master_weights(Stage):
         return new_param, {"master_param": new_param}
 
 
-class stochastic_round(Stage):
+class stochastic_round(Precision):
     r"""Store bfloat16 parameters by stochastic rounding; parameters of other dtypes are stored as usual.
 
     A value between two neighbours goes away from zero with probability equal to the fraction of the gap that it has
@@ -114,27 +111,24 @@ class stochastic_round(Stage):
     'stochastic_round'
     """
 
-    place = "last"
     source = "Revisiting BFloat16 Training, arXiv:2010.06192"
 
     seed: int = static(default=0)
 
-    def check_place(self, before: Sequence[Stage], address: str) -> None:
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        super().check(before, after)
         if any(isinstance(stage, master_weights) for stage in before):
             raise ChainError(
-                f"{address} and master_weights contradict each other: with a master, the parameter is its image under "
+                f"{self.address} and master_weights contradict each other: with a master, the parameter is its image under "
                 f"ordinary rounding. Remove one of them.",
-                stage=address,
+                stage=self.address,
             )
         if not any(isinstance(stage, (promote, master_weights)) and stage.widens() for stage in before):
             raise ChainError(
-                f"{address} would have nothing to round: bfloat16 parameters are computed in bfloat16. Put "
-                f"promote('fp32') at the front, or remove {address}.",
-                stage=address,
+                f"{self.address} would have nothing to round: bfloat16 parameters are computed in bfloat16. Put "
+                f"promote('fp32') at the front, or remove {self.address}.",
+                stage=self.address,
             )
-
-    def update(self, update: Update, ctx: Context) -> Update:
-        return update
 
     def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
         if ctx.stored_param.dtype != torch.bfloat16:

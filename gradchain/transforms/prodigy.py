@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.mixins import Decay, SharedNumbers
 from gradchain._chain.stage import Number, Slots, Stage
-from gradchain._core.fields import Interval, Spec, as_number, follow, hyper, static
+from gradchain._core.fields import Interval, as_number, follow, hyper, static
 from gradchain._core.reduce import accumulate
 from gradchain._core.shard import Shard
 from gradchain._core.update import Update
@@ -32,7 +34,7 @@ def positive(value: object) -> float:
     return float(number)
 
 
-class prodigy(Stage):
+class prodigy(SharedNumbers):
     r"""Find the step size: scale the gradient by $d$, and the learning rate of all other stages too.
 
     With $\lambda = d\,\eta$, $\kappa = \frac{d}{d_0}\lambda$, $g$ the direction that comes in and $\theta_0$ the
@@ -79,7 +81,6 @@ class prodigy(Stage):
     """
 
     scale = "any"
-    row_slots = ("s", "p0")
     shared_ranges: ClassVar[Mapping[str, Interval]] = _RANGES
     source = "Prodigy, arXiv:2306.06101"
 
@@ -91,7 +92,7 @@ class prodigy(Stage):
     safeguard_warmup: bool = static(default=False)
     d_limiter: bool = static(default=False)
     slice_p: int = static(default=11)
-    beta2: float | None = follow("betas[1]")
+    beta2: float | None = follow("betas[1]", unless="beta3")
     lr: float | None = follow("lr")
 
     d: ClassVar[torch.Tensor]
@@ -106,30 +107,23 @@ class prodigy(Stage):
                 f"{self.address}.slice_p = {self.slice_p!r} is outside [1, inf). Pass a positive integer."
             )
 
-    def check_place(self, before: Sequence[Stage], address: str) -> None:
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
         for stage in before:
-            early = any(slot in stage.slots for slot in ("exp_avg", "momentum_buffer", "exp_avg_slow", "exp_avg_sq"))
-            if (
-                early
-                or stage.scale in ("sets", "resolves")
-                or ("lr" in stage.dynamic_fields() and stage.decays == "no")
-            ):
+            early = any(
+                slot in stage.known_slots for slot in ("exp_avg", "momentum_buffer", "exp_avg_slow", "exp_avg_sq")
+            )
+            scaled = "lr" in stage.dynamic_fields() and not isinstance(stage, Decay)
+            if early or scaled or stage.scale in ("sets", "resolves"):
                 raise ChainError(
-                    f"{address} multiplies the gradient by d, but {stage.address} before it has seen it without. Move "
-                    f"{address} before {stage.address}.",
-                    stage=address,
+                    f"{self.address} multiplies the gradient by d, but {stage.address} before it has seen it without. Move "
+                    f"{self.address} before {stage.address}.",
+                    stage=self.address,
                 )
 
-    def live_fields(self) -> dict[str, Spec]:
-        fields = super().live_fields()
-        return fields if self.beta3 is None else {name: spec for name, spec in fields.items() if name != "beta2"}
-
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.init_shard(param, None, Shard.whole(param.shape))
-
-    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
-        start = self._sliced(param.detach(), shard)
-        return {"s": torch.zeros_like(start, dtype=torch.float32), "p0": start.clone()}
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        rows, columns = (p.shape[0] if p.ndim else 1), -(-p.shape[1:].numel() // self.slice_p)
+        s = Slot(shape=(rows, columns), per_row=p.ndim > 0, dtype=torch.float32)
+        return {"s": s, "p0": Slot(self._sliced, shape=(rows, columns), per_row=p.ndim > 0)}
 
     def init_shared(self) -> dict[str, float]:
         return {"d": self.d0, "d_max": self.d0, "d_numerator": 0.0, "k": 0.0}

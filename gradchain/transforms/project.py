@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import later
 from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import hyper
 from gradchain._core.reduce import whole_tensor
@@ -52,7 +53,7 @@ class momentum_project(Stage):
     ('momentum_project', 'lion_interpolate')
     """
 
-    reads_previous = ("exp_avg",)
+    reads = (later("exp_avg"),)
     source = "GYRO, github.com/sunderflowres-stack/gyro_optimizer"
 
     theta_base: float = hyper(default=0.0, ge=0, lt=1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Stage, Yields
 from gradchain._core.fields import hyper, static
 from gradchain._core.reduce import whole_tensor, whole_tensor_max
@@ -54,13 +55,13 @@ class centralize(Stage):
             return update
         return update.replace(value=g - g.mean(dim=_inner(g), keepdim=True))
 
-    def advice(self, shape: torch.Size) -> str | None:
-        if self.skip_singletons or len(shape) < 2 or _slice_size(shape) != 1:
-            return None
-        return (
-            f"centralize removes the whole gradient of a parameter of shape {tuple(shape)}: its slices have one "
-            "element, so only weight decay will move it. Pass skip_singletons=True to leave such slices alone."
-        )
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        if not self.skip_singletons and p.ndim >= 2 and _slice_size(p.shape) == 1:
+            p.warn(
+                f"centralize removes the whole gradient of a parameter of shape {tuple(p.shape)}: its slices have one "
+                "element, so only weight decay will move it. Pass skip_singletons=True to leave such slices alone."
+            )
+        return {}
 
 
 class range_normalize(Stage):

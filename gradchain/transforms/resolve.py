@@ -8,7 +8,7 @@ import torch
 
 from gradchain._chain.context import Context
 from gradchain._chain.stage import Number, Stage
-from gradchain._core.fields import Spec, follow, hyper
+from gradchain._core.fields import follow, hyper
 from gradchain._core.update import Update
 from gradchain.errors import OptionError
 from gradchain.ops import arctangent, nonzero
@@ -39,7 +39,7 @@ class divide(Stage):
     scale = "resolves"
 
     eps: float | None = hyper(default=0.0, ge=0, optional=True)
-    n_layers: float = hyper(default=1.0, gt=0)
+    n_layers: float = hyper(default=1.0, gt=0, unless="eps")
     d: float | None = follow("d", optional=True)
 
     def __post_init__(self) -> None:
@@ -49,10 +49,6 @@ class divide(Stage):
                 f"{self.address}.n_layers = {self.n_layers!r} has no effect with eps = {self.eps!r}. Pass eps=None, or "
                 "leave n_layers out."
             )
-
-    def live_fields(self) -> dict[str, Spec]:
-        fields = super().live_fields()
-        return fields if self.eps is None else {name: spec for name, spec in fields.items() if name != "n_layers"}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         eps = 1 / self.n_layers if self.eps is None else self.eps

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Generator
 from typing import Literal
 
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Slots, Stage, Yields
 from gradchain._core.fields import hyper, static
 from gradchain._core.reduce import Request, Totals, whole_tensor, whole_tensor_max
@@ -89,43 +88,32 @@ class scale_update(Stage):
     oft_scale_factor: float = hyper(default=1.0, gt=0)
     seed: int = static(default=0)
 
-    @functools.cached_property
-    def slots(self) -> tuple[str, ...]:
-        """Those of matrices and of blocks: asked for a shape whose rows are triangles, which others are not."""
-        shape = torch.Size((3, 3))
-        return tuple(self._slots(shape, "oft") | self._slots(shape, None))
-
-    def init_for(self, param: torch.Tensor, role: str | None) -> dict[str, torch.Tensor]:
-        return self.init_shard(param, role, Shard.whole(param.shape))
-
-    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
-        dtype = torch.promote_types(param.dtype, torch.float32)
-        whole = {
-            name: start_vector(shape, name, self.seed, param.device).to(dtype)
-            for name, shape in self._slots(shard.shape, role).items()
-        }
-        return {n: shard.cut(x) if self.splits(n, x.shape, shard.shape) else x for n, x in whole.items()}
-
-    def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
-        """All but the one vector over the columns of a matrix."""
-        return slot == "spectral_u" or len(shape) > 1
-
-    def _slots(self, shape: torch.Size, role: str | None) -> dict[str, tuple[int, ...]]:
-        kind = _kind(shape, role)
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        kind = _kind(p.shape, p.role)
         if kind == "vector":
             return {}
-        rows, columns = shape[0], math.prod(shape[1:])
+        rows, columns = p.shape[0], p.shape[1:].numel()
         if kind == "matrix":
-            right = {"spectral_v": (columns,)}
-            return {"spectral_u": (rows,), **right} if self.power == "two_sided" else right
+            right = {"spectral_v": self._start(p, "spectral_v", columns, per_row=False)}
+            return {"spectral_u": self._start(p, "spectral_u", rows), **right} if self.power == "two_sided" else right
         size = skew_size(columns)
         if size * (size - 1) // 2 != columns:
             raise OptionError(
-                f"{self.address}: role 'oft' on a parameter of shape {tuple(shape)}, whose rows of {columns} are no upper "
+                f"{self.address}: role 'oft' on a parameter of shape {tuple(p.shape)}, whose rows of {columns} are no upper "
                 f"triangles of square blocks; for blocks of size {size} they would have {size * (size - 1) // 2} elements. "
                 "Give this parameter another role, or None."
             )
-        return dict.fromkeys(("spectral_u", "spectral_v"), (rows, size)) if self.blocks == "spectral" else {}
+        names = ("spectral_u", "spectral_v") if self.blocks == "spectral" else ()
+        return {name: self._start(p, name, rows, size) for name in names}
+
+    def _start(self, p: ParamInfo, name: str, *shape: int, per_row: bool = True) -> Slot:
+        """A slot that begins with random vectors, the same for equal shapes."""
+
+        def fill(param: torch.Tensor, shard: Shard) -> torch.Tensor:
+            whole = start_vector(shape, name, self.seed, param.device)
+            return shard.cut(whole) if per_row else whole
+
+        return Slot(fill, shape=shape, per_row=per_row, dtype=torch.promote_types(p.dtype, torch.float32))
 
     def update(self, update: Update, ctx: Context) -> Yields:
         u, kind = wide(update.value), _kind(ctx.shape, ctx.role)

@@ -8,6 +8,7 @@ from collections.abc import Generator, Sequence
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Read, Slot, earlier
 from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import hyper, static
 from gradchain._core.reduce import Request, Totals, tensor_partials, tensor_partials_max, whole_tensor
@@ -15,10 +16,11 @@ from gradchain._core.shard import Shard
 from gradchain._core.update import Update
 from gradchain.errors import ChainError, OptionError
 from gradchain.ops import arctangent, finite, nonzero, root, where, wide
-from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
+from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector, words_of
 
 ADV_OPTM = "adv_optm, pypi.org/project/adv-optm"
 _TINY = 1e-12
+MOMENTA = ("exp_avg", "momentum_buffer")
 
 
 def _number(value: object) -> float:
@@ -135,30 +137,24 @@ class freeze_on_flip(Stage):
     watch: str = static(default="direction", choices=("direction", "momentum"))
 
     @property
-    def optional(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return ("exp_avg", "momentum_buffer") if self.watch == "momentum" else ()
+    def reads(self) -> tuple[Read, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return tuple(earlier(slot, optional=True) for slot in MOMENTA) if self.watch == "momentum" else ()
 
-    def check_place(self, before: Sequence[Stage], address: str) -> None:
-        owned = {slot for stage in before for slot in stage.slots}
-        if self.optional and not owned & set(self.optional):
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        owned = {slot for stage in before for slot in stage.known_slots}
+        if self.watch == "momentum" and not owned & set(MOMENTA):
             raise ChainError(
-                f"{address} watches the signs of a momentum, and no stage before it owns 'exp_avg' or 'momentum_buffer'. "
-                f"Put first_moment(...) before {address}, or pass watch='direction'.",
-                stage=address,
+                f"{self.address} watches the signs of a momentum, and no stage before it owns 'exp_avg' or "
+                f"'momentum_buffer'. Put first_moment(...) before {self.address}, or pass watch='direction'.",
+                stage=self.address,
             )
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.init_shard(param, None, Shard.whole(param.shape))
-
-    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
         if self.watch == "momentum":
             return {}
-        shape = (1, shard.shape.numel()) if len(shard.shape) < 2 else (shard.rows, shard.row_numel)
-        return {"prev_sign": pack(torch.zeros(shape, dtype=torch.bool, device=param.device))}
-
-    def splits(self, slot: str, shape: torch.Size, whole: torch.Size) -> bool:
-        """The words of a vector are one row, the same in all processes."""
-        return len(whole) > 1
+        rows, columns = (1, p.numel) if p.ndim < 2 else (p.shape[0], p.shape[1:].numel())
+        dtype, words = words_of(columns)
+        return {"prev_sign": Slot(0, shape=(rows, words), per_row=p.ndim > 1, dtype=dtype)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         return {"first": where(step == 1, 1.0, 0.0)}
@@ -277,7 +273,7 @@ class snr_precondition(Stage):
     'snr_precondition'
     """
 
-    requires = ("exp_avg",)
+    reads = (earlier("exp_avg"),)
     source = ADV_OPTM
 
     a: float = hyper(default=4 / math.pi, gt=0)

@@ -7,11 +7,12 @@ from collections.abc import Generator
 import torch
 
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.mixins import Decay
 from gradchain._chain.registry import label_function
-from gradchain._chain.stage import Number, Stage, Yields
+from gradchain._chain.stage import Number, Yields
 from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import Request, Totals, tensor_partials, whole_tensor
-from gradchain._core.shard import Shard
 from gradchain._core.update import Update
 from gradchain.ops import compute_dtype, minimum, root, where, wide
 
@@ -29,7 +30,7 @@ def matrix_or_vector(name: str, param: torch.Tensor) -> str:
     return "matrix" if wanted and _is_matrix(param.shape) else "vector"
 
 
-class spectral_decay(Stage):
+class spectral_decay(Decay):
     r"""Shrink the largest singular value of each matrix, found by one step of power iteration per update.
 
     For each $M \times N$ matrix $W$ (the last two axes; all others are a batch), with $u$ kept from step to step:
@@ -57,8 +58,6 @@ class spectral_decay(Stage):
     """
 
     scale = "any"
-    decays = "adds"
-    row_slots = ("u", "sigma")
     source = "Adams, pypi.org/project/adams-torch; arXiv:1705.10941"
 
     weight_decay: float = hyper(default=0.1, ge=0)
@@ -67,21 +66,15 @@ class spectral_decay(Stage):
     clamp: float | None = hyper(default=None, gt=0, optional=True)
     lr: float | None = follow("lr")
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return self.init_shard(param, None, Shard.whole(param.shape))
-
-    def init_shard(self, param: torch.Tensor, role: str | None, shard: Shard) -> dict[str, torch.Tensor]:
-        if not _is_matrix(shard.shape):
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        if not _is_matrix(p.shape):
+            p.warn(
+                f"spectral_decay does not decay a parameter of shape {tuple(p.shape)}; route such parameters to "
+                "decoupled_decay with partition({...}, matrix_or_vector)."
+            )
             return {}
-        return {"u": param.new_ones(param.shape[:-1]), "sigma": param.new_zeros(param.shape[:-2])}
-
-    def advice(self, shape: torch.Size) -> str | None:
-        if _is_matrix(shape):
-            return None
-        return (
-            f"spectral_decay does not decay a parameter of shape {tuple(shape)}; route such parameters to "
-            "decoupled_decay with partition({...}, matrix_or_vector)."
-        )
+        sigma = Slot(shape=p.shape[:-2], per_row=p.ndim > 2)
+        return {"u": Slot(1.0, shape=p.shape[:-1], per_row=True), "sigma": sigma}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         assert self.lr is not None

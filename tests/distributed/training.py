@@ -142,8 +142,11 @@ def telemetry_is_of_the_whole_model() -> list[Any]:
 class rows_undeclared(gradchain.Stage):
     """A slot with a row for each row of the parameter that does not say so."""
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"size": param.new_zeros(param.shape[0])}
+    def slots(self, p: gradchain.ParamInfo) -> dict[str, gradchain.Slot]:
+        return {"size": gradchain.Slot(shape=p.shape[:1])}
+
+    def update(self, update: gradchain.Update, ctx: gradchain.Context) -> Any:
+        return update, {"size": ctx.read("size") + update.value.abs().sum(1)}
 
 
 class by_hand(gradchain.Stage):
@@ -156,14 +159,9 @@ class by_hand(gradchain.Stage):
 class rows_declared(gradchain.Stage):
     """The mean size of each row; one that does, with a vector for all rows beside it."""
 
-    row_slots = ("size",)
-
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {
-            "size": param.new_zeros(param.shape[0]),
-            "column": param.new_zeros(param.shape[1]),
-            "m": torch.zeros_like(param),
-        }
+    def slots(self, p: gradchain.ParamInfo) -> dict[str, gradchain.Slot]:
+        size, column = gradchain.Slot(shape=p.shape[:1], per_row=True), gradchain.Slot(shape=p.shape[1:2])
+        return {"size": size, "column": column, "m": gradchain.Slot()}
 
     def update(self, update: gradchain.Update, ctx: gradchain.Context) -> Any:
         g = update.value
@@ -239,7 +237,7 @@ def refusals() -> list[str]:
     refused(
         "an undeclared slot",
         gc.ChainError,
-        ["rows_undeclared.size", "row_slots", "w"],
+        ["rows_undeclared", "per_row", "w"],
         lambda: build([("w", by_rows)], gc.chain(rows_undeclared(), LR)),
     )
     refused(

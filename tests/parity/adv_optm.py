@@ -185,8 +185,8 @@ class lion_of_raw_gradients(gradchain.Stage):
     beta1: float = gradchain.hyper(default=0.9, ge=0, lt=1, key="betas[0]")
     beta2: float = gradchain.hyper(default=0.99, ge=0, lt=1, key="betas[1]")
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"exp_avg": torch.zeros_like(param)}
+    def slots(self, p: gradchain.ParamInfo) -> dict[str, gradchain.Slot]:
+        return {"exp_avg": gradchain.Slot()}
 
     def update(self, update: gradchain.Update, ctx: gradchain.Context) -> Any:
         m = ctx.read("exp_avg")
@@ -201,11 +201,8 @@ class lion_of_corrected_momentum(gradchain.Stage):
     beta2: float = gradchain.hyper(default=0.99, ge=0, lt=1, key="betas[1]")
     storage: str = storage_field()
 
-    def init(self, param: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"exp_avg": torch.zeros_like(param), "prev_grad": torch.zeros_like(param)}
-
-    def storage_of(self, slot: str) -> Any:
-        return None if slot == "prev_grad" else super().storage_of(slot)
+    def slots(self, p: gradchain.ParamInfo) -> dict[str, gradchain.Slot]:
+        return {"exp_avg": gradchain.Slot(storage=self.storage), "prev_grad": gradchain.Slot()}
 
     def update(self, update: gradchain.Update, ctx: gradchain.Context) -> Any:
         g, m = update.value, ctx.read("exp_avg")

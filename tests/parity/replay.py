@@ -77,13 +77,11 @@ def kept_beta(state: Mapping[str, Any]) -> torch.Tensor | None:
     return None if beta2 is None else beta2.clone()
 
 
-class GeneratorRound(gradchain.Stage):
+class GeneratorRound(gradchain.Precision):
     """Stochastic rounding as the published Rose does it: one draw per parameter and step from a torch generator.
 
     Our own `stochastic_round` hashes a counter instead, so this one lives in the tests: it is not pure.
     """
-
-    place = "last"
 
     generator: torch.Generator = gradchain.static()
 

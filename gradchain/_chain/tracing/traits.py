@@ -15,10 +15,11 @@ from typing import Any
 import torch
 
 from gradchain._chain.elements import Composed, routes
+from gradchain._chain.mixins import SharedNumbers
 from gradchain._chain.program import Numbers, Program
 from gradchain._chain.stage import Stage
 from gradchain._chain.tracing.apart import apart
-from gradchain._chain.tracing.claims import check_claims
+from gradchain._chain.tracing.claims import check_storages
 from gradchain._chain.tracing.joined import compare
 from gradchain._chain.tracing.watch import Branched, Deeds, Fault
 from gradchain._chain.tracing.watched import Watching, as_tensors, usual_numbers
@@ -46,7 +47,7 @@ class Traits:
     joint: tuple[str, ...]
     """The stages that ask for totals over several parameters."""
     records: tuple[str, ...]
-    """The names that are passed to `ctx.record`, and those that stages declare."""
+    """The names that are passed to `ctx.record`."""
     own: bool = False
     """Whether they may be others for another shape of the same rank, or for other values of the hyperparameters."""
 
@@ -69,7 +70,7 @@ def traits_of(program: Program, param: torch.Tensor) -> Traits:
     """What a program does to a parameter: found out when it is first asked.
 
     Raises:
-        ChainError: a stage breaks a rule, or says of itself what is not so.
+        ChainError: a stage breaks a rule, or a storage says of itself what is not so.
     """
     key = (param.dtype, param.shape)
     known: Traits | None = program.traced.get(key)
@@ -119,8 +120,8 @@ def reaching_out(chain: Composed, params: Iterable[torch.Tensor]) -> str | None:
 
 
 def sharing(stages: Iterable[tuple[str, Stage]]) -> str | None:
-    """The first stage that makes numbers for all parameters, or says that it asks for totals over several."""
-    return next((at for at, stage in stages if stage.joint or type(stage).share is not Stage.share), None)
+    """The first stage that makes numbers for all parameters."""
+    return next((at for at, stage in stages if isinstance(stage, SharedNumbers)), None)
 
 
 # The examination.
@@ -139,7 +140,7 @@ def _examined(program: Program, dtype: torch.dtype, small: torch.Size) -> Traits
     drawn = _try_tensors(program, dtype, small, numbers[2], deeds) or drawn
     if not any(deed.mixes or deed.shapes for deed in deeds.values()):
         compare(program, dtype, len(small), numbers[2], deeds)
-    check_claims(program, deeds, watch.storages)
+    check_storages(program, watch.storages)
     for other in _variants(program):
         more = _quietly(other, dtype, small)
         drawn = drawn or more.draws
@@ -153,15 +154,13 @@ def _traits(program: Program, deeds: Mapping[str, Deeds], storages: Mapping[str,
     placed = {address: deed.place for address, deed in deeds.items() if deed.place}
     packed = {key: why for key, deed in storages.items() if (why := deed.mixes or deed.shapes or deed.place)}
     records: dict[str, None] = {}
-    for address, stage in program.stages:
+    for address, _ in program.stages:
         deed = deeds[address]
-        claimed = "it says so" if stage.elementwise is False else None
         numeric = "its update looks at the value of a hyperparameter" if deed.numeric else None
-        if reason := deed.mixes or deed.shapes or numeric or claimed:
+        if reason := deed.mixes or deed.shapes or numeric:
             mixed[address] = reason
-        records |= dict.fromkeys((*(stage.records or ()), *deed.records))
-    joint = tuple(address for address, stage in program.stages if deeds[address].asks or stage.joint)
-    drawn = drawn or any(stage.random for _, stage in program.stages)
+        records |= deed.records
+    joint = tuple(address for address, _ in program.stages if deeds[address].asks)
     own = any(deed.shapes or deed.numeric for deed in (*deeds.values(), *storages.values()))
     return Traits(mixed, placed, packed, drawn or any(d.numeric for d in deeds.values()), joint, tuple(records), own)
 
@@ -182,7 +181,7 @@ def _widened(known: Traits, program: Program, dtype: torch.dtype, shape: torch.S
         raise
     except Exception:
         return known
-    check_claims(program, watching.deeds, watching.watch.storages)
+    check_storages(program, watching.watch.storages)
     wide = _traits(program, watching.deeds, watching.watch.storages, watching.watch.drawn)
     if not any("could not be traced" in why for why in known.mixed.values()):
         joint = tuple(at for at, _ in program.stages if at in (*known.joint, *wide.joint))

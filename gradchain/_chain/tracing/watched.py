@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Generator, Mapping
 from types import GeneratorType, SimpleNamespace
 from typing import Any, cast
@@ -11,6 +13,8 @@ import torch
 from gradchain._chain import shared
 from gradchain._chain.bindings import bind_keys
 from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.mixins import Precision
 from gradchain._chain.program import Numbers, Outcome, Program, State
 from gradchain._chain.stage import Result, Slots, Stage
 from gradchain._chain.tracing.watch import Deeds, Looks, Watch, Witness
@@ -25,7 +29,7 @@ STEPS = (1, 2, 1000)
 
 
 class WatchedStage:
-    """A stage that is watched, in the place of the stage. Slots that are `dense` are kept as `init` makes them."""
+    """A stage that is watched, in the place of the stage. Slots that are `dense` are kept as they are."""
 
     def __init__(self, stage: Stage, address: str, watch: Watch, deeds: Deeds, dense: bool) -> None:
         self.stage, self.address, self.watch, self.deeds, self.dense = stage, address, watch, deeds, dense
@@ -33,12 +37,26 @@ class WatchedStage:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stage, name)
 
+    @property
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # to `isinstance` it is the stage
+        return type(self.stage)
+
     def bind(self, values: Mapping[str, Any]) -> WatchedStage:
         return WatchedStage(self.stage.bind(values), self.address, self.watch, self.deeds, self.dense)
 
-    def storage_of(self, slot: str) -> Any:
-        storage = None if self.dense else self.stage.storage_of(slot)
-        return None if storage is None else WatchedStorage(storage, f"{self.address}.{slot}", self.watch)
+    @functools.cached_property
+    def known_slots(self) -> dict[str, Slot]:
+        return {name: self._watched(name, slot) for name, slot in self.stage.known_slots.items()}
+
+    def slots_of(self, p: ParamInfo) -> dict[str, Slot]:
+        slots = self.stage.slots_of(p)
+        return {name: dataclasses.replace(slot, storage=self.known_slots[name].storage) for name, slot in slots.items()}
+
+    def _watched(self, name: str, slot: Slot) -> Slot:
+        storage = None if self.dense else slot.kept_as
+        if storage is not None:
+            storage = cast("Storage", WatchedStorage(storage, f"{self.address}.{name}", self.watch))
+        return dataclasses.replace(slot, storage=storage)
 
     def update(self, update: Update, ctx: Context) -> Any:
         witness, given = Witness.of(ctx, self.watch), self._given(ctx, update)
@@ -48,11 +66,11 @@ class WatchedStage:
 
     def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
         with self.watch.at(self.address, self.deeds, "read", self._given(ctx, param)):
-            return self.stage.read(param, Witness.of(ctx, self.watch))
+            return cast("Precision", self.stage).read(param, Witness.of(ctx, self.watch))
 
     def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
         with self.watch.at(self.address, self.deeds, "write", self._given(ctx, new_param)):
-            return self.stage.write(new_param, Witness.of(ctx, self.watch))
+            return cast("Precision", self.stage).write(new_param, Witness.of(ctx, self.watch))
 
     def _given(self, ctx: Context, given: Any) -> list[torch.Tensor]:
         """What a stage may read and not write."""
@@ -112,6 +130,10 @@ class WatchedStorage:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.storage, name)
+
+    @property
+    def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # to `isinstance` it is the storage
+        return type(self.storage)
 
     def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Any:
         def noted(*args: Any) -> torch.Tensor:
@@ -199,7 +221,7 @@ def usual_numbers(program: Program, steps: tuple[int, ...] = STEPS) -> dict[int,
     route: Any = SimpleNamespace(addressed=program.stages, bindings=bindings)
     group: dict[str, Any] = dict(bindings.defaults)
     for _, stage in program.stages:
-        group = {**stage.pin(bindings.defaults), **group}
+        group = {**stage.initial_entries(bindings.defaults), **group}
     group |= shared.initial(route, group, torch.device("cpu"))
     return {step: _here(program.numbers(bindings, group, step)) for step in steps}
 
