@@ -15,7 +15,7 @@ import gradchain
 from gradchain import chain, partition, recipe
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
-from gradchain._engine import compiled, kernel
+from gradchain._engine import call, compiled, kernel
 from tests.test_optimizer import SHAPES, assert_same, frozen_copy, make_params, set_grads, train
 
 MANY = (*SHAPES, (1,), (4, 1), (7, 3), (2, 3, 4))
@@ -25,7 +25,7 @@ MANY = (*SHAPES, (1,), (4, 1), (7, 3), (2, 3, 4))
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[Any, kernel.Kernel]]:
     """An empty kernel cache."""
     cache: dict[Any, kernel.Kernel] = {}
-    monkeypatch.setattr(compiled, "_kernels", cache)
+    monkeypatch.setattr(call, "_kernels", cache)
     return cache
 
 

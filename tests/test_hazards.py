@@ -10,7 +10,7 @@ from torch import nn
 
 import gradchain
 from gradchain import transforms as t
-from gradchain._engine import compiled, kernel
+from gradchain._engine import call, compiled, kernel
 
 MODES = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 
@@ -152,7 +152,7 @@ def test_true_is_not_one(compile: bool) -> None:
 
 def test_gradients_that_come_and_go_do_not_compile_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     cache: dict[object, object] = {}
-    monkeypatch.setattr(compiled, "_kernels", cache)
+    monkeypatch.setattr(call, "_kernels", cache)
     monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
     chooser = random.Random(0)
     params = [nn.Parameter(torch.zeros(k % 3 + 1)) for k in range(12)]

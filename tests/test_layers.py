@@ -94,3 +94,10 @@ def test_all_packages_are_installed() -> None:
     setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
     assert set(setup["tool"]["setuptools"]["packages"]) == packages
+
+
+def test_the_picture_in_the_docs_is_true() -> None:
+    page = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
+    picture = page.split("```text\n")[1].split("```")[0]
+    rows = [set(line[:32].split()) for line in picture.splitlines()]
+    assert rows == [set(row) for row in reversed(LAYERS)]

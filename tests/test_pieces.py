@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain._engine import compiled, kernel, pieces
+from gradchain._engine import call, compiled, kernel, pieces
 from tests.test_optimizer import frozen_copy
 
 SHAPES = [(64, 48), (50, 6, 8), (96, 40), (9, 7), (48,)]
@@ -88,7 +88,7 @@ def test_pieces_that_cannot_be_compiled_are_stepped_whole(monkeypatch: pytest.Mo
         return graph
 
     monkeypatch.setattr(kernel, "compile_graph", picky)
-    monkeypatch.setattr(compiled, "_kernels", {})
+    monkeypatch.setattr(call, "_kernels", {})
     expected = run(CHAINS["adamw"], compile=False)
     with pytest.warns(gradchain.CompileWarning, match="no such fusion"):
         result = run(CHAINS["adamw"], compile=True)

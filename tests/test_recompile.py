@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim import lr_scheduler as lrs
 
 import gradchain
-from gradchain._engine import compiled, kernel
+from gradchain._engine import call, compiled, kernel
 
 LARGE = (300, 300)  # a bucket of its own
 SMALL = (5, 4)
@@ -23,7 +23,7 @@ SMALL = (5, 4)
 def made(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     """The kernels that were made."""
     cache: dict[Any, Any] = {}
-    monkeypatch.setattr(compiled, "_kernels", cache)
+    monkeypatch.setattr(call, "_kernels", cache)
     monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
     return cache
 

@@ -6,6 +6,7 @@ goldens show; those are put together here from our stages, so that the recipes s
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -130,6 +131,8 @@ def _translate_old(version: str, published: str, case: Case, result: Translation
         )
     if old and options.get("spectral_normalization"):
         _scaled_of_2_4(version, case, result)
+    if version.startswith("2.4") and options.get("centered_wd"):  # published: it never acts
+        result.edits.append(lambda chain: chain.without("centered_decay"))
 
 
 def _scaled_of_2_4(version: str, case: Case, result: Translation) -> None:
@@ -140,9 +143,8 @@ def _scaled_of_2_4(version: str, case: Case, result: Translation) -> None:
         vectors="rms" if first else "l2", blocks="rms" if first else "l2", power="one_sided_absolute"
     )
     result.edits.append(lambda chain: chain.replace("scale_update", scale))
-    result.edits.append(
-        lambda chain: chain.replace("decoupled_decay", _decay_of_2_4(options.get("weight_decay", 0.0), first))
-    )
+    weight_decay, centered = options.get("weight_decay", 0.0), options.get("centered_wd", 0.0)
+    result.edits.append(lambda chain: chain.replace("decoupled_decay", _decay_of_2_4(weight_decay, centered, first)))
     layers = (case.get("group_extra") or {}).get("n_layers")
     if version == "2.4.dev6" and result.recipe != "adv-lion" and not options.get("use_atan2"):
         options["eps"] = None
@@ -151,12 +153,19 @@ def _scaled_of_2_4(version: str, case: Case, result: Translation) -> None:
         options["use_atan2"] = False
 
 
-def _decay_of_2_4(weight_decay: float, first: bool) -> Any:
-    """Decay by eta / eta_0 and fan-in: none of vectors, and in dev2 without the fan-in for OFT."""
+def _decay_of_2_4(weight_decay: float, centered_wd: float, first: bool) -> Any:
+    """Decay by eta / eta_0 and fan-in: of vectors, none but DoRA scales.
+
+    In dev2 OFT has no fan-in, and LoRA and OFT take their strength from `centered_wd`, if there is one.
+    """
     decay = gradchain.decoupled_decay(weight_decay, schedule=True, fan_in=True)
     nothing = gradchain.decoupled_decay(0.0).expose(weight_decay="vector_wd")
-    oft = {"oft": gradchain.decoupled_decay(weight_decay, schedule=True)} if first else {}
-    return gradchain.partition({"matrix": decay, "vector": nothing, **oft}, matrix_or_vector)
+    branches = {"matrix": decay, "vector": nothing, "dora_scale": decay}
+    if first:
+        own = gradchain.decoupled_decay(centered_wd or weight_decay, schedule=True, fan_in=True)
+        own = own.expose(weight_decay="adapter_wd")
+        branches |= {"lora_A": own, "lora_B": own, "oft": dataclasses.replace(own, fan_in=False)}
+    return gradchain.partition(branches, matrix_or_vector)
 
 
 def matrix_or_vector(name: str, param: torch.Tensor) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from gradchain.storage import STORAGES, Kept, near_square
 from gradchain.storage.signs import unpack
+from tests.parity import adv_optm
 from tests.parity.replay import Replayed, run
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "advoptm"
@@ -64,6 +65,16 @@ def test_trajectory_and_state(name: str, compile: bool) -> None:
     check_shared(case, replayed)
     check_betas(case, replayed)
     check_state(case, replayed)
+
+
+@pytest.mark.parametrize("name", ["pr_scaled_l2_eps", "pr_scaled_rms_fullmatrix"])
+def test_a_dora_scale_of_one_axis_is_stepped_like_a_column(name: str) -> None:
+    # So it is in 2.4.dev2 and 2.4.dev6, which decay it although they decay no other vector.
+    case = load(name)
+    index = adv_optm.roles(case).index("dora_scale")
+    for tensors in (case["params0"], *case["grads"], *case["snapshots"].values()):
+        tensors[index] = tensors[index].flatten()
+    assert_matches(case, run(case).snapshots, ulps=4)
 
 
 def check_shared(case: Mapping[str, Any], replayed: Replayed) -> None:

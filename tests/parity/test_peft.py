@@ -232,6 +232,7 @@ def test_a_few_steps(name: str) -> None:
 
     adam = gc.chain(note_role, gc.first_moment(0.9), gc.second_moment(), gc.divide(1e-8), gc.scale_by_learning_rate())
     optimizer = gc.Optimizer(model, adam, lr=1e-2, role=from_peft(model))
+    seen.clear()  # the stages are watched once when the optimizer is made, for frozen parameters too
     losses = []
     for _ in range(8):
         optimizer.zero_grad()
@@ -250,6 +251,7 @@ BY_ROLE: dict[str, dict[str, object]] = {
     "adv-adamw": {"spectral_normalization": True, "kourkoutas_beta": True, "centered_wd": 0.01, "weight_decay": 0.01},
     "adv-adopt-factored": {},
     "adv-signsgd": {"stochastic_sign": True},
+    "adv-lion": {"routed_wd": True, "centered_wd": 0.01, "weight_decay": 0.01},
 }
 
 
