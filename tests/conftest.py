@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import copy
+from typing import Any
 
 import pytest
 import torch
 
-from gradchain._engine import kernel
+from gradchain._engine import call, kernel
 
 torch.set_num_threads(1)  # the tensors are small, and pytest-xdist keeps the cores busy
 
@@ -19,7 +20,19 @@ def seed() -> None:
 
 
 @pytest.fixture
-def graphs_as_traced(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Kernels run the graph that was traced: all of the engine but inductor's code, which takes seconds for each graph."""
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty kernel cache, in the place of the one that the process shares."""
+    cache = copy.copy(call._kernels)
+    cache.clear()
+    monkeypatch.setattr(call, "_kernels", cache)
+    return cache
+
+
+@pytest.fixture
+def traced(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Kernels run their graphs as traced: all of the compiled path but inductor, in milliseconds.
+
+    They have a cache of their own: a test that compiles must not be served one of these.
+    """
     monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
-    yield
+    return kernels
