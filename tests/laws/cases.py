@@ -13,8 +13,6 @@ import gradchain as gc
 from gradchain import Chain, chain
 
 SHAPES = [(), (1,), (7,), (1, 1), (5, 1), (1, 6), (8, 16), (4, 3, 3, 3), (2, 6, 10), (2, 3, 4, 5)]
-FEW_SHAPES = [(), (7,), (1, 6), (8, 16), (4, 3, 3, 3)]
-"""For laws that one shape suffices to show, or that do not look at values."""
 MATRICES = [(1, 6), (8, 16), (4, 3, 3, 3), (2, 6, 10), (2, 3, 4, 5)]
 """Shapes whose slices along the first axis have more than one element."""
 

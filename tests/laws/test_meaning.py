@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import pytest
@@ -10,7 +9,7 @@ import torch
 
 from gradchain._chain.chain import Chain
 from gradchain.errors import ChainError
-from tests.laws.cases import CASES, FEW_SHAPES, Case
+from tests.laws.cases import CASES, Case
 from tests.laws.running import (
     DECAYS,
     assert_all_close,
@@ -68,13 +67,7 @@ def with_number(hyper: dict[str, Any], key: str, place: int | None) -> dict[str,
 
 
 def stepped(chain: Chain, dtype: torch.dtype = torch.float64, **hyper: Any) -> list[torch.Tensor]:
-    return functional(chain, tensors(1, FEW_SHAPES, dtype), gradients(STEPS, FEW_SHAPES, dtype), **hyper)
-
-
-@functools.cache
-def as_it_is(name: str, dtype: torch.dtype = torch.float64) -> list[torch.Tensor]:
-    """What a case makes, which many are compared with."""
-    return stepped(CASES[name].chain, dtype)
+    return functional(chain, tensors(1, dtype=dtype), gradients(STEPS, dtype=dtype), **hyper)
 
 
 @pytest.mark.parametrize(("name", "key", "place"), entries())
@@ -84,7 +77,7 @@ def test_every_number_is_live(name: str, key: str, place: int | None) -> None:
     # The same number, once as a group would hold it and once built into the chain.
     by_group = stepped(case.chain, **changed)
     assert not any(torch.isnan(p).any() for p in by_group)
-    assert differs(by_group, as_it_is(name)) == (key not in case.inert)
+    assert differs(by_group, stepped(case.chain)) == (key not in case.inert)
     assert not differs(by_group, stepped(case.chain.with_options(**changed)))
 
 
@@ -103,7 +96,7 @@ def test_every_stage_matters(name: str, address: str) -> None:
         return
     # Stages that deal with precision show in bfloat16 or float32 only.
     shows = any(
-        differs(as_it_is(name, dtype), stepped(rest, dtype))
+        differs(stepped(case.chain, dtype), stepped(rest, dtype))
         for dtype in (torch.float64, torch.float32, torch.bfloat16)
     )
     assert shows == (address not in case.silent and not off(case.chain, address))
