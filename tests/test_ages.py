@@ -13,7 +13,6 @@ from torch import nn
 import gradchain
 from gradchain import Chain, Optimizer, chain
 from gradchain import transforms as t
-from gradchain._engine import kernel
 
 SHAPES = [(3, 4), (5,)]
 LR, BETAS, EPS = 0.1, (0.9, 0.999), 1e-8
@@ -31,9 +30,7 @@ Off = dict[int, tuple[str, ...]]
 over_modes = pytest.mark.parametrize("mode", MODES)
 
 
-@pytest.fixture(autouse=True)
-def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+pytestmark = pytest.mark.usefixtures("traced")
 
 
 def make(made: Chain = ADAM, **options: Any) -> Optimizer:

@@ -9,13 +9,9 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain._engine import kernel
 from tests.test_optimizer import assert_same, frozen_copy
 
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+pytestmark = pytest.mark.usefixtures("traced")
 
 
 def backward(params: list[nn.Parameter]) -> None:

@@ -14,7 +14,7 @@ import gradchain
 from gradchain import Optimizer, chain
 from gradchain import transforms as t
 from gradchain._core.noise import _signed, mix, parameter_key, parameter_key_tensor, parameter_salt
-from gradchain._engine import kernel, standing
+from gradchain._engine import standing
 
 NOISY = chain(t.first_moment(storage="int8"), t.scale_by_learning_rate(0.1))
 LATE = [2**24 - 1, 2**24, 2**31 - 1, 2**32 - 1, 2**32, 2**40, 2**53 - 4]
@@ -23,10 +23,7 @@ MODES = {"eager": {}, "traced": {"compile": True}, "capturable": {"capturable": 
 over_modes = pytest.mark.parametrize("mode", MODES)
 
 
-@pytest.fixture(autouse=True)
-def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Graphs are run as they were traced: what is tested does not depend on the compiler."""
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+pytestmark = pytest.mark.usefixtures("traced")  # what is tested does not depend on the compiler
 
 
 def make(made: gradchain.Chain = NOISY, **options: Any) -> Optimizer:

@@ -10,7 +10,6 @@ import torch
 import gradchain
 from gradchain import Chain, chain
 from gradchain import transforms as t
-from gradchain._engine import kernel
 from tests.laws.cases import RECIPES
 from tests.laws.running import build
 
@@ -109,9 +108,9 @@ def test_a_step_is_the_float32_step(name: str, dtype: torch.dtype, begin: str, s
         assert error <= 0.05 * float(expected.norm()) + slack, f"off by {error:.2g} of {float(expected.norm()):.2g}"
 
 
+@pytest.mark.usefixtures("traced")
 @pytest.mark.parametrize("name", ["adamw", "adam-atan2", "gyro-adam", "adams", "a user's"])
-def test_float16_traced_is_float16_eager(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+def test_float16_traced_is_float16_eager(name: str) -> None:
     start, grads = balanced(), steady(1e-4)
     traced, eager = (moved(CHAINS[name], start, grads, torch.float16, compile=compile) for compile in (True, False))
     for one, other in zip(traced, eager, strict=True):

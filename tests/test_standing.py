@@ -13,17 +13,14 @@ from torch import nn
 import gradchain
 from gradchain import chain
 from gradchain import transforms as t
-from gradchain._engine import kernel, standing
+from gradchain._engine import standing
 from tests.test_optimizer import assert_same, frozen_copy
 
 Optimizer = gradchain.Optimizer
 SHAPES = [(4, 4), (3,), (2, 5), (4, 4)]
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Traced graphs as they are: what is tested comes before the kernels."""
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+pytestmark = pytest.mark.usefixtures("traced")  # what is tested comes before the kernels
 
 
 @pytest.fixture

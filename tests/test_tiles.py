@@ -22,6 +22,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "SMALL_ELEMENTS", 500)
 
 
+pytestmark = pytest.mark.usefixtures("kernels")  # those of one test run graphs as traced
+
+
 def factored(name: str = "adv-adamw", **options: Any) -> gradchain.Chain:
     return gradchain.recipe(name, lr=0.02, nnmf_factor=True, **options)
 

@@ -34,13 +34,11 @@ def case(recipe: str, how: str, compile: Any = False, **more: Any) -> Case:
 
 
 SHORT = [
-    *(case(recipe, "whole") for recipe in RECIPES),
-    case("adamw", "whole", "auto"),
+    case("own", "whole", "auto"),
     case("own", "step", True),
-    case("adamw", "step"),
     case("adamw", "step", True, at="scheduler"),
     case("adamw", "whole", at="in_backward"),
-    *(case(recipe, "pure", at="numbers") for recipe in ("adamw", "own")),
+    case("own", "pure", at="numbers"),
 ]
 FULL = [case(*row) for row in itertools.product(RECIPES, ("whole", "step"), ("auto", True, False))]
 AROUND = [
@@ -101,10 +99,11 @@ def test_a_compiled_caller_gets_the_same_steps(cases: list[Case], tmp_path: Path
 
 @pytest.mark.slow
 def test_the_fault_of_torch_that_this_is_about(tmp_path: Path) -> None:
-    """`torch.add(beta * old, new, alpha=1 - beta)` with a third `beta` is computed with the `alpha` of the second."""
+    """`torch.add(beta * old, new, alpha=1 - beta)` with a third `beta` is computed with the `alpha` of the second.
+
+    Where this fails, torch has mended it: see whether steps may be traced again.
+    """
     (report,) = in_another_process([case("", "torch")], tmp_path)
-    if max(report["errors"]) < TOLERANCE:
-        pytest.skip("this torch has no such fault")
     assert max(report["errors"]) > 0.1
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -141,6 +142,8 @@ def main(
             os.kill(os.getpid(), signal.SIGKILL)
     dist.barrier()
     dist.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # without Python's teardown, in which a late thread of gloo can abort the process
 
 
 if __name__ == "__main__":

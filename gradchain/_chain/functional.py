@@ -134,15 +134,17 @@ def _check_alike(params: Mapping[str, torch.Tensor], gradients: Mapping[str, tor
     if alone := sorted(map(str, state["step"].keys() ^ params.keys())):
         raise OptionError(f"the state and the parameters differ in structure at: {', '.join(map(str, alone[:5]))}.")
     for name, param in params.items():
-        if gradients[name].device != param.device:
-            raise GradientError(
-                f"gradient {name or '(the nest)'} is on {gradients[name].device}, its parameter on {param.device}."
-            )
-        if gradients[name].shape != param.shape:
-            raise GradientError(
-                f"gradient {name or '(the nest)'} has shape {tuple(gradients[name].shape)}, its parameter "
-                f"{tuple(param.shape)}."
-            )
+        if (fault := _misfit(gradients[name], param)) is not None:
+            raise GradientError(f"gradient {name or '(the nest)'} {fault}.")
+
+
+def _misfit(tensor: torch.Tensor, param: torch.Tensor) -> str | None:
+    """Why a tensor cannot be that of a parameter, if it cannot."""
+    if tensor.device != param.device:
+        return f"is on {tensor.device}, its parameter on {param.device}"
+    if tensor.shape != param.shape:
+        return f"has shape {tuple(tensor.shape)}, its parameter {tuple(param.shape)}"
+    return None
 
 
 def _check_state(state: object) -> None:
@@ -226,14 +228,8 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
     if _structure(params) != _structure(updates):
         raise OptionError("the updates and the parameters differ in structure; pass what chain.update returned first.")
     for name, param in old.items():
-        if new[name].shape != param.shape:
-            raise OptionError(
-                f"update {name or '(the nest)'} has shape {tuple(new[name].shape)}, its parameter {tuple(param.shape)}."
-            )
-        if new[name].device != param.device:
-            raise OptionError(
-                f"update {name or '(the nest)'} is on {new[name].device}, its parameter on {param.device}."
-            )
+        if (fault := _misfit(new[name], param)) is not None:
+            raise OptionError(f"update {name or '(the nest)'} {fault}.")
 
     def add(param: torch.Tensor, change: torch.Tensor) -> torch.Tensor:
         return (param.to(change.dtype) + change).to(param.dtype)

@@ -12,8 +12,7 @@ from gradchain._chain import shared
 from gradchain._optim.routing import Routing, Settings, parameter_names
 from gradchain._optim.saved import number_of
 from gradchain._optim.state import LoadReport
-from gradchain.errors import GradchainError
-from gradchain.errors import shown as described
+from gradchain.errors import GradchainError, shown
 
 Group = Mapping[str, Any]
 
@@ -60,7 +59,7 @@ def _entries(old: Group, where: str, report: LoadReport) -> dict[str, Any]:
         try:
             taken[key] = _copied(value)
         except Exception:  # whatever it is
-            report.differences.append(f"{where}: {key} is {described(value)}, which cannot be copied")
+            report.differences.append(f"{where}: {key} is {shown(value)}, which cannot be copied")
     return taken
 
 
@@ -87,8 +86,7 @@ def _as_here(value: Any, own: Any, what: str, report: LoadReport) -> Any:
 
 def _plain(value: Any) -> Any:
     """A number of Python, where this is one of numpy or a fraction, which tensors cannot be multiplied by."""
-    number = None if isinstance(value, (torch.Tensor, int, float)) else number_of(value)
-    return value if number is None else number
+    return value if isinstance(value, (torch.Tensor, int, float)) else _read(value)
 
 
 def _usable(routing: Routing, own: Group, taken: Mapping[str, Any], where: str, report: LoadReport) -> dict[str, Any]:
@@ -116,10 +114,10 @@ def _fault(routing: Routing, group: dict[str, Any], where: str) -> str | None:
         entries = cast("Sequence[Any]", value) if isinstance(value, (list, tuple)) else (value,)
         read = tuple(_read(entry) for entry in entries)
         if any(isinstance(entry, torch.Tensor) for entry in read):
-            return f"{where}: {key} is {described(value)}; it should be a number, or a plain tensor of one"
+            return f"{where}: {key} is {shown(value)}; it should be a number, or a plain tensor of one"
         plain[key] = read if isinstance(value, (list, tuple)) else read[0]
     if not isinstance(group["disable"], (list, tuple, set, frozenset, Mapping)):
-        return f"{where}: disable is {described(group['disable'])}; it should be a list of stage names"
+        return f"{where}: disable is {shown(group['disable'])}; it should be a list of stage names"
     try:
         routing.check(plain, f"{where}: ")
         for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group)):
@@ -154,7 +152,7 @@ def _fit_shared(
             continue
         number = number_of(old[key])
         if number is None:
-            report.differences.append(f"{where} of the state dict: {key} is {described(old[key])}, and not a number")
+            report.differences.append(f"{where} of the state dict: {key} is {shown(old[key])}, and not a number")
         elif seen.setdefault(key, number) != number:
             report.differences.append(
                 f"{where}: {key} is {number}, and {seen[key]} in a group before: the groups of the state dict differ in "

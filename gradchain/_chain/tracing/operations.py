@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -34,10 +35,10 @@ POWERS = (-2, -1, -0.5, 0, 0.5, 1, 2, 3)
 HALF = (torch.bfloat16, torch.float16)
 
 
-def mixing(func: Any, leaves: list[Any], known: set[torch.Size]) -> str | None:
+def mixing(func: Any, leaves: list[torch.Tensor], known: set[torch.Size]) -> str | None:
     """The operation, if by it elements of tensors of the known shapes come together."""
     name = name_of(func)
-    shapes = [leaf.shape for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    shapes = [leaf.shape for leaf in leaves]
     if name in RESHAPE and len({*shapes}) == 1:
         return None
     if torch.Tag.pointwise not in getattr(func, "tags", ()) and not (name in NO_COMPUTE and func.namespace == "aten"):
@@ -46,8 +47,31 @@ def mixing(func: Any, leaves: list[Any], known: set[torch.Size]) -> str | None:
     return None if other is None else f"{func} on a tensor of another shape"
 
 
-def is_half(leaf: Any) -> bool:
-    return isinstance(leaf, torch.Tensor) and leaf.dtype in HALF
+def is_half(leaf: torch.Tensor) -> bool:
+    return leaf.dtype in HALF
+
+
+def tensors_in(*given: Any) -> list[torch.Tensor]:
+    """The tensors in lists, tuples and dicts."""
+    found: list[torch.Tensor] = []
+    for value in given:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(*value)
+        elif isinstance(value, dict):
+            found += tensors_in(*value.values())
+    return found
+
+
+@functools.cache
+def written(func: Any) -> tuple[tuple[int, str], ...]:
+    """The places and names of the arguments that an operation writes into."""
+    schema = getattr(func, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return ()
+    arguments = enumerate(schema.arguments)
+    return tuple((place, a.name) for place, a in arguments if a.alias_info is not None and a.alias_info.is_write)
 
 
 def is_exact(func: Any, args: Any) -> bool:
@@ -57,6 +81,7 @@ def is_exact(func: Any, args: Any) -> bool:
     return name in NO_COMPUTE or name in RESHAPE or name.removesuffix("_") in ROUNDED
 
 
+@functools.cache
 def name_of(func: Any) -> str:
     packet = getattr(func, "overloadpacket", None)
     return "" if packet is None else packet.__name__

@@ -49,7 +49,9 @@ class Traits:
     records: tuple[str, ...]
     """The names that are passed to `ctx.record`."""
     own: bool = False
-    """Whether they may be others for another shape of the same rank, or for other values of the hyperparameters."""
+    """Whether they may be others for another shape of the same rank."""
+    numeric: bool = False
+    """Whether they may be others for other values of the hyperparameters."""
 
     @property
     def elementwise(self) -> bool:
@@ -63,7 +65,7 @@ class Traits:
 
 
 _known: dict[Any, Traits] = {}
-"""What has been traced, by structure, dtype and rank; if that does not decide it, by program, dtype and shape."""
+"""What has been traced, by structure, dtype and rank; if that does not decide it, by shape, and by program."""
 
 
 def traits_of(program: Program, param: torch.Tensor) -> Traits:
@@ -85,21 +87,22 @@ def _traits_for(program: Program, dtype: torch.dtype, shape: torch.Size) -> Trai
     if (known := _known.get(like)) is not None:
         return known
     small = torch.Size(min(max(size, 1), SIDE) for size in shape)
-    known = _remembered((program.structure, program, dtype, small), lambda: _examined(program, dtype, small))
+    known = _remembered((*like, small), program, lambda: _examined(program, dtype, small))
     if not known.own:
         _known[like] = known
     elif small != shape:
-        key = (program.structure, program, dtype, shape)
-        return _remembered(key, lambda: _widened(known, program, dtype, shape))
+        return _remembered((*like, shape), program, lambda: _widened(known, program, dtype, shape))
     return known
 
 
-def _remembered(key: Any, make: Callable[[], Traits]) -> Traits:
-    if (known := _known.get(key)) is None:
+def _remembered(key: Any, program: Program, make: Callable[[], Traits]) -> Traits:
+    known = _known.get(key) or _known.get((key, program))
+    if known is None:
         if len(_known) > 1 << 14:
             _known.clear()
         with apart():
-            known = _known[key] = make()
+            known = make()
+        _known[(key, program) if known.numeric else key] = known
     return known
 
 
@@ -161,14 +164,15 @@ def _traits(program: Program, deeds: Mapping[str, Deeds], storages: Mapping[str,
             mixed[address] = reason
         records |= deed.records
     joint = tuple(address for address, _ in program.stages if deeds[address].asks)
-    own = any(deed.shapes or deed.numeric for deed in (*deeds.values(), *storages.values()))
-    return Traits(mixed, placed, packed, drawn or any(d.numeric for d in deeds.values()), joint, tuple(records), own)
+    branches = any(deed.numeric for deed in deeds.values())
+    own = branches or any(deed.shapes for deed in (*deeds.values(), *storages.values()))
+    return Traits(mixed, placed, packed, drawn or branches, joint, tuple(records), own, branches)
 
 
 def _unknown(program: Program, error: Exception) -> Traits:
     """What is assumed of a program that cannot be traced: nothing is joined, and noise is made in case it is drawn."""
     reason = f"it could not be traced ({type(error).__name__}: {error})"
-    nothing = {address: Deeds(mixes=reason, shapes=reason) for address, _ in program.stages}
+    nothing = {address: Deeds(mixes=reason, shapes=reason, numeric=True) for address, _ in program.stages}
     return _traits(program, nothing, {}, True)
 
 
@@ -187,7 +191,7 @@ def _widened(known: Traits, program: Program, dtype: torch.dtype, shape: torch.S
         joint = tuple(at for at, _ in program.stages if at in (*known.joint, *wide.joint))
         records = tuple(dict.fromkeys((*known.records, *wide.records)))
         return dataclasses.replace(known, draws=known.draws or wide.draws, joint=joint, records=records)
-    return dataclasses.replace(wide, mixed=known.mixed, own=True)
+    return dataclasses.replace(wide, mixed=known.mixed, own=True, numeric=True)
 
 
 def _try_tensors(

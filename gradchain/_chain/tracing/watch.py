@@ -10,10 +10,9 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from gradchain._chain.context import Context, Keeping, Reduction
-from gradchain._chain.tracing.operations import NO_COMPUTE, is_exact, is_half, mixing, name_of
+from gradchain._chain.tracing.operations import NO_COMPUTE, is_exact, is_half, mixing, name_of, tensors_in, written
 from gradchain._core.shard import Shard
 from gradchain.errors import ChainError
 from gradchain.storage import Storage
@@ -110,6 +109,10 @@ class Watch(TorchDispatchMode):
         finally:
             self.deeds = deeds
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # it is skipped from further out
+
     def reads(self, how: str) -> None:
         """A value is looked at."""
         if self.tensor_numbers:
@@ -132,7 +135,7 @@ class Watch(TorchDispatchMode):
             if (generator := kwargs.get("generator")) is not None:  # one of the stage's own: it shall not notice
                 kwargs = {**kwargs, "generator": generator.clone_state()}
             result = func(*args, **kwargs)
-            self._note(deeds, func, args, [*tree_leaves((args, kwargs)), *tree_leaves(result)])
+            self._note(deeds, func, args, tensors_in(args, kwargs, result))
             return result
         finally:
             self.deeds = deeds
@@ -160,14 +163,9 @@ class Watch(TorchDispatchMode):
         self._check_written(func, args, kwargs)
 
     def _check_written(self, func: Any, args: Any, kwargs: Any) -> None:
-        schema = getattr(func, "_schema", None)
-        if schema is None or not schema.is_mutable:
-            return
-        for position, argument in enumerate(schema.arguments):
-            if argument.alias_info is None or not argument.alias_info.is_write:
-                continue
-            held = args[position] if position < len(args) else kwargs.get(argument.name)
-            if any(memory(x) in self.given for x in tree_leaves(held) if isinstance(x, torch.Tensor)):
+        for position, name in written(func):
+            held = args[position] if position < len(args) else kwargs.get(name)
+            if any(memory(x) in self.given for x in tensors_in(held)):
                 raise Fault(
                     f"{self.address}: {self.method} wrote into a gradient, a parameter or a slot that it got ({func}). "
                     "Return new tensors (value * 2, not value.mul_(2)).",

@@ -1,0 +1,38 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+
+from gradchain._engine import call, kernel
+
+torch.set_num_threads(1)  # the tensors are small, and pytest-xdist keeps the cores busy
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Every test draws the same random numbers, whatever ran before it."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def kernels(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """An empty kernel cache, in the place of the one that the process shares."""
+    cache = copy.copy(call._kernels)
+    cache.clear()
+    monkeypatch.setattr(call, "_kernels", cache)
+    return cache
+
+
+@pytest.fixture
+def traced(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Kernels run their graphs as traced: all of the compiled path but inductor, in milliseconds.
+
+    They have a cache of their own: a test that compiles must not be served one of these.
+    """
+    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+    return kernels
