@@ -343,8 +343,8 @@ def test_a_parameter_turned_or_cut_in_place_is_not_taken_for_the_old_one(traced:
         param.grad = torch.ones(param.shape)
         optimizer.step()
         assert param.data_ptr() == before
-        (key,) = optimizer._executor.compiled.last.calls  # pyright: ignore[reportPrivateUsage]
-        shape, stride, *_ = key[1].layouts[0].tensors[0]
+        *_, ((layout,), _) = optimizer._executor.compiled.kernels  # pyright: ignore[reportPrivateUsage]
+        shape, stride, *_ = layout.layout.tensors[0]
         assert (torch.Size(shape), stride) == (param.shape, param.stride())
 
 

@@ -24,7 +24,7 @@ AUTO_ELEMENTS = 10_000_000
 class Executor:
     """Steps the parameters of one optimizer, and remembers how.
 
-    `plan` is what the last step went by, if the step before went by it too: it can be replayed.
+    `plan` is the calls of the last step, if the step before made the same: they can be replayed.
     """
 
     def __init__(self) -> None:

@@ -131,7 +131,7 @@ class Call:
 
 
 class Plan:
-    """The calls of a step that has nothing to ask: which kernel takes which works. Good for all steps with equal layouts."""
+    """The calls of a step that requests nothing: which kernel takes which works. Good for all steps with equal layouts."""
 
     def __init__(self, works: Sequence[Work], calls: Sequence[Call]) -> None:
         places = {id(work): place for place, work in enumerate(works)}
@@ -143,10 +143,6 @@ class Plan:
         plain = [call for call in calls if isinstance(call, Call) and not any(call.answers)]
         fits = len(plain) == len(calls) and all(call.kernel([]).compiled is not None for call in plain)
         return Plan(works, plain) if fits else None
-
-    def run(self, works: Sequence[Work], scalars: ScalarArgs) -> list[Recorded]:
-        inputs = [inputs_of([works[place] for place in places], scalars) for places, _ in self.calls]
-        return self.write(inputs, [work.owner for work in works])
 
     def write(self, inputs: Sequence[Sequence[torch.Tensor]], params: Sequence[torch.Tensor]) -> list[Recorded]:
         """Run the kernels over what each takes; all these parameters are written. Returns what each recorded."""

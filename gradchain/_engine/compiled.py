@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 from gradchain._chain.context import Recorded
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import APART, answers
-from gradchain._engine.call import Call, Key, OwnKernels, Plan, Recent
-from gradchain._engine.layouts import LayoutIds, ScalarArgs, cached_layout
+from gradchain._engine.call import Call, Key, OwnKernels, Plan
+from gradchain._engine.layouts import LayoutIds, ScalarArgs
 from gradchain._engine.report import Bucket, CompileReport, bucket_of
 from gradchain._engine.tiles import RowTiles, tiles_of
 from gradchain._engine.work import Work
@@ -33,9 +33,6 @@ Where gradients come and go from step to step, small tensors would meet in ever 
 this number they go one by one: there is a kernel for each shape and no more.
 """
 
-PLANS = 64
-"""The number of plans that an optimizer keeps: one for each set of parameters that have gradients."""
-
 AnyCall: TypeAlias = "Call | RowTiles"
 
 
@@ -44,32 +41,24 @@ class CompiledSteps:
 
     def __init__(self) -> None:
         self.kernels = OwnKernels()
-        self.plans: Recent[LayoutIds, Plan] = Recent(PLANS)
-        self.last: Plan | None = None
         self.bucket_signatures: set[LayoutIds] = set()
         """The groupings of small tensors that were compiled."""
+        self._last: list[LayoutIds] = []
 
     def run(self, works: Sequence[Work], partition: Any = None) -> tuple[list[Recorded], Plan | None]:
-        """Step all works. Returns what each recorded, and the plan, if the step before went by it too.
+        """Step all works. Returns what each recorded, and a plan, if the step before made the same calls.
 
         All that can fail, the compiler included, comes before the first write.
         """
-        scalars = ScalarArgs()
-        ids = tuple([cached_layout(work, scalars).id for work in works])
-        apart = partition is None or partition is APART  # a plan makes no totals with others
-        if apart and (plan := self.plans.use(ids)) is not None:
-            again, self.last = plan is self.last, plan
-            return plan.run(works, scalars), plan if again else None
         self.kernels.allow(len(works))
-        calls, recorded = self._run_without_plan(works, scalars, partition)
-        self.last = Plan.of(works, calls) if apart else None
-        if self.last is not None:
-            self.plans.add(ids, self.last)
-        return recorded, None
+        calls, recorded = self._step(works, partition)
+        ids = [call.ids for call in calls if isinstance(call, Call)]
+        alike, self._last = ids == self._last, ids
+        apart = partition is None or partition is APART  # a plan makes no totals with others
+        return recorded, Plan.of(works, calls) if alike and apart else None
 
-    def _run_without_plan(
-        self, works: Sequence[Work], scalars: ScalarArgs, partition: Any
-    ) -> tuple[list[AnyCall], list[Recorded]]:
+    def _step(self, works: Sequence[Work], partition: Any) -> tuple[list[AnyCall], list[Recorded]]:
+        scalars = ScalarArgs()
         failures: list[str] = []
         ready = [call for bucket in buckets(works) for call in self._calls(bucket, scalars, len(works))]
         waiting: list[Call] = []
