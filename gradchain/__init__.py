@@ -33,8 +33,8 @@ from gradchain._core.reduce import whole_tensor_max as whole_tensor_max
 from gradchain._core.update import Update as Update
 from gradchain._optim.backward import StepInBackward as StepInBackward
 from gradchain._optim.backward import step_in_backward as step_in_backward
+from gradchain._optim.by_name import optimizer as optimizer
 from gradchain._optim.optimizer import Optimizer as Optimizer
-from gradchain._optim.optimizer import optimizer as optimizer
 from gradchain._optim.state import LoadReport as LoadReport
 from gradchain.errors import ChainError as ChainError
 from gradchain.errors import CompileWarning as CompileWarning

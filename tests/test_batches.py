@@ -47,7 +47,7 @@ def test_what_is_no_row_of_elements_goes_tensor_by_tensor() -> None:
     optimizer = gc.optimizer("adamw", params, compile=False)
     for param in params:
         param.grad = torch.ones_like(param)
-    inside, outside = eager.divided(optimizer._collect())
+    inside, outside = eager.divided(optimizer._table.due(optimizer.param_groups, optimizer._info()))
     assert [work.owner is params[1] for work in inside] == [True]
     assert [work.owner is params[0] for work in outside] == [True]
 
@@ -90,7 +90,7 @@ def test_a_number_that_becomes_none_is_seen() -> None:
     optimizer.param_groups[0]["eps"] = None
     for param in params:
         param.grad = torch.full_like(param, 1e-3)
-    inside, _ = eager.divided(optimizer._collect())
+    inside, _ = eager.divided(optimizer._table.due(optimizer.param_groups, optimizer._info()))
     assert inside == []
 
 

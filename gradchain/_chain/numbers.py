@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import is_, itemgetter
 from typing import Any, Protocol, TypeAlias
 
 from gradchain._chain.bindings import Binding, Bindings
@@ -15,6 +16,8 @@ from gradchain.ops import minimum
 
 Numbers: TypeAlias = "tuple[dict[str, Any], ...]"
 """For each stage of a program: its dynamic fields and per-step scalars, by name."""
+
+PLAIN = (float, int, type(None))
 
 Stages: TypeAlias = "tuple[tuple[str, Stage], ...]"
 
@@ -47,7 +50,12 @@ class Row:
         self.scales = self.kind.scalars is not Stage.scalars
 
     def fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """The values of the dynamic fields and of the shared numbers."""
+        """The values in force of the dynamic fields and of the shared numbers."""
+        values = self.entries(group)
+        return self.stage.resolve(values, group) if self.resolves else values
+
+    def entries(self, group: Mapping[str, Any]) -> dict[str, Any]:
+        """What the group holds for them."""
         values: dict[str, Any] = {}
         for binding in self.picked:
             value: Any = group.get(binding.key)
@@ -56,7 +64,7 @@ class Row:
             values[binding.field] = value if type(value) is float else binding.pick(group)
         for name, key in self.copied:
             values[name] = group[key]
-        return self.stage.resolve(values, group) if self.resolves else values
+        return values
 
 
 class NumberReader:
@@ -67,13 +75,21 @@ class NumberReader:
         self.rows = [Row(address, stage, program.stages, bindings) for address, stage in program.stages]
         self.overriding = [row for row in self.rows if isinstance(row.stage, SharedNumbers)]
         self.clocks = clocks
+        keys = sorted(
+            {b.key for row in self.rows for b in row.picked} | {key for row in self.rows for _, key in row.copied}
+        )
+        self._raw: Callable[[Any], tuple[Any, ...]] = itemgetter(*keys, *keys) if keys else _nothing  # always a tuple
+        self._known: tuple[tuple[Any, ...], list[dict[str, Any]]] | None = None
+        """What the group held at the last step, and what that was for the stages; if it can only change by exchange."""
 
     def read(self, group: Mapping[str, Any], step: Any, ages: Ages) -> Numbers:
         """The numbers in force at a step: fields from the group, scalars computed from them in double precision."""
         views = self._views(group) if self.overriding else None
+        entries = self._entries(group) if views is None else [row.entries(views[row.address]) for row in self.rows]
         result: list[dict[str, Any]] = []
-        for row in self.rows:
-            values = row.fields(group if views is None else views[row.address])
+        for row, values in zip(self.rows, entries):
+            if row.resolves:
+                values = row.stage.resolve(dict(values), group if views is None else views[row.address])
             if row.scales:
                 bound = object.__new__(row.kind)
                 bound.__dict__.update(row.stage.__dict__)
@@ -87,8 +103,20 @@ class NumberReader:
                 for name in scalars:
                     if type(values[name]) is int:
                         values[name] = float(values[name])
-            result.append(values)
+            result.append(dict(values))
         return tuple(result)
+
+    def _entries(self, group: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What the group holds for each stage; what it held at the last step if that is still there."""
+        try:
+            raw = self._raw(group)
+        except KeyError:
+            raw = ()
+        if self._known is not None and len(raw) == len(self._known[0]) and all(map(is_, raw, self._known[0])):
+            return self._known[1]
+        entries = [row.entries(group) for row in self.rows]
+        self._known = (raw, entries) if all(map(_is_plain, raw)) else None
+        return entries
 
     def _views(self, group: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """The group as each stage sees it: with what the others override."""
@@ -102,6 +130,15 @@ class NumberReader:
         """The number of a step, as a stage counts."""
         own = [own_count(step, missed) for at, missed in ages if at in self.clocks[address]]
         return functools.reduce(minimum, own, step)
+
+
+def _nothing(group: Any) -> tuple[Any, ...]:
+    return ()
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a value cannot be written to."""
+    return type(value) in PLAIN or (type(value) is tuple and all(type(x) in PLAIN for x in value))  # pyright: ignore[reportUnknownVariableType]
 
 
 def _overflow(address: str, step: Any, error: OverflowError) -> ChainError:

@@ -105,12 +105,20 @@ class Program:
 
     def as_built(self, numbers: Numbers) -> bool:
         """Whether what was `None` when the chain was built still is, and nothing else: a stage may go by that."""
-        return all(
-            (values[name] is None) == (getattr(stage, name) is None)
-            for (_, stage), values in zip(self.stages, numbers)
+        for at, name, absent in self._optional:
+            if name in numbers[at] and (numbers[at][name] is None) != absent:
+                return False
+        return True
+
+    @functools.cached_property
+    def _optional(self) -> list[tuple[int, str, bool]]:
+        """The optional numbers: the place of their stage, their names, and whether they were `None` when it was built."""
+        return [
+            (at, name, getattr(stage, name) is None)
+            for at, (_, stage) in enumerate(self.stages)
             for name, spec in stage.dynamic_fields().items()
-            if spec.optional and not spec.follows and name in values
-        )
+            if spec.optional and not spec.follows
+        ]
 
     def after(self, address: str) -> tuple[str, ...]:
         """The addresses of the stages that come after one, or after one that is having a slot stored (`stage.slot`)."""
@@ -123,8 +131,20 @@ class Program:
 
     def keys(self, state: Mapping[str, Any]) -> tuple[str, ...]:
         """The names of those tensors in a state that belong to the slots of this program."""
-        found = (key for slot in self.owners for key in parts_of(self.key(slot), state).values())
+        found: list[str] = []
+        for _, key, _ in self._keyed:
+            found += [key] if key in state else parts_of(key, state).values()
         return tuple(found)
+
+    @functools.cached_property
+    def _keyed(self) -> tuple[tuple[str, str, Slot], ...]:
+        """The slots with their names in the state."""
+        return tuple((name, f"{address}.{name}", slot) for name, (address, slot) in self.owners.items())
+
+    @functools.cached_property
+    def _rows(self) -> tuple[tuple[str, Stage, tuple[str, ...]], ...]:
+        """The stages with the slots that they may read."""
+        return tuple((at, s, (*s.known_slots, *(read.slot for read in s.reads))) for at, s in self.stages)
 
     # State.
 
@@ -159,8 +179,8 @@ class Program:
     def loaders(self, param: torch.Tensor, state: Mapping[str, torch.Tensor], shard: Shard) -> dict[str, Lazy]:
         """The slots of a parameter, to be loaded from their storages when they are read."""
         visible: dict[str, Lazy] = {}
-        for name, (address, slot) in self.owners.items():
-            parts = {part: state[key] for part, key in parts_of(f"{address}.{name}", state).items()}
+        for name, key, slot in self._keyed:
+            parts = {"": state[key]} if key in state else {part: state[at] for part, at in parts_of(key, state).items()}
             if parts:
                 visible[name] = functools.partial(loaded, slot, parts, param, shard)
         return visible
@@ -213,32 +233,34 @@ class Program:
         ctx = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
         ctx.noise_key = noise_key
         update = Update(gradient.to(ctx.dtype))
-        bound: list[tuple[str, Stage, Mapping[str, Any]]] = []
+        last: list[tuple[str, Precision, Mapping[str, Any]]] = []
         changed: State = {}
-        for (address, stage), values in zip(self.stages, numbers):
-            stage = stage.bind(values)
-            bound.append((address, stage, values))
-            ctx.enter(address, values, (*stage.known_slots, *(read.slot for read in stage.reads)))
+        for (address, stage, readable), values in zip(self._rows, numbers):
+            bound = object.__new__(type(stage))  # as `stage.bind` does
+            bound.__dict__.update(stage.__dict__)
+            bound.__dict__.update(values)
+            stage = bound
+            ctx.enter(address, values, readable)
             if isinstance(stage, Precision):
+                last.append((address, stage, values))
                 ctx.param = stage.read(ctx.param, ctx)
                 ctx.dtype = ctx.param.dtype
-            update = _cast(update, ctx.dtype)
+                update = _cast(update, ctx.dtype)
             result = stage.update(update, ctx)
             if isinstance(result, GeneratorType):
                 result = yield from _ask(address, result, shard, keep)
-            update, slots = _checked(address, result, gradient.shape)
-            update = _cast(update, ctx.dtype)
+            update, slots = _checked(address, result, gradient.shape, ctx.dtype)
             if witness is not None:
                 witness(address, update, slots)
-            changed |= yield from self._packed(address, stage, slots, ctx, state)
+            if slots:
+                changed |= yield from self._packed(address, stage, slots, ctx, state)
         new_param = update.decayed(ctx.param) - update.value
         if update.held is not False:
             new_param = where(update.held, ctx.param, new_param)
-        for address, stage, values in bound:
-            if isinstance(stage, Precision):
-                ctx.enter(address, values, tuple(stage.known_slots))
-                new_param, slots = stage.write(new_param, ctx)
-                changed |= yield from self._packed(address, stage, slots, ctx, state)
+        for address, stage, values in last:
+            ctx.enter(address, values, tuple(stage.known_slots))
+            new_param, slots = stage.write(new_param, ctx)
+            changed |= yield from self._packed(address, stage, slots, ctx, state)
         recorded = ctx.recorded
         if keep is not None:
             recorded = {name: torch.where(keep, x, torch.zeros_like(x)) for name, x in recorded.items()}
@@ -257,15 +279,29 @@ class Program:
                     stage=address,
                 )
             key = f"{address}.{slot}"
-            wanted = state[key].shape if key in state else ctx.stored_param.shape
-            check_slot(address, slot, dense, wanted)
+            like = state.get(key, ctx.stored_param)
+            if not isinstance(dense, torch.Tensor) or dense.shape != like.shape:  # pyright: ignore[reportUnnecessaryIsInstance]
+                check_slot(address, slot, dense, like.shape)
             ctx.store(slot, dense)
+            declared = self.owners[slot][1]
+            if declared.storage in PLAIN and key in state and _is_plain(dense, like, ctx.stored_param):
+                packed[key] = dense
+                continue
             bits = functools.partial(_bits, ctx, slot)
-            parts = stored(key, self.owners[slot][1], dense, ctx.stored_param, ctx.shard, bits)
+            parts = stored(key, declared, dense, ctx.stored_param, ctx.shard, bits)
             if isinstance(parts, GeneratorType):
                 parts = cast("State", (yield from _ask(key, parts, ctx.shard)))
             packed |= {name: narrowed(part, state[name].dtype) for name, part in parts.items()}
         return packed
+
+
+PLAIN = (None, "param")
+"""Storages that keep a tensor which has the dtype and shape of the parameter as it is."""
+
+
+def _is_plain(dense: torch.Tensor, like: torch.Tensor, param: torch.Tensor) -> bool:
+    """Whether a slot has the dtype and shape of the parameter, and is kept so."""
+    return dense.dtype == like.dtype == param.dtype and dense.shape == param.shape and dense.is_floating_point()
 
 
 def _bits(ctx: Context, slot: str, like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
@@ -279,9 +315,12 @@ def _interned(stages: tuple[tuple[str, Stage], ...], role: str | None, kinds: tu
     return Program(stages, role)
 
 
-def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, Slots]:
-    """What a stage returned, in its long form."""
-    update, slots = cast("tuple[Any, Any]", result) if isinstance(result, tuple) and len(result) == 2 else (result, {})
+def _checked(address: str, result: object, shape: torch.Size, dtype: torch.dtype) -> tuple[Update, Slots]:
+    """What a stage returned, in its long form, and in the compute dtype however wide the stage computed."""
+    update: Any = result
+    slots: Any = {}
+    if isinstance(result, tuple) and len(result) == 2:  # pyright: ignore[reportUnknownArgumentType]
+        update, slots = result  # pyright: ignore[reportUnknownVariableType]
     if not isinstance(update, Update) or not isinstance(slots, dict):
         raise ChainError(
             f"{address} returned {type(result).__name__}; return the new Update, or (update, {{slot: tensor}}).",
@@ -296,7 +335,10 @@ def _checked(address: str, result: object, shape: torch.Size) -> tuple[Update, S
             "keep the shape.",
             stage=address,
         )
-    return update, cast("Slots", slots)
+    for x in (update.value, update.scale, update.averaged, update.decay, update.decay_weight):
+        if x is not None and x.dtype != dtype:
+            return _cast(update, dtype), slots
+    return update, slots
 
 
 def _ask(
@@ -348,7 +390,9 @@ def planned(program: Program, shape: torch.Size, dtype: torch.dtype) -> Mapping[
 
 
 def _cast(update: Update, dtype: torch.dtype) -> Update:
-    """What leaves a stage is in the compute dtype, however wide the stage computed."""
-    parts = {name: getattr(update, name) for name in ("value", "scale", "averaged", "decay", "decay_weight")}
-    other = {name: x.to(dtype) for name, x in parts.items() if x is not None and x.dtype != dtype}
+    """An update in another dtype."""
+    other: dict[str, torch.Tensor] = {}
+    for name, x in vars(update).items():
+        if isinstance(x, torch.Tensor) and x.dtype != dtype and name != "held":
+            other[name] = x.to(dtype)
     return update.replace(**other) if other else update  # type: ignore[arg-type]

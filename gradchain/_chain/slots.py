@@ -95,8 +95,7 @@ def _named_later(key: str, storing: Storing) -> Generator[Request, Totals, dict[
 
 def loaded(slot: Slot, parts: Parts, param: torch.Tensor, shard: Shard) -> torch.Tensor:
     """The dense tensor of a slot."""
-    storage = slot.kept_as
-    if storage is None or "" in parts:
+    if "" in parts or (storage := slot.kept_as) is None:
         return parts[""]
     return storage.load(parts, kept(slot, param, shard)).reshape(param.shape)
 

@@ -17,10 +17,12 @@ def no_autocast() -> AbstractContextManager[object]:
     A matrix product under autocast is one in half precision: of the same parameters, gradients and state, a step would
     make something else by where it was called.
     """
-    on = [kind for kind in KINDS if torch.is_autocast_enabled(kind)]
-    if not on:
-        return contextlib.nullcontext()
+    if not any(map(torch.is_autocast_enabled, KINDS)):
+        return _UNCHANGED
     stack = contextlib.ExitStack()
-    for kind in on:
+    for kind in filter(torch.is_autocast_enabled, KINDS):
         stack.enter_context(torch.autocast(kind, enabled=False))
     return stack
+
+
+_UNCHANGED = contextlib.nullcontext()

@@ -6,11 +6,14 @@ They are int64: exact, and there is one on every device. float32, which older ch
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
 
 COUNTER = torch.int64
+
+_VERSION = attrgetter("_version")
 
 
 def counter_of(state: dict[str, Any], device: torch.device | None = None) -> torch.Tensor:
@@ -46,6 +49,7 @@ class Counters:
             else:
                 homes.setdefault(id(home), (home, []))[1].append(int(counter.storage_offset()))
         self.homes = [(home, _raise_by(home, places)) for home, places in homes.values()]
+        self._written = [*(home for home, _ in self.homes), *self.alone]
 
     def raise_all(self) -> None:
         """Add one to each."""
@@ -56,7 +60,7 @@ class Counters:
 
     def versions(self) -> list[int]:
         """How often the counters have been written to, by anyone."""
-        return [x._version for x in (*(home for home, _ in self.homes), *self.alone)]  # pyright: ignore[reportPrivateUsage]
+        return list(map(_VERSION, self._written))
 
 
 def _raise_by(home: torch.Tensor, places: Sequence[int]) -> torch.Tensor | int:

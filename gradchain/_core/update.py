@@ -54,7 +54,12 @@ class Update:
 
     def replace(self, **parts: Unpack[_Parts]) -> Update:
         """A copy with some parts replaced. A stage never writes into the tensors it is given."""
-        return dataclasses.replace(self, **parts)
+        if not parts.keys() <= _NAMES:
+            raise TypeError(f"Update has no part {min(parts.keys() - _NAMES)!r}; it has: {', '.join(sorted(_NAMES))}.")
+        copy = object.__new__(Update)
+        copy.__dict__.update(self.__dict__)
+        copy.__dict__.update(parts)
+        return copy
 
     def average(self, value: torch.Tensor) -> Update:
         """A copy whose `value` is a moment; the gradient that went into it stays available as `gradient`."""
@@ -75,3 +80,6 @@ class Update:
     def decayed(self, param: torch.Tensor) -> torch.Tensor:
         """The parameter less the decay so far: what a second decay sees."""
         return param if self.decay is None else param - self.decay
+
+
+_NAMES = frozenset(field.name for field in dataclasses.fields(Update))

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 
 from gradchain._chain.context import Recorded
+from gradchain._core.totals import APART
 from gradchain._engine import eager
-from gradchain._engine.call import Plan
 from gradchain._engine.compiled import CompiledSteps
+from gradchain._engine.standing import Kernels, Replayed
 from gradchain._engine.targets import check_targets
 from gradchain._engine.work import Work
 
@@ -24,12 +25,12 @@ AUTO_ELEMENTS = 10_000_000
 class Executor:
     """Steps the parameters of one optimizer, and remembers how.
 
-    `plan` is the calls of the last step, if the step before made the same: they can be replayed.
+    `replayable` is what the last step ran, if a step like it can run it again.
     """
 
     def __init__(self) -> None:
         self.compiled = CompiledSteps()
-        self.plan: Plan | None = None
+        self.replayable: Replayed | None = None
         self._checked: object = None
 
     def run(self, works: Sequence[Work], *, compiled: bool, partition: Any = None) -> list[Recorded]:
@@ -37,11 +38,16 @@ class Executor:
 
         With a `partition`, totals over parameters are those over all members of this process group.
         """
-        self.plan = None
-        self._checked = check_targets(works, self._checked)
+        self.replayable, before = None, self._checked
+        self._checked = check_targets(works, before)
         if not compiled:
-            return eager.run(works, partition)
-        recorded, self.plan = self.compiled.run(works, partition)
+            recorded, kinds = eager.run(works, partition)
+            apart = partition is None or partition is APART
+            if kinds is not None and apart and before == self._checked:
+                self.replayable = eager.Batches(works, kinds)
+            return recorded
+        recorded, plan = self.compiled.run(works, partition)
+        self.replayable = None if plan is None else Kernels(works, plan)
         return recorded
 
 

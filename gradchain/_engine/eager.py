@@ -15,8 +15,9 @@ import torch
 
 from gradchain._chain.context import Recorded
 from gradchain._chain.lockstep import run_lockstep
-from gradchain._chain.program import Outcome
+from gradchain._chain.program import Numbers, Outcome, Running
 from gradchain._chain.tracing import traits_of
+from gradchain._core.shard import Shard
 from gradchain._engine.work import Task, Work, check_purity, commit, versions_of
 from gradchain._engine.writing import overwrite
 from gradchain.errors import ChainError
@@ -31,8 +32,10 @@ vector register, are rounded otherwise than the rest."""
 Pieces = list[torch.Tensor]
 
 
-def run(works: Sequence[Work], partition: Any = None) -> list[Recorded]:
-    """Step all works; what can fail fails before anything is written.
+def run(works: Sequence[Work], partition: Any = None) -> tuple[list[Recorded], list[list[FlatBatch]] | None]:
+    """Step all works; what can fail fails before anything is written. Returns what each recorded, and the batches.
+
+    There are batches to run again where all works are in some, and none has third-party stages.
 
     One batch of each kind is computed before the first write, and the others of its kind are the same computation. Where
     a program has third-party stages, which may fail at any batch, all batches are computed first.
@@ -54,7 +57,8 @@ def run(works: Sequence[Work], partition: Any = None) -> list[Recorded]:
         for batch in kind[len(computed) :]:
             batch.commit(*batch.compute())
     recorded = {id(work): outcome.recorded for work, outcome in zip(outside, outcomes)}
-    return [recorded.get(id(work), {}) for work in works]
+    again = bool(works) and not outside and not any(kind[0].works[0].program.third_party for kind in kinds)
+    return [recorded.get(id(work), {}) for work in works], kinds if again else None
 
 
 def cuts(device: torch.device) -> bool:
@@ -118,7 +122,7 @@ class FlatBatch:
         state = dict(zip(first.program.keys(first.state), slots))
         gradient = -gradient if first.maximize else gradient
         task = Task(param, gradient, state, first.program, first.numbers, None)
-        return pieces, _alone(task)
+        return pieces, _finished(task.start())
 
     def commit(self, pieces: list[Pieces], outcome: Outcome) -> None:
         """Write an outcome into the pieces."""
@@ -129,9 +133,8 @@ class FlatBatch:
         overwrite(targets, [outcome.param, *outcome.state.values()])
 
 
-def _alone(task: Task) -> Outcome:
+def _finished(running: Running) -> Outcome:
     """The outcome of a step that asks for nothing: a total over a batch would be one of no tensor."""
-    running = task.start()
     try:
         address, _ = next(running)
     except StopIteration as stop:
@@ -170,3 +173,61 @@ def _batches(works: Sequence[Work]) -> Iterator[FlatBatch]:
         filled += size
     if joined:
         yield FlatBatch(joined, 0, filled)
+
+
+class Batches:
+    """The batches of an eager step, to be run again over other gradients and with other numbers."""
+
+    def __init__(self, works: Sequence[Work], kinds: Sequence[Sequence[FlatBatch]]) -> None:
+        place_of = {id(work): place for place, work in enumerate(works)}
+        self.order = list(range(len(works)))
+        self.none: list[Recorded] = [{}] * len(works)
+        self.kinds = [
+            [BatchAgain(batch, [place_of[id(work)] for work in batch.works]) for batch in kind] for kind in kinds
+        ]
+
+    def slots(self, work: Work) -> Sequence[str]:
+        return work.program.keys(work.state)
+
+    def fits(self, grads: Sequence[torch.Tensor]) -> bool:
+        return True
+
+    def run(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> list[Recorded]:
+        ready = [kind[0].compute(grads, numbers) for kind in self.kinds]
+        for kind, first in zip(self.kinds, ready):
+            kind[0].commit(first)
+            for batch in kind[1:]:
+                batch.commit(batch.compute(grads, numbers))
+        return self.none
+
+
+class BatchAgain:
+    """A batch with the views of its parameters and slots."""
+
+    def __init__(self, batch: FlatBatch, places: list[int]) -> None:
+        work = batch.works[0]
+        self.program, self.maximize = work.program, work.maximize
+        self.places, self.start, self.stop = places, batch.start, batch.stop
+        self.params, _, *slots = batch.pieces()
+        self.slots = dict(zip(work.program.keys(work.state), slots))
+        alone = len(self.params) == 1
+        self.target = self.params[0] if alone else self.params
+        self.targets = {key: column[0] if alone else column for key, column in self.slots.items()}
+        self.shard = Shard.whole(torch.Size((sum(x.numel() for x in self.params),)))
+
+    def compute(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> Outcome:
+        """The outcome for all pieces in a row; writes nothing."""
+        first = self.places[0]
+        if len(self.params) == 1:
+            param, gradient = self.params[0], grads[first].detach().view(-1)[self.start : self.stop]
+            state: dict[str, Any] = self.targets
+        else:
+            param, gradient = torch.cat(self.params), torch.cat([grads[place].view(-1) for place in self.places])
+            state = {key: torch.cat(column) for key, column in self.slots.items()}
+        gradient = -gradient if self.maximize else gradient
+        return _finished(self.program.run(param, gradient, state, numbers[first], shard=self.shard))
+
+    def commit(self, outcome: Outcome) -> None:
+        """Write an outcome into the pieces."""
+        targets = [self.target, *map(self.targets.__getitem__, outcome.state)]
+        overwrite(targets, [outcome.param, *outcome.state.values()])

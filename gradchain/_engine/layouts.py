@@ -53,8 +53,14 @@ def _interned(pattern: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def pack(numbers: Numbers, device: torch.device) -> torch.Tensor:
     """The numbers in double precision, as one vector on the device."""
-    present = [value for stage in numbers for value in stage.values() if value is not None]
-    if any(isinstance(number, torch.Tensor) for number in present):
+    present: list[Any] = []
+    plain = True
+    for stage in numbers:
+        for value in stage.values():
+            if value is not None:
+                present.append(value)
+                plain = plain and not isinstance(value, torch.Tensor)
+    if not plain:
         return torch.stack(
             [torch.as_tensor(number, dtype=torch.float64, device=device).reshape(()) for number in present]
         )

@@ -25,22 +25,30 @@ def overwrite(targets: Sequence[Target], values: Sequence[torch.Tensor]) -> None
     Raises:
         ChainError: a value differs from its target in shape or device.
     """
+    written: set[int] = set()
     for target, value in zip(targets, values, strict=True):
-        _check_fit(target, value)
-    written = {memory_of(target) for target in targets if isinstance(target, torch.Tensor)}
-    apart = [_copied(value) if memory_of(value) in written else value for value in values]
-    for target, value in zip(targets, apart):
+        if not isinstance(target, torch.Tensor):
+            _check_fit(target[0], value, torch.Size((sum(x.numel() for x in target),)))
+            continue
+        if value.shape != target.shape or value.device != target.device:
+            _check_fit(target, value, target.shape)
+        written.add(target.untyped_storage()._cdata)  # pyright: ignore[reportPrivateUsage]
+    for target, value in zip(targets, _apart(values, written)):
         if isinstance(target, torch.Tensor):
             target.copy_(value)
         else:
             torch._foreach_copy_(target, value.split([x.numel() for x in target]))  # pyright: ignore
 
 
-def _check_fit(target: Target, value: torch.Tensor) -> None:
-    if isinstance(target, torch.Tensor):
-        first, wanted = target, target.shape
-    else:
-        first, wanted = target[0], torch.Size((sum(x.numel() for x in target),))
+def _apart(values: Sequence[torch.Tensor], written: set[int]) -> list[torch.Tensor]:
+    """The values, copied where they live in memory that is written."""
+    apart: list[torch.Tensor] = []
+    for value in values:
+        apart.append(_copied(value) if value.untyped_storage()._cdata in written else value)  # pyright: ignore[reportPrivateUsage]
+    return apart
+
+
+def _check_fit(first: torch.Tensor, value: torch.Tensor, wanted: torch.Size) -> None:
     if value.shape != wanted or value.device != first.device:
         raise ChainError(
             f"the step made a tensor of shape {tuple(value.shape)} on {value.device} for one of shape {tuple(wanted)} on "

@@ -2,69 +2,47 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import is_
-from typing import Any, Literal, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from gradchain import _engine as engine
-from gradchain._chain import recipes, shared
+from gradchain._chain import shared
 from gradchain._chain.chain import Chain
-from gradchain._chain.program import Numbers, Program
+from gradchain._chain.program import Program
 from gradchain._chain.routes_table import Route, routing_table
-from gradchain._chain.structure import chain_differences
 from gradchain._chain.tracing import sharing, traits_of
-from gradchain._core import ages
-from gradchain._core.ages import Ages
 from gradchain._core.autocast import no_autocast
-from gradchain._core.counters import COUNTER, Counters, counter_of, place_together
-from gradchain._core.fields import differ, stamp
-from gradchain._core.parameters import check_live, check_members, check_named_alike, checked_group, listed
+from gradchain._core.counters import Counters, place_together
+from gradchain._core.parameters import check_named_alike, checked_group, listed
 from gradchain._core.shard import Shard, local_of
 from gradchain._core.totals import APART
 from gradchain._core.untraced import untraced
 from gradchain._dist.check_split import check_split
-from gradchain._dist.initial import expected, initial_state
 from gradchain._dist.zero import partition_of_all, watch_zero
-from gradchain._engine import capturable as on_device
 from gradchain._engine.report import CompileReport
 from gradchain._engine.standing import Standing
-from gradchain._engine.work import Seat, Work
+from gradchain._engine.work import Work
 from gradchain._engine.writing import unwritable
+from gradchain._optim.checkpoint import Checkpointed, Compile
+from gradchain._optim.first_state import first_state
 from gradchain._optim.nonfinite import Guard, NonfiniteReport, Policy, Scope, any_kept
 from gradchain._optim.nonfinite import origins as origins_of
-from gradchain._optim.routing import Routing, Settings, parameter_names, stage_names
-from gradchain._optim.saved import Saved, check_pickled, read
-from gradchain._optim.saved_groups import fit_groups
-from gradchain._optim.state import (
-    LoadReport,
-    check_clean,
-    check_counted,
-    check_held,
-    check_whole,
-    explained,
-    fit_states,
-)
+from gradchain._optim.routing import Settings, parameter_names, stage_names
+from gradchain._optim.table import ParamTable, StepInfo
 from gradchain._optim.telemetry import Recorded, Telemetry
 from gradchain.errors import (
-    ConfigError,
-    GradientError,
     OptionError,
     ParameterError,
-    StateError,
     UnknownOptionError,
     kind_of,
     nearest,
     shown,
 )
 from gradchain.roles import Rule, assign, check_matched, roles_of
-
-Compile = Literal["auto"] | bool
 
 # Group keys that torch's schedulers and training loops write.
 _FOREIGN = frozenset({
@@ -73,7 +51,7 @@ _FOREIGN = frozenset({
 })  # fmt: skip
 
 
-class Optimizer(torch.optim.Optimizer):
+class Optimizer(Checkpointed):
     """Runs a chain over parameters, and behaves as `torch.optim.AdamW` does.
 
     Args:
@@ -138,16 +116,8 @@ class Optimizer(torch.optim.Optimizer):
                 "nonfinite = 'error' has to read from the device at every step, which capturable=True promises not to do. "
                 "Pass nonfinite='skip', and look at nonfinite_report() now and then."
             )
-        self._routing = Routing(chain)
-        self._checked: dict[int, dict[str, Any]] = {}
-        self._adopted: dict[tuple[int, str], Any] = {}
-        self._fresh: dict[torch.Tensor, torch.Tensor] = {}
-        """The counters of states that nobody has stepped or loaded yet."""
-        self._seats: dict[torch.Tensor, Seat] = {}
-        self._settings: dict[int, tuple[tuple[Any, ...], list[Settings]]] = {}
-        self._places: dict[torch.Tensor, tuple[int, int, int]] = {}
+        self._table = ParamTable(chain)
         self._executor = engine.Executor()
-        self._members: list[torch.Tensor] = []
         self._standing: Standing | None = None
         self._in_backward: Callable[[Iterable[torch.Tensor]], None] | None = None  # takes up parameters that are added
         self._telemetry = Telemetry()
@@ -166,7 +136,7 @@ class Optimizer(torch.optim.Optimizer):
                     f"unknown hyperparameter {shown(name)}. {nearest(name, chain.hyperparameters)}"
                 )
             defaults[name] = value
-        self._routing.check(defaults, "")
+        self._table.routing.check(defaults, "")
         super().__init__(listed(params), defaults)
         names = [name for group in self.param_groups for name in parameter_names(group)]
         watch_zero(self._needs_partition())
@@ -185,10 +155,10 @@ class Optimizer(torch.optim.Optimizer):
                 raise UnknownOptionError(f"{where}unknown entry {shown(key)}. {nearest(key, self.defaults)}")
         if isinstance(group["role"], Mapping) or callable(group["role"]):
             raise OptionError(f"{where}role: pass rules to the optimizer; a group holds strings.")
-        self._routing.check(group, where)
+        self._table.routing.check(group, where)
         shared.check_given(self.chain, param_group, where)
         param_group = {**param_group, "disable": group["disable"]}
-        for stage in self._routing.variant(group["disable"]):
+        for stage in self._table.routing.variant(group["disable"]):
             entries = stage.initial_entries(group).items()
             initial = {key: value.clone() if torch.is_tensor(value) else value for key, value in entries}
             param_group = {**initial, **param_group}
@@ -199,9 +169,9 @@ class Optimizer(torch.optim.Optimizer):
         try:
             if not explicit:
                 group["role"] = assign(self._role, parameter_names(group), group["params"])
-            roles_of(group, where, self._routing.labels)
+            roles_of(group, where, self._table.routing.labels)
             shared.adopt(self.chain, group, self.param_groups[0])
-            self._adopted = shared.stamps(self.chain, self.param_groups)
+            self._table.stamp_shared(self.param_groups)
             self._take_up(group)
             if self._in_backward is not None:
                 self._in_backward(group["params"])
@@ -214,13 +184,14 @@ class Optimizer(torch.optim.Optimizer):
         """Check the parameters of a new group and make their state."""
         advice: dict[str, None] = {}
         made: dict[torch.Tensor, dict[str, Any]] = {}
+        routes: dict[torch.Tensor, tuple[str, Settings, Program]] = {}
         rehearsed: set[tuple[Program, torch.Size]] = set()
         for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group)):
             if param.requires_grad and (fault := unwritable(local_of(param), inference=True)) is not None:
                 what = f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)}"
                 raise ParameterError(f"{what} cannot be written: {fault}.")
             shard = Shard.of(param, name)
-            program = self._routing.program(param, settings, name)
+            program = self._table.program(param, settings, name)
             if shard.group is not None and program.third_party and (program, shard.shape) not in rehearsed:
                 rehearsed.add((program, shard.shape))
                 numbers = [program.numbers(self.chain.bindings, group, step) for step in (1, 2)]
@@ -228,21 +199,17 @@ class Optimizer(torch.optim.Optimizer):
             if param.device.type != "cpu" and self._guard.policy == "skip":
                 self.capturable = True  # only the device knows how many steps were taken
             if param.requires_grad:
-                made[param] = self._initial(param, program, name)
+                made[param] = first_state(program, param, name, self.capturable)
                 advice |= dict.fromkeys(f"{name or 'a parameter'}: {text}" for text in program.warnings(param))
+            routes[param] = (name, settings, program)
             traits_of(program, param)  # where a stage does what none may do, this says so
         for text in advice:
             warnings.warn(text, UserWarning, stacklevel=5)
         place_together(made.values())
-        for param, state in made.items():
-            self.state[param] = state
-            self._fresh[param] = state["step"]
-
-    @torch.inference_mode(False)  # what is made in inference mode could not be written outside
-    @torch.no_grad()
-    def _initial(self, param: torch.Tensor, program: Program, name: str) -> dict[str, Any]:
-        device = param.device if self.capturable else None
-        return {"step": torch.zeros((), dtype=COUNTER, device=device), **initial_state(program, param, name)}
+        for param, (name, settings, program) in routes.items():
+            if param in made:
+                self.state[param] = made[param]
+            self._table.add(param, settings, program, made.get(param, {}), name)
 
     # The step.
 
@@ -262,52 +229,57 @@ class Optimizer(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad(), no_autocast():
-            recorded = self._repeat()
-            if recorded is None:
-                works = self._admit(self._collect())
-                group, compiled = self._partition.group, self._compiled()
-                recorded = self._executor.run(works, compiled=compiled, partition=self._partition.totals)
-                self._count(works)
-                shards, keep = [work.seat.shard for work in works], any_kept(works)
-                shared.update(self.chain, self.param_groups, recorded, shards, group, self.capturable, keep)
-                self._adopted = shared.stamps(self.chain, self.param_groups)
-                step = works[-1].counted if works else None
-                self._telemetry.take(step, recorded, [work.telemetry for work in works])
-                self._stand(works)
+            self._table.sync(self.param_groups)
+            if not self._replay():
+                self._step()
         return loss
 
-    def _repeat(self) -> list[Recorded] | None:
-        """The step, if it is compiled and like the last one; what each parameter recorded."""
+    def _replay(self) -> bool:
+        """Whether the step was like the last one, and was made by running again what that ran."""
         standing, self._standing = self._standing, None
-        if standing is None or self.compile is False:
-            return None
-        grads = standing.gradients(self.state, self.param_groups, self._settings_of_all())
-        if grads is not None and self._guard.active and not self._guard.lets_pass(grads, self._partition):
-            return None
-        packs = None if grads is None else standing.packs(self._numbers)
-        if grads is None or packs is None:
-            return None
-        recorded = standing.run(grads, packs)
-        shared.update(self.chain, self.param_groups, recorded, standing.shards)
-        self._adopted = shared.stamps(self.chain, self.param_groups)
-        self._telemetry.take(standing.last, recorded, standing.telling)
+        if standing is None or self._membership != (self._table.membership, self.compile):
+            return False
+        grads = standing.gradients(self.state)
+        if grads is None or (self._guard.active and not self._guard.lets_pass(grads, self._partition)):
+            return False
+        if (numbers := standing.numbers(self._table.numbers)) is None:
+            return False
+        recorded = standing.run(grads, numbers)
+        self._take(recorded, standing.shards, standing.last, standing.telling)
         self._standing = standing
-        return recorded
+        return True
 
-    def _stand(self, works: Sequence[Work]) -> None:
-        """Remember a step that went by a known plan, for those that will be like it."""
-        plan = self._executor.plan
-        if plan and works and all(work.owner is work.seat.param and work.step is not None for work in works):
-            self._standing = Standing(works, plan, self.state, self.param_groups, self._settings_of_all())
+    def _step(self) -> None:
+        """The step, parameter by parameter; and what is needed to replay it."""
+        works = self._admit(self._table.due(self.param_groups, self._info()))
+        recorded = self._executor.run(works, compiled=self._compiled(), partition=self._partition.totals)
+        self._count(works)
+        shards = [work.seat.shard for work in works]
+        step = works[-1].counted if works else None
+        self._take(recorded, shards, step, [work.telemetry for work in works], any_kept(works))
+        replayable = self._executor.replayable
+        alone = not self._guard.active or all(shard.group is None for shard in shards)  # else others may skip the step
+        if replayable is not None and works and alone and not self.capturable:
+            self._standing = Standing(works, replayable, self.state, self.param_groups)
+            self._membership = (self._table.membership, self.compile)
 
-    def _settings_of_all(self) -> list[Any]:
-        """The settings of each group, checked."""
-        for number, group in enumerate(self.param_groups):
-            self._check_changed(number, group)
-        return [self._settings_of(number, group) for number, group in enumerate(self.param_groups)]
+    def _take(
+        self,
+        recorded: Sequence[Recorded],
+        shards: Sequence[Shard],
+        step: int | torch.Tensor | None,
+        telling: Sequence[bool],
+        keep: torch.Tensor | None = None,
+    ) -> None:
+        """Take in what the parameters of a step recorded."""
+        if self.chain.bindings.shared:
+            group, in_place = self._partition.group, self.capturable
+            shared.update(self.chain, self.param_groups, recorded, shards, group, in_place, keep)
+            self._table.stamp_shared(self.param_groups)
+        self._telemetry.take(step, recorded, telling)
 
-    def _numbers(self, program: Program, group: Mapping[str, Any], step: Any, since: Ages = ()) -> Numbers:
-        return program.numbers(self.chain.bindings, group, step, since)
+    def _info(self) -> StepInfo:
+        return StepInfo(self.state, self._partition, self.capturable)
 
     def _count(self, works: Sequence[Work]) -> None:
         """Raise the step counters."""
@@ -319,81 +291,20 @@ class Optimizer(torch.optim.Optimizer):
         for work in works:
             if work.step is not None:
                 work.seat.stepped()
-        if self._fresh:
+        if self._table.fresh:
             for work in works:
-                self._fresh.pop(work.seat.param, None)
+                self._table.fresh.pop(work.seat.param, None)
 
     def _compiled(self) -> bool:
         if self.compile == "auto":
             return engine.worth_compiling(param for group in self.param_groups for param in group["params"])
         return self.compile
 
-    def _collect(self) -> list[Work]:
-        """Everything that the step needs, checked; nothing is written but state that was missing or stale."""
-        works: list[Work] = []
-        numbers: dict[Any, Numbers] = {}
-        first = 0
-        for number, group in enumerate(self.param_groups):
-            self._check_changed(number, group)
-        members, known = self._parameters(), self._members
-        if len(members) != len(known) or not all(map(is_, members, known)):
-            check_members(self.param_groups)
-            self._members = members
-        for number, group in enumerate(self.param_groups):
-            for position, (param, settings) in enumerate(zip(group["params"], self._settings_of(number, group))):
-                if param.grad is not None:
-                    works.append(self._work(param, settings, number, position, first + position, numbers))
-            first += len(group["params"])
-        if len(self._seats) > first:  # some have left: their memory is theirs to free
-            here = set(self._parameters())
-            self._seats = {param: seat for param, seat in self._seats.items() if param in here}
-            self._routing.forget(here)
-        if self.capturable:
-            on_device.number(works, self._numbers)
-        return works
-
-    def _work(
-        self,
-        param: torch.Tensor,
-        settings: Settings,
-        number: int,
-        position: int,
-        place: int,
-        numbers: dict[Any, Numbers],
-    ) -> Work:
-        """What a step needs of one parameter."""
-        group, grad = self.param_groups[number], cast("torch.Tensor", param.grad)
-        if grad.layout != torch.strided or grad.is_complex():
-            self._refuse_gradient(number, group, param)
-        seat = self._seats.get(param)
-        if seat is None or seat.settings is not settings or not self._is_current(param, seat):
-            seat = self._seat(param, settings, parameter_names(group)[position])
-        if self.capturable:
-            counter_of(seat.state, param.device)
-            work = Work(*seat.local(grad), seat, group)
-        else:
-            step = seat.steps + 1
-            key = (number, id(seat.program), step, seat.ages)
-            if key not in numbers:
-                numbers[key] = self._numbers(seat.program, group, step, seat.ages)
-            work = Work(*seat.local(grad), seat, group, step, numbers[key])
-        work.place = place
-        if traits_of(seat.program, param).draws:
-            work.index = self._partition.place(param, place)
-        return work
-
     @untraced
     @torch.no_grad()
     def step_parameter(self, param: torch.Tensor) -> None:
         """One step for one parameter, which has a gradient: what `step_in_backward` does. Its chain must not be joint."""
-        number, position, place = self._place(param)
-        group = self.param_groups[number]
-        if param.grad is None:
-            raise GradientError(f"parameter {position} of group {number} has no gradient. Step it after its backward.")
-        self._check_changed(number, group)
-        works = [self._work(param, self._settings_of(number, group)[position], number, position, place, {})]
-        if self.capturable:
-            on_device.number(works, self._numbers)
+        works = [self._table.due_one(param, self.param_groups, self._info())]
         self._guard.check_one_by_one()
         if not (works := self._admit(works)):
             return
@@ -445,123 +356,19 @@ class Optimizer(torch.optim.Optimizer):
         found: dict[str, str] = {}
         if origins:
             with torch.no_grad():
-                found = origins_of(self._collect(), self._names(), self._partition.group)
+                self._table.sync(self.param_groups)
+                works = self._table.due(self.param_groups, self._info())
+                found = origins_of(works, self._names(), self._partition.group)
         return self._guard.report(self._names(), found)
 
     def reaching_out(self) -> str | None:
         """The first stage, if there is one, whose work on one parameter depends on others."""
-        joint = (traits.joint[0] for traits in self._routing.traits if traits.joint)
+        joint = (traits.joint[0] for traits in self._table.traits if traits.joint)
         return sharing(self.chain.addressed) or next(joint, None)
 
     def _needs_partition(self) -> str | None:
         """What needs all parameters at one time, if anything does and `partition_of` was not given."""
         return None if self._partition.places else self.reaching_out() or self._guard.joint
-
-    def _place(self, param: torch.Tensor) -> tuple[int, int, int]:
-        """The group of a parameter, its position there, and among all."""
-        number, position, _ = self._places.get(param, (0, 0, 0))
-        held = self.param_groups[number]["params"] if number < len(self.param_groups) else []
-        if param not in self._places or position >= len(held) or held[position] is not param:
-            listed = [
-                (number, position, other)
-                for number, group in enumerate(self.param_groups)
-                for position, other in enumerate(group["params"])
-            ]
-            self._places = {other: (number, at, place) for place, (number, at, other) in enumerate(listed)}
-        if param not in self._places:
-            raise ParameterError(f"{shown(param)} is not a parameter of this optimizer. Add it with add_param_group.")
-        return self._places[param]
-
-    def _settings_of(self, number: int, group: Mapping[str, Any]) -> list[Settings]:
-        """The settings of each parameter; the same objects as long as nothing changes."""
-        role = group["role"] if isinstance(group["role"], str) else tuple(group["role"] or ())
-        now = (tuple(group["disable"]), role, len(group["params"]))
-        known = self._settings.get(number)
-        if known is None or known[0] != now:
-            known = self._settings[number] = (now, Settings.each(group))
-        return known[1]
-
-    def _is_current(self, param: torch.Tensor, seat: Seat) -> bool:
-        """Whether a parameter's state is the one that its seat knows, and not to be made anew."""
-        return (
-            self.state.get(param) is seat.state
-            and len(seat.state) == len(seat.entries)
-            and all(map(is_, seat.state.values(), seat.entries))
-            and not (self._fresh and param in self._fresh)
-        )
-
-    def _check_changed(self, number: int, group: dict[str, Any]) -> None:
-        """Check the group's values again if anyone has written to them since the last step."""
-        where = f"group {number}: "
-        check_live(group, where)
-        shared.check(self.chain, number, group, self._adopted)
-        values = {key: stamp(group.get(key, MISSING)) for key in self.defaults}
-        known = self._checked.get(number, {})
-        changed = {key for key, value in values.items() if key not in known or differ(known[key], value)}
-        if changed:
-            self._routing.check(group, where, changed)
-            self._checked[number] = values
-
-    def _refuse_gradient(self, number: int, group: Mapping[str, Any], param: torch.Tensor) -> None:
-        grad = cast("torch.Tensor", param.grad)
-        names = group.get("param_names")
-        position = next(i for i, other in enumerate(group["params"]) if other is param)
-        what = names[position] if names else f"{position} of group {number}"
-        kind = "complex" if grad.is_complex() else str(grad.layout).removeprefix("torch.").replace("_", " ")
-        raise GradientError(
-            f"parameter {what} of shape {tuple(param.shape)} has a {kind} gradient; gradchain steps dense real gradients. "
-            "Build embeddings with sparse=False, or give this parameter to torch.optim.SparseAdam."
-        )
-
-    def _seat(self, param: torch.Tensor, settings: Settings, name: str) -> Seat:
-        """A parameter's seat: its state is made or completed where it is missing, and made anew before its first step."""
-        program = self._routing.program(param, settings, name)
-        state = self.state.setdefault(param, {})
-        check_counted(state, name)
-        if "step" not in state or (self._fresh.get(param) is state["step"] and self._unstepped(state["step"])):
-            counter = state.get("step")
-            state.clear()
-            state.update(self._initial(param, program, name))
-            state["step"] = state["step"] if counter is None else counter
-        else:  # ZeRO loads without asking us, and moves numbers to the CPU
-            wanted = expected(program, param)
-            if (known := self._seats.get(param)) is None or known.settings == settings:
-                check_held(state, wanted, name)
-            state.update(
-                {k: state[k].to(param.device) for k in wanted if k in state and state[k].device != param.device}
-            )
-            if param in self._fresh:
-                self._check_slots(param, settings, name, wanted)
-            new = {key.partition(".")[0] for key in wanted.keys() - state.keys()}
-            if new:  # a stage may have been switched on since
-                kept = {key: x for key, x in state.items() if key.partition(".")[0] not in new or key not in wanted}
-                state.update({**initial_state(program, param, name), **kept})
-            owners = self._routing.chain.route(name, param, settings.role).owners.values()
-            ages.turn(state, counter_of(state), [at for at, _ in owners], program.addresses, new)
-            for slot, value in wanted.items():
-                if state[slot].shape != value.shape:
-                    raise OptionError(
-                        f"parameter {name or '(unnamed)'}: slot {slot} has shape {tuple(state[slot].shape)}, and under role "
-                        f"{settings.role!r} it would be {tuple(value.shape)}. A role cannot change in mid-run: make a new "
-                        "optimizer."
-                    )
-        seat = self._seats[param] = Seat(settings, program, state, param, name)
-        return seat
-
-    def _unstepped(self, counter: torch.Tensor) -> bool:
-        """Whether a counter is 0, where it can be read without waiting for a device."""
-        return self.capturable or float(counter) == 0
-
-    def _check_slots(self, param: torch.Tensor, settings: Settings, name: str, wanted: Mapping[str, Any]) -> None:
-        """Raise unless a state that was put here by others, as ZeRO does when it loads, belongs to this chain."""
-        held = {key for key in self.state[param] if key != "step" and not ages.is_age(key)}
-        known = expected(self._routing.chain.route(name, param, settings.role), param).keys()
-        if foreign_slots := sorted({*(held - known), *(wanted.keys() - held)}):
-            raise StateError(
-                f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)}: the loaded state does not belong to this "
-                f"chain, by its slots {', '.join(foreign_slots)}. Build the same chain. (ZeroRedundancyOptimizer loads "
-                "without asking the optimizer; load_state_dict of gradchain.Optimizer explains the differences.)"
-            )
 
     def routing_table(self) -> str:
         """What the optimizer will do with each parameter: its role, the stages it goes through, its bytes of state.
@@ -576,7 +383,7 @@ class Optimizer(torch.optim.Optimizer):
         route 1: first_moment, scale_by_learning_rate
         """
         return routing_table(
-            Route(name, param, self._routing.program(param, settings, name))
+            Route(name, param, self._table.program(param, settings, name))
             for group in self.param_groups
             for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group))
         )
@@ -605,7 +412,7 @@ class Optimizer(torch.optim.Optimizer):
         """
         if gather is not None and not isinstance(gather, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError(f"gather = {shown(gather)} is not True, False or None. Pass one of these.")
-        names = {name for traits in self._routing.traits for name in traits.records}
+        names = {name for traits in self._table.traits for name in traits.records}
         if gather is None and self._partition.places:
             raise OptionError(
                 "the parameters are divided over processes. Pass gather=True, in all processes, for the telemetry of the "
@@ -614,121 +421,8 @@ class Optimizer(torch.optim.Optimizer):
         told = self._telemetry.report(sorted(names), self._partition.members if gather else None)
         return {**told, **self._guard.tally.numbers()} if self._guard.active else told
 
-    # Saving and loading.
-
-    def state_dict(self) -> dict[str, Any]:
-        """As of any torch optimizer, plus the chain's config under `"chain"`, and under `"with_state"` whose state it has.
-
-        The latter tells a parameter that was frozen from one whose state was lost.
-        """
-        saved = super().state_dict()
-        saved["with_state"] = [index for index, state in saved["state"].items() if isinstance(index, int) and state]
-        if (config := self._config()) is not None:
-            saved["chain"] = config
-        return saved
-
-    def _config(self) -> dict[str, Any] | None:
-        """The chain's config, unless it has a label function without a name; the slots say what belongs where."""
-        with contextlib.suppress(ConfigError):
-            return self.chain.to_config()
-        return None
-
-    @torch._disable_dynamo  # type: ignore[misc]  # as torch.optim.Optimizer.load_state_dict
-    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> LoadReport:  # type: ignore[override]
-        """Take over a state dict. Every slot keeps its dtype; hyperparameters come from the saved groups.
-
-        With `strict` (default) a state dict of another chain is an error that explains the differences stage by stage.
-        Without, slots that both have are kept bit for bit, those that are missing or do not fit start afresh, others are
-        dropped, and what a group has to have keeps its value here. Returns the report.
-
-        Raises:
-            StateError: it does not fit; or, whatever `strict`, it is no optimizer's or one of other groups.
-
-        On an error nothing has changed, nor if a hook raises: a post hook sees the new state, which is then taken back.
-        """
-        if isinstance(state_dict, Mapping):
-            state_dict = dict(state_dict)
-            for hook in self._optimizer_load_state_dict_pre_hooks.values():
-                replaced = hook(self, state_dict)
-                state_dict = state_dict if replaced is None else replaced
-        report = LoadReport()
-        with explained(), torch.inference_mode(False), torch.no_grad():
-            saved = read(state_dict, self.param_groups)
-            if strict:
-                check_whole(saved)
-            groups, states = self._fit(saved, "chain" in state_dict, report)
-            if strict:
-                check_clean(report, saved)
-        before = self.__dict__.copy()
-        try:
-            self._install(groups, states)
-            for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-                post_hook(self)
-        except BaseException:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            raise
-        return report
-
-    def _fit(
-        self, saved: Saved, has_chain: bool, report: LoadReport
-    ) -> tuple[list[dict[str, Any]], dict[torch.Tensor, dict[str, Any]]]:
-        """The groups and states of a state dict in the form that they have here; nothing is written."""
-        stages = chain_differences(saved.chain, self._config()) if has_chain else []
-        report.differences += [*saved.faults, *stages]
-        report.another_chain = bool(stages)
-        groups = fit_groups(self._routing, saved.groups, self.param_groups, report)
-        states = fit_states(self._routing, saved, groups, report)
-        if self.capturable:
-            for param, state in states.items():
-                state.update({k: x.to(param.device) for k, x in state.items() if k == "step" or ages.is_age(k)})
-        place_together(states.values())
-        return groups, states
-
-    def _install(self, groups: list[dict[str, Any]], states: dict[torch.Tensor, dict[str, Any]]) -> None:
-        """Exchange groups and states, and forget what was known of the old ones; these stay as they are."""
-        self._routing = Routing(self.chain)
-        self._checked, self._adopted, self._fresh, self._seats, self._settings = {}, {}, {}, {}, {}
-        self._standing = None  # it holds the old state
-        self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
-
-    def __getstate__(self) -> dict[str, Any]:
-        kept = {
-            "chain": self.chain,
-            "compile": self.compile,
-            "capturable": self.capturable,
-            "nonfinite": (self._guard.policy, self._guard.scope),
-            "_role": None,
-            "_partition": self._partition.unbound(),
-        }
-        fresh = [index for index, param in enumerate(self._parameters()) if param in self._fresh]
-        return {**super().__getstate__(), **kept, "fresh": fresh}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        held = check_pickled(state, Chain, whole="chain" not in self.__dict__)
-        fresh, nonfinite = held.pop("fresh", None), held.pop("nonfinite", ())
-        super().__setstate__(held)
-        if fresh is not None:  # unpickled or copied
-            self._routing, self._checked, self._adopted = Routing(self.chain), {}, {}
-            self._executor, self._members = engine.Executor(), []
-            self._guard = Guard(*nonfinite)
-            self._seats, self._settings, self._places, self._standing = {}, {}, {}, None
-            self._in_backward = None
-            self._telemetry = Telemetry()
-            parameters = self._parameters()
-            place_together(state for state in self.state.values() if "step" in state)
-            made = {parameters[index]: self.state.get(parameters[index], {}) for index in fresh}
-            self._fresh = {param: state["step"] for param, state in made.items() if "step" in state}
-
-    def _parameters(self) -> list[torch.Tensor]:
-        return [param for group in self.param_groups for param in group["params"]]
-
     def __repr__(self) -> str:
         return f"{type(self).__name__}(\n{self.chain}\n)\n{super().__repr__()}"
-
-
-MISSING = object()
-"""Stands for an entry that a group lacks."""
 
 
 def _check_arguments(params: object, chain: object, compile: object, capturable: object) -> None:
@@ -745,54 +439,3 @@ def _check_arguments(params: object, chain: object, compile: object, capturable:
         raise OptionError(f"compile = {shown(compile)} is not one of 'auto', True, False. Pass one of these.")
     if not isinstance(capturable, bool):
         raise OptionError(f"capturable = {shown(capturable)} is not True or False. Pass one of these.")
-
-
-def optimizer(
-    name: str,
-    params: nn.Module | Iterable[Any],
-    *,
-    disable: Iterable[str] = (),
-    compile: Compile = "auto",
-    telemetry: bool = False,
-    maximize: bool = False,
-    role: Rule = None,
-    capturable: bool = False,
-    nonfinite: Policy = "propagate",
-    nonfinite_scope: Scope | None = None,
-    partition_of: nn.Module | Iterable[torch.Tensor] | None = None,
-    partition_group: Any = None,
-    **options: Any,
-) -> Optimizer:
-    """An optimizer by the name of its recipe.
-
-    Args:
-        name: one of `gradchain.recipes()`.
-        params: as for `Optimizer`, as are all keywords that it has.
-        options: of the recipe.
-
-    Raises:
-        UnknownNameError, UnknownOptionError, OptionError: with the nearest names, or the allowed range.
-
-    >>> optimizer = gradchain.optimizer("rose", model.parameters(), lr=1e-3, disable=("cv_trust_gate",))
-    """
-    if not isinstance(name, str) and isinstance(params, str):
-        raise OptionError(
-            f"the arguments are swapped: pass the name first, gradchain.optimizer({shown(params)}, params)."
-        )
-    if isinstance(name, Chain) or isinstance(params, Chain):
-        raise OptionError("gradchain.optimizer takes the name of a recipe; for a chain use Optimizer(params, chain).")
-    chain = recipes.recipe(name, **options)
-    return Optimizer(
-        params,
-        chain,
-        disable=disable,
-        compile=compile,
-        telemetry=telemetry,
-        maximize=maximize,
-        role=role,
-        capturable=capturable,
-        nonfinite=nonfinite,
-        nonfinite_scope=nonfinite_scope,
-        partition_of=partition_of,
-        partition_group=partition_group,
-    )

@@ -6,14 +6,10 @@ import functools
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
-import torch
-
 from gradchain._chain.bindings import missing
 from gradchain._chain.chain import Chain
 from gradchain._chain.check import routes
-from gradchain._chain.program import Program
 from gradchain._chain.stage import Stage
-from gradchain._chain.tracing import Traits, traits_of
 from gradchain.errors import ChainError, OptionError, UnknownOptionError, shown
 from gradchain.roles import roles_of
 
@@ -37,7 +33,6 @@ class Routing:
     def __init__(self, chain: Chain) -> None:
         self.chain = chain
         self._variants: dict[tuple[str, ...], Chain] = {(): chain}
-        self._programs: dict[torch.Tensor, tuple[Settings, Program]] = {}
 
     def variant(self, disable: tuple[str, ...], where: str = "") -> Chain:
         """The chain without some stages."""
@@ -53,23 +48,6 @@ class Routing:
             except UnknownOptionError as error:
                 raise UnknownOptionError(f"{where}disable={shown(list(disable))}: {error}") from None
         return self._variants[disable]
-
-    def program(self, param: torch.Tensor, settings: Settings, name: str) -> Program:
-        """The stages of a parameter; found once, and again if its group's settings change."""
-        known = self._programs.get(param)
-        if known is None or known[0] != settings:
-            known = (settings, self.variant(settings.disable).route(name, param, settings.role))
-            self._programs[param] = known
-        return known[1]
-
-    def forget(self, here: Container[torch.Tensor]) -> None:
-        """Let go of the parameters that are no longer here."""
-        self._programs = {param: known for param, known in self._programs.items() if param in here}
-
-    @property
-    def traits(self) -> Iterable[Traits]:
-        """The traits of each parameter's program."""
-        return (traits_of(program, param) for param, (_, program) in self._programs.items())
 
     @functools.cached_property
     def labels(self) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import compress
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ class Telemetry:
     def take(self, step: int | torch.Tensor | None, recorded: Sequence[Recorded], telling: Sequence[bool]) -> None:
         """Keep what was recorded by those that tell."""
         self.step = self.step if step is None else step
-        self._records = [record for record, tells in zip(recorded, telling) if tells]
+        self._records = list(compress(recorded, telling))
 
     def add(self, param: torch.Tensor, step: int | torch.Tensor, recorded: Recorded, tells: bool) -> None:
         """As `take`, of parameters that are stepped one by one; one that comes again begins a new step."""
