@@ -73,7 +73,7 @@ class NumberReader:
     def __init__(self, program: Staged, clocks: Mapping[str, set[str]], bindings: Bindings) -> None:
         self.program = program  # so that no other gets its id
         self.rows = [Row(address, stage, program.stages, bindings) for address, stage in program.stages]
-        self.overriding = [row for row in self.rows if isinstance(row.stage, SharedNumbers)]
+        self.overriding = [(row, row.stage) for row in self.rows if isinstance(row.stage, SharedNumbers)]
         self.clocks = clocks
         keys = sorted(
             {b.key for row in self.rows for b in row.picked} | {key for row in self.rows for _, key in row.copied}
@@ -120,11 +120,15 @@ class NumberReader:
 
     def _views(self, group: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
         """The group as each stage sees it: with what the others override."""
-        made = {row.address: row.stage.bind(row.fields(group)).override(group) for row in self.overriding}
-        others = {row.address: [values for at, values in made.items() if at != row.address] for row in self.rows}
-        return {
-            at: functools.reduce(lambda one, other: {**one, **other}, values, group) for at, values in others.items()
-        }
+        made = {row.address: stage.bind(row.fields(group)).override(group) for row, stage in self.overriding}
+        views: dict[str, Mapping[str, Any]] = {}
+        for row in self.rows:
+            view = dict(group)
+            for address, values in made.items():
+                if address != row.address:
+                    view.update(values)
+            views[row.address] = view
+        return views
 
     def _count(self, address: str, step: Any, ages: Ages) -> Any:
         """The number of a step, as a stage counts."""
