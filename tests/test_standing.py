@@ -178,7 +178,8 @@ def test_a_change_between_steps_is_noticed(
         looked = train(False, change)
     assert not ran
     torch.testing.assert_close(train(compile, change), looked, rtol=1e-5, atol=1e-6)
-    assert len(ran) >= 4
+    # Eager steps are replayed in flat batches, and a tensor that is not contiguous fits in none.
+    assert len(ran) >= (3 if change is turned_parameter and not compile else 4)
 
 
 STEPS = [("noisy", True), ("adv-prodigy", True), ("gyro-adam", True), ("adamw", True), ("adamw", False)]

@@ -33,7 +33,7 @@ class Row:
     """One stage: where its fields come from, and which of its hooks it has."""
 
     def __init__(self, address: str, stage: Stage, stages: Stages, bindings: Bindings) -> None:
-        self.address, self.stage, self.kind = address, stage, type(stage)
+        self.address, self.stage, kind = address, stage, type(stage)
         here = {at for at, _ in stages} - {address}
         shared = {name for _, name, _ in bindings.shared}
         own = bindings.of_stage(address)
@@ -46,8 +46,8 @@ class Row:
             for b in own
             if b.spec.follows and b.key == name
         )
-        self.resolves = self.kind.resolve is not Stage.resolve
-        self.scales = self.kind.scalars is not Stage.scalars
+        self.resolves = kind.resolve is not Stage.resolve
+        self.scales = kind.scalars is not Stage.scalars
 
     def fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """The values in force of the dynamic fields and of the shared numbers."""
@@ -91,12 +91,9 @@ class NumberReader:
             if row.resolves:
                 values = row.stage.resolve(dict(values), group if views is None else views[row.address])
             if row.scales:
-                bound = object.__new__(row.kind)
-                bound.__dict__.update(row.stage.__dict__)
-                bound.__dict__.update(values)
                 count = self._count(row.address, step, ages) if ages else step
                 try:
-                    scalars = bound.scalars(count)
+                    scalars = row.stage.bind(values).scalars(count)
                 except OverflowError as error:
                     raise _overflow(row.address, count, error) from None
                 values = {**values, **scalars}

@@ -236,10 +236,7 @@ class Program:
         last: list[tuple[str, Precision, Mapping[str, Any]]] = []
         changed: State = {}
         for (address, stage, readable), values in zip(self._rows, numbers):
-            bound = object.__new__(type(stage))  # as `stage.bind` does
-            bound.__dict__.update(stage.__dict__)
-            bound.__dict__.update(values)
-            stage = bound
+            stage = stage.bind(values)
             ctx.enter(address, values, readable)
             if isinstance(stage, Precision):
                 last.append((address, stage, values))
