@@ -22,8 +22,8 @@ Recorded: TypeAlias = "dict[tuple[str, Reduction], torch.Tensor]"
 
 Keeping: TypeAlias = "Generator[Request, Totals, torch.Tensor]"
 
-Lazy: TypeAlias = "Callable[[], torch.Tensor]"
-"""A slot, loaded from its storage when it is read."""
+Lazy: TypeAlias = "torch.Tensor | Callable[[], torch.Tensor]"
+"""A slot; or what loads it from its storage when it is read."""
 
 
 class Context:
@@ -53,7 +53,7 @@ class Context:
         self.stored_param = param
         self.dtype = compute_dtype(param.dtype)
         self.param = param.to(self.dtype)
-        self.gradient = gradient.to(compute_dtype(gradient.dtype))
+        self.gradient = gradient.to(self.dtype if gradient.dtype == param.dtype else compute_dtype(gradient.dtype))
         self.role = role
         self.recorded: dict[tuple[str, Reduction], torch.Tensor] = {}
         self._before, self._state = dict(state), dict(state)
@@ -94,7 +94,9 @@ class Context:
                 f"{tuple(self.stored_param.shape)}.",
                 stage=self._stage,
             )
-        value = state[slot]()
+        value = state[slot]
+        if not isinstance(value, torch.Tensor):
+            value = value()
         return value.to(self.dtype) if value.is_floating_point() and not as_kept else value
 
     def as_kept(self, storage: Storage, dense: torch.Tensor, purpose: str, *, signed: bool = True) -> Keeping:
@@ -110,7 +112,7 @@ class Context:
 
     def store(self, slot: str, value: torch.Tensor) -> None:
         """Make the new value of a slot visible to the stages that follow."""
-        self._state[slot] = lambda: value
+        self._state[slot] = value
 
     def __getitem__(self, scalar: str) -> Any:
         if scalar not in self._scalars:

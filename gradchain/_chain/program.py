@@ -180,8 +180,9 @@ class Program:
         """The slots of a parameter, to be loaded from their storages when they are read."""
         visible: dict[str, Lazy] = {}
         for name, key, slot in self._keyed:
-            parts = {"": state[key]} if key in state else {part: state[at] for part, at in parts_of(key, state).items()}
-            if parts:
+            if key in state:
+                visible[name] = state[key]
+            elif parts := {part: state[at] for part, at in parts_of(key, state).items()}:
                 visible[name] = functools.partial(loaded, slot, parts, param, shard)
         return visible
 
@@ -192,10 +193,14 @@ class Program:
 
         `ages` are the stages that have missed some of the steps so far: they go by counts of their own.
         """
+        return self.reader(bindings).read(group, step, ages)
+
+    def reader(self, bindings: Bindings) -> NumberReader:
+        """What reads the numbers from groups with these bindings."""
         reader: NumberReader | None = bindings.readers.get(id(self))
         if reader is None or reader.program is not self:  # a copy's
             reader = bindings.readers[id(self)] = NumberReader(self, self.clocks, bindings)
-        return reader.read(group, step, ages)
+        return reader
 
     @functools.cached_property
     def clocks(self) -> dict[str, set[str]]:
@@ -281,11 +286,15 @@ class Program:
                 check_slot(address, slot, dense, like.shape)
             ctx.store(slot, dense)
             declared = self.owners[slot][1]
-            if declared.storage in PLAIN and key in state and _is_plain(dense, like, ctx.stored_param):
+            param = ctx.stored_param
+            as_is = (
+                dense.dtype == like.dtype == param.dtype and dense.shape == param.shape and dense.is_floating_point()
+            )
+            if as_is and declared.storage in PLAIN and key in state:
                 packed[key] = dense
                 continue
             bits = functools.partial(_bits, ctx, slot)
-            parts = stored(key, declared, dense, ctx.stored_param, ctx.shard, bits)
+            parts = stored(key, declared, dense, param, ctx.shard, bits)
             if isinstance(parts, GeneratorType):
                 parts = cast("State", (yield from _ask(key, parts, ctx.shard)))
             packed |= {name: narrowed(part, state[name].dtype) for name, part in parts.items()}
@@ -294,11 +303,6 @@ class Program:
 
 PLAIN = (None, "param")
 """Storages that keep a tensor which has the dtype and shape of the parameter as it is."""
-
-
-def _is_plain(dense: torch.Tensor, like: torch.Tensor, param: torch.Tensor) -> bool:
-    """Whether a slot has the dtype and shape of the parameter, and is kept so."""
-    return dense.dtype == like.dtype == param.dtype and dense.shape == param.shape and dense.is_floating_point()
 
 
 def _bits(ctx: Context, slot: str, like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:

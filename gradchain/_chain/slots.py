@@ -94,9 +94,8 @@ def _named_later(key: str, storing: Storing) -> Generator[Request, Totals, dict[
 
 
 def loaded(slot: Slot, parts: Parts, param: torch.Tensor, shard: Shard) -> torch.Tensor:
-    """The dense tensor of a slot."""
-    if "" in parts or (storage := slot.kept_as) is None:
-        return parts[""]
+    """The dense tensor of a slot that is kept in several parts, or otherwise than as it is."""
+    storage = cast("Storage", slot.kept_as)
     return storage.load(parts, kept(slot, param, shard)).reshape(param.shape)
 
 

@@ -51,12 +51,13 @@ class Counters:
         self.homes = [(home, _raise_by(home, places)) for home, places in homes.values()]
         self._written = [*(home for home, _ in self.homes), *self.alone]
 
-    def raise_all(self) -> None:
-        """Add one to each."""
+    def raise_all(self) -> list[int]:
+        """Add one to each; returns their `versions`."""
         for home, by in self.homes:
             home.add_(by)
         if self.alone:
             torch._foreach_add_(self.alone, 1)  # pyright: ignore
+        return list(map(_VERSION, self._written))
 
     def versions(self) -> list[int]:
         """How often the counters have been written to, by anyone."""

@@ -63,7 +63,7 @@ class Update:
 
     def average(self, value: torch.Tensor) -> Update:
         """A copy whose `value` is a moment; the gradient that went into it stays available as `gradient`."""
-        return self.replace(value=value, averaged=self.gradient)
+        return self.replace(value=value, averaged=self.value if self.averaged is None else self.averaged)
 
     def add_decay(self, decay: torch.Tensor) -> Update:
         """A copy with `decay` added to the decay term: weighted and masked as the stages before asked for."""

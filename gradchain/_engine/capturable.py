@@ -6,21 +6,19 @@ step count follows.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from gradchain._chain.program import Numbers, Program
-from gradchain._core.ages import Ages, ages_of
+from gradchain._chain.bindings import Bindings
+from gradchain._core.ages import ages_of
 from gradchain._core.noise import parameter_key_tensor, parameter_salt
 from gradchain._engine.work import Work
 from gradchain.ops import widest
 
-Compute = Callable[[Program, Mapping[str, Any], torch.Tensor, Ages], Numbers]
 
-
-def number(works: Sequence[Work], compute: Compute) -> None:
+def number(works: Sequence[Work], bindings: Bindings) -> None:
     """Give each work its numbers and its noise key: at once for all that have a group, a program and a device in common."""
     alike: dict[Any, list[Work]] = {}
     for work in works:
@@ -33,7 +31,7 @@ def number(works: Sequence[Work], compute: Compute) -> None:
         wide = widest(steps.device)
         missed = zip(*(ages_of(work.state) for work in members))
         ages = tuple((stage[0][0], torch.stack([count for _, count in stage]).to(wide)) for stage in missed)
-        numbers = compute(first.program, first.group, steps.to(wide), ages)
+        numbers = first.program.numbers(bindings, first.group, steps.to(wide), ages)
         present = [_for_each(x, steps.to(wide)) for stage in numbers for x in stage.values() if x is not None]
         rows = torch.stack(present, 1) if present else steps.new_empty((len(members), 0), dtype=wide)
         for work, row in zip(members, rows.unbind()):

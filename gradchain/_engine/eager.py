@@ -193,9 +193,11 @@ class Batches:
         return True
 
     def run(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> list[Recorded]:
-        ready = [kind[0].compute(grads, numbers) for kind in self.kinds]
-        for kind, first in zip(self.kinds, ready):
-            kind[0].commit(first)
+        first: list[Outcome] = []
+        for kind in self.kinds:
+            first.append(kind[0].compute(grads, numbers))
+        for kind, outcome in zip(self.kinds, first):
+            kind[0].commit(outcome)
             for batch in kind[1:]:
                 batch.commit(batch.compute(grads, numbers))
         return self.none

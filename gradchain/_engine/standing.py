@@ -8,15 +8,15 @@ row by row, and if all is as it was, the same kernels or the same batches are ru
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from operator import attrgetter, is_, methodcaller
 from typing import Any, Protocol
 
 import torch
 
+from gradchain._chain.bindings import Bindings
 from gradchain._chain.context import Recorded
-from gradchain._chain.program import Numbers, Program
-from gradchain._core.ages import Ages
+from gradchain._chain.numbers import Numbers
 from gradchain._core.counters import COUNTER, Counters
 from gradchain._core.noise import parameter_key_tensor, parameter_salt
 from gradchain._core.shard import is_distributed, local_of
@@ -25,8 +25,6 @@ from gradchain._engine.layouts import pack, pattern_of
 from gradchain._engine.work import Work
 
 Group = Mapping[str, Any]
-Compute = Callable[[Program, Group, int, Ages], Numbers]
-
 PLACES = 1 << 16
 """How many places of gradients are remembered; allocators come back to the same ones."""
 
@@ -60,7 +58,12 @@ class Standing:
     """
 
     def __init__(
-        self, works: Sequence[Work], replayed: Replayed, state: Mapping[Any, Any], groups: Sequence[Group]
+        self,
+        works: Sequence[Work],
+        replayed: Replayed,
+        bindings: Bindings,
+        state: Mapping[Any, Any],
+        groups: Sequence[Group],
     ) -> None:
         self.replayed = replayed
         order = [works[place] for place in replayed.order]
@@ -79,7 +82,7 @@ class Standing:
         self.counters = Counters([work.state["step"] for work in order])
         self.versions = self.counters.versions()
         self.head_of = [id(work.numbers) for work in order]
-        self.heads = {key: Head(work) for key, work in zip(self.head_of, order)}
+        self.heads = {key: Head(work, bindings) for key, work in zip(self.head_of, order)}
         self.telling = [work.telemetry for work in works]
         self.shards = [work.seat.shard for work in works]
         self.last = works[-1].step or 0
@@ -118,11 +121,11 @@ class Standing:
             and torch.is_inference_mode_enabled() == self.inference
         )
 
-    def numbers(self, compute: Compute) -> list[Numbers] | None:
+    def numbers(self) -> list[Numbers] | None:
         """The numbers of the next step, for each parameter; `None` if what was run is for others."""
         found: dict[int, Numbers] = {}
         for key, head in self.heads.items():
-            numbers = compute(head.program, head.group, head.step + 1, head.ages)
+            numbers = head.read(head.group, head.step + 1, head.ages)
             if not head.like(numbers):
                 return None
             found[key] = numbers
@@ -133,8 +136,7 @@ class Standing:
     def run(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> list[Recorded]:
         """Step all parameters and raise their counters. Returns what each recorded."""
         recorded = self.replayed.run(grads, numbers)
-        self.counters.raise_all()
-        self.versions = self.counters.versions()
+        self.versions = self.counters.raise_all()
         self.last += 1
         for head in self.heads.values():
             head.step += 1
@@ -144,8 +146,8 @@ class Standing:
 class Head:
     """What parameters that share their numbers have in common."""
 
-    def __init__(self, work: Work) -> None:
-        self.program, self.group, self.step = work.program, work.group, work.step or 0
+    def __init__(self, work: Work, bindings: Bindings) -> None:
+        self.group, self.step, self.read = work.group, work.step or 0, work.program.reader(bindings).read
         self.flags = (work.maximize, work.telemetry)
         self.ages = work.seat.ages
         self.pattern = pattern_of(work.numbers)

@@ -15,6 +15,8 @@ from gradchain.errors import ChainError
 Target: TypeAlias = "torch.Tensor | list[torch.Tensor]"
 """A tensor; or several that are filled, one after another, with the elements of one value."""
 
+_NUMEL = torch.Tensor.numel
+
 
 def overwrite(targets: Sequence[Target], values: Sequence[torch.Tensor]) -> None:
     """Write each value into its target: all of them, or none if one does not fit.
@@ -28,24 +30,19 @@ def overwrite(targets: Sequence[Target], values: Sequence[torch.Tensor]) -> None
     written: set[int] = set()
     for target, value in zip(targets, values, strict=True):
         if not isinstance(target, torch.Tensor):
-            _check_fit(target[0], value, torch.Size((sum(x.numel() for x in target),)))
+            _check_fit(target[0], value, torch.Size((sum(map(_NUMEL, target)),)))
             continue
         if value.shape != target.shape or value.device != target.device:
             _check_fit(target, value, target.shape)
         written.add(target.untyped_storage()._cdata)  # pyright: ignore[reportPrivateUsage]
-    for target, value in zip(targets, _apart(values, written)):
-        if isinstance(target, torch.Tensor):
-            target.copy_(value)
-        else:
-            torch._foreach_copy_(target, value.split([x.numel() for x in target]))  # pyright: ignore
-
-
-def _apart(values: Sequence[torch.Tensor], written: set[int]) -> list[torch.Tensor]:
-    """The values, copied where they live in memory that is written."""
     apart: list[torch.Tensor] = []
     for value in values:
         apart.append(_copied(value) if value.untyped_storage()._cdata in written else value)  # pyright: ignore[reportPrivateUsage]
-    return apart
+    for target, value in zip(targets, apart):
+        if isinstance(target, torch.Tensor):
+            target.copy_(value)
+        else:
+            torch._foreach_copy_(target, value.split(list(map(_NUMEL, target))))  # pyright: ignore
 
 
 def _check_fit(first: torch.Tensor, value: torch.Tensor, wanted: torch.Size) -> None:

@@ -69,11 +69,8 @@ class Guard:
             )
         self.policy: Policy = policy
         self.scope: Scope | None = scope or "model" if policy == "skip" else None
+        self.active = policy != "propagate"
         self.tally = Tally()
-
-    @property
-    def active(self) -> bool:
-        return self.policy != "propagate"
 
     @property
     def model_wide(self) -> bool:

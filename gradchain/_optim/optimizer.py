@@ -242,7 +242,7 @@ class Optimizer(Checkpointed):
         grads = standing.gradients(self.state)
         if grads is None or (self._guard.active and not self._guard.lets_pass(grads, self._partition)):
             return False
-        if (numbers := standing.numbers(self._table.numbers)) is None:
+        if (numbers := standing.numbers()) is None:
             return False
         recorded = standing.run(grads, numbers)
         self._take(recorded, standing.shards, standing.last, standing.telling)
@@ -260,7 +260,7 @@ class Optimizer(Checkpointed):
         replayable = self._executor.replayable
         alone = not self._guard.active or all(shard.group is None for shard in shards)  # else others may skip the step
         if replayable is not None and works and alone and not self.capturable:
-            self._standing = Standing(works, replayable, self.state, self.param_groups)
+            self._standing = Standing(works, replayable, self.chain.bindings, self.state, self.param_groups)
             self._membership = (self._table.membership, self.compile)
 
     def _take(

@@ -13,7 +13,6 @@ from gradchain._chain import shared
 from gradchain._chain.chain import Chain
 from gradchain._chain.program import Numbers, Program
 from gradchain._chain.tracing import Traits, traits_of
-from gradchain._core.ages import Ages
 from gradchain._core.counters import counter_of
 from gradchain._core.fields import differ, stamp
 from gradchain._core.parameters import check_live, check_members
@@ -51,8 +50,8 @@ class GroupRecord:
         self._written = [x for x in tensors if x.device.type == "cpu" and not x.is_inference()]
         self._versions = list(map(_VERSION, self._written))
 
-    def has_values_of(self, group: Group) -> bool:
-        """Whether nobody has written to the entries of the group."""
+    def is_as_in(self, group: Group, members: bool = True) -> bool:
+        """Whether nobody has written to the entries of the group, nor to the list of its parameters (`members`)."""
         try:
             values = self._entries(group)
         except KeyError:
@@ -65,11 +64,8 @@ class GroupRecord:
             and len(values[-1]) == len(self.params)
             and (not self._names or len(self._names) == len(self.params))
             and (not self._written or list(map(_VERSION, self._written)) == self._versions)
+            and (not members or all(map(is_, values[-1], self.params)))
         )
-
-    def is_as_in(self, group: Group) -> bool:
-        """Whether nobody has written to the group, nor to the list of its parameters."""
-        return self.has_values_of(group) and all(map(is_, group["params"], self.params))
 
 
 @dataclass
@@ -130,7 +126,7 @@ class ParamTable:
 
     def sync_one(self, number: int, groups: Groups) -> GroupRecord:
         """As `sync`, where only the values of one group matter."""
-        if number >= len(self.groups) or not self.groups[number].has_values_of(groups[number]):
+        if number >= len(self.groups) or not self.groups[number].is_as_in(groups[number], members=False):
             self.sync(groups)
         return self.groups[number]
 
@@ -223,9 +219,6 @@ class ParamTable:
 
     # A step.
 
-    def numbers(self, program: Program, group: Group, step: Any, since: Ages = ()) -> Numbers:
-        return program.numbers(self.chain.bindings, group, step, since)
-
     def due(self, groups: Groups, info: StepInfo) -> list[Work]:
         """What a step has to do, checked, for all parameters that have a gradient; nothing is written but state that was
         missing or stale. The groups are synchronized."""
@@ -237,7 +230,7 @@ class ParamTable:
                     works.append(self._work(param, settings, group, (number, position, place), info))
                 place += 1
         if info.capturable:
-            on_device.number(works, self.numbers)
+            on_device.number(works, self.chain.bindings)
         return works
 
     def due_one(self, param: torch.Tensor, groups: Groups, info: StepInfo) -> Work:
@@ -248,7 +241,7 @@ class ParamTable:
         settings = self.sync_one(number, groups).settings[position]
         work = self._work(param, settings, groups[number], (number, position, place), info)
         if info.capturable:
-            on_device.number([work], self.numbers)
+            on_device.number([work], self.chain.bindings)
         return work
 
     def _work(
@@ -267,7 +260,7 @@ class ParamTable:
             step = seat.steps + 1
             key = (number, id(seat.program), step, seat.ages)
             if key not in info.numbers:
-                info.numbers[key] = self.numbers(seat.program, group, step, seat.ages)
+                info.numbers[key] = seat.program.numbers(self.chain.bindings, group, step, seat.ages)
             work = Work(*seat.local(grad), seat, group, step, info.numbers[key])
         work.place = place
         if traits_of(seat.program, param).draws:
