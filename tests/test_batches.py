@@ -49,8 +49,8 @@ def test_what_is_no_row_of_elements_goes_tensor_by_tensor() -> None:
         param.grad = torch.ones_like(param)
     optimizer._table.sync(optimizer.param_groups)
     inside, outside = eager.divided(optimizer._table.due(optimizer.param_groups, optimizer._info()))
-    assert [work.owner is params[1] for work in inside] == [True]
-    assert [work.owner is params[0] for work in outside] == [True]
+    assert [item.owner is params[1] for item in inside] == [True]
+    assert [item.owner is params[0] for item in outside] == [True]
 
 
 class Calls(TorchDispatchMode):

@@ -14,7 +14,7 @@ import gradchain
 from gradchain import Optimizer, chain
 from gradchain import transforms as t
 from gradchain._core.noise import _signed, mix, parameter_key, parameter_key_tensor, parameter_salt
-from gradchain._engine import standing
+from gradchain._engine import replay
 
 NOISY = chain(t.first_moment(storage="int8"), t.scale_by_learning_rate(0.1))
 LATE = [2**24 - 1, 2**24, 2**31 - 1, 2**32 - 1, 2**32, 2**40, 2**53 - 4]
@@ -76,8 +76,8 @@ def number(optimizer: Optimizer, count: int) -> None:
 @pytest.mark.parametrize("count", LATE)
 def test_counters_are_exact(mode: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     stood: list[int] = []
-    original = standing.Standing.run
-    monkeypatch.setattr(standing.Standing, "run", lambda *args: stood.append(1) or original(*args))
+    original = replay.ReplayPlan.run
+    monkeypatch.setattr(replay.ReplayPlan, "run", lambda *args: stood.append(1) or original(*args))
     optimizer = make(**MODES[mode])
     step(optimizer, mode)
     fill(optimizer, count)

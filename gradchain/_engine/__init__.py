@@ -14,9 +14,9 @@ from gradchain._chain.context import Recorded
 from gradchain._core.totals import APART
 from gradchain._engine import eager
 from gradchain._engine.compiled import CompiledSteps
-from gradchain._engine.standing import Kernels, Replayed
+from gradchain._engine.param_step import ParamStep
+from gradchain._engine.replay import KernelReplay, Replayable
 from gradchain._engine.targets import check_targets
-from gradchain._engine.work import Work
 
 AUTO_ELEMENTS = 10_000_000
 """`compile="auto"` compiles from this many elements on: below, the compiler takes longer than it saves."""
@@ -30,24 +30,24 @@ class Executor:
 
     def __init__(self) -> None:
         self.compiled = CompiledSteps()
-        self.replayable: Replayed | None = None
+        self.replayable: Replayable | None = None
         self._checked: object = None
 
-    def run(self, works: Sequence[Work], *, compiled: bool, partition: Any = None) -> list[Recorded]:
-        """Step all works. Returns what each recorded, in order.
+    def run(self, due: Sequence[ParamStep], *, compiled: bool, partition: Any = None) -> list[Recorded]:
+        """Step all that are due. Returns what each recorded, in order.
 
         With a `partition`, totals over parameters are those over all members of this process group.
         """
         self.replayable, before = None, self._checked
-        self._checked = check_targets(works, before)
+        self._checked = check_targets(due, before)
         if not compiled:
-            recorded, kinds = eager.run(works, partition)
+            recorded, kinds = eager.run(due, partition)
             apart = partition is None or partition is APART
             if kinds is not None and apart and before == self._checked:
-                self.replayable = eager.Batches(works, kinds)
+                self.replayable = eager.BatchReplay(due, kinds)
             return recorded
-        recorded, plan = self.compiled.run(works, partition)
-        self.replayable = None if plan is None else Kernels(works, plan)
+        recorded, plan = self.compiled.run(due, partition)
+        self.replayable = None if plan is None else KernelReplay(due, plan)
         return recorded
 
 

@@ -1,4 +1,4 @@
-"""A bucket of works at one step, moving from kernel to kernel; and a whole step as a plan of calls."""
+"""A bucket of parameters at one step, moving from kernel to kernel; and a whole step as a plan of calls."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
 from gradchain._engine.kernel import Kernel, Known, Status, status_of
 from gradchain._engine.layouts import LayoutIds, ScalarArgs, cached_layout, inputs_of
-from gradchain._engine.work import Work, commit
+from gradchain._engine.param_step import ParamStep, commit
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -56,9 +56,9 @@ class OwnKernels(Recent[Key, tuple[Kernel, float]]):
     def __init__(self) -> None:
         super().__init__(KERNELS)
 
-    def allow(self, works: int) -> None:
-        """Keep enough for a step of so many works, however many kernels each of them goes through."""
-        self.limit = max(self.limit, 8 * works)
+    def allow(self, due: int) -> None:
+        """Keep enough for a step of so many parameters, however many kernels each of them goes through."""
+        self.limit = max(self.limit, 8 * due)
 
     def find(self, key: Key, call: Call, failures: list[str]) -> Kernel:
         """A kernel: one that is known, or made now. Why it could not be compiled goes to `failures`, once a bucket."""
@@ -68,7 +68,7 @@ class OwnKernels(Recent[Key, tuple[Kernel, float]]):
         if kernel is None:
             told = any(ids == key[0] and known.failure for (ids, _), known in _kernels.items())
             layouts = [layout.layout for layout in key[0]]
-            kernel = _kernels.add(key, Kernel(layouts, call.works[0].program, key[1], call.flat()))
+            kernel = _kernels.add(key, Kernel(layouts, call.due[0].program, key[1], call.flat()))
             seconds = kernel.seconds
             if kernel.failure is not None and not told:
                 failures.append(kernel.failure)
@@ -80,11 +80,11 @@ class Call:
     """A bucket at one step, moving through its phases. Nothing is written before `finish`."""
 
     def __init__(
-        self, works: list[Work], scalars: ScalarArgs, answers: list[list[Totals]], kernels: OwnKernels
+        self, due: list[ParamStep], scalars: ScalarArgs, answers: list[list[Totals]], kernels: OwnKernels
     ) -> None:
-        self.works, self.scalars, self.answers, self.kernels = works, scalars, answers, kernels
-        self.ids: LayoutIds = tuple(cached_layout(work, scalars).id for work in works)
-        self.inputs = inputs_of(works, scalars)
+        self.due, self.scalars, self.answers, self.kernels = due, scalars, answers, kernels
+        self.ids: LayoutIds = tuple(cached_layout(item, scalars).id for item in due)
+        self.inputs = inputs_of(due, scalars)
         self.asked: list[Asked] = []
         self.outcomes: list[Outcome] = []
         self.recorded: list[Recorded] = []
@@ -116,33 +116,33 @@ class Call:
             known.append(total)
 
     def split(self) -> list[Call]:
-        """A call for each work, since they do not keep step with each other."""
-        return [Call([work], self.scalars, [answers], self.kernels) for work, answers in zip(self.works, self.answers)]
+        """A call for each parameter, since they do not keep step with each other."""
+        return [Call([item], self.scalars, [answers], self.kernels) for item, answers in zip(self.due, self.answers)]
 
     def finish(self) -> None:
         """Write the results."""
         kernel = self.kernel([])
         if kernel.compiled is None:
-            commit([work.task for work in self.works], self.outcomes)
+            commit([item.task for item in self.due], self.outcomes)
             self.recorded = [outcome.recorded for outcome in self.outcomes]
         else:
             self.recorded = kernel.write(self.flat())
-            torch.autograd.graph.increment_version([work.owner for work in self.works])
+            torch.autograd.graph.increment_version([item.owner for item in self.due])
 
 
 class Plan:
-    """The calls of a step that requests nothing: which kernel takes which works. Good for all steps with equal layouts."""
+    """The calls of a step that requests nothing: which kernel takes which parameters. For all steps of equal layouts."""
 
-    def __init__(self, works: Sequence[Work], calls: Sequence[Call]) -> None:
-        places = {id(work): place for place, work in enumerate(works)}
-        self.calls = [([places[id(work)] for work in call.works], call.kernel([])) for call in calls]
+    def __init__(self, due: Sequence[ParamStep], calls: Sequence[Call]) -> None:
+        places = {id(item): place for place, item in enumerate(due)}
+        self.calls = [([places[id(item)] for item in call.due], call.kernel([])) for call in calls]
 
     @staticmethod
-    def of(works: Sequence[Work], calls: Sequence[object]) -> Plan | None:
+    def of(due: Sequence[ParamStep], calls: Sequence[object]) -> Plan | None:
         """A plan, if all calls were compiled and took one phase."""
         plain = [call for call in calls if isinstance(call, Call) and not any(call.answers)]
         fits = len(plain) == len(calls) and all(call.kernel([]).compiled is not None for call in plain)
-        return Plan(works, plain) if fits else None
+        return Plan(due, plain) if fits else None
 
     def write(self, inputs: Sequence[Sequence[torch.Tensor]], params: Sequence[torch.Tensor]) -> list[Recorded]:
         """Run the kernels over what each takes; all these parameters are written. Returns what each recorded."""

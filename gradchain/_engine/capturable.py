@@ -14,34 +14,34 @@ import torch
 from gradchain._chain.bindings import Bindings
 from gradchain._core.ages import ages_of
 from gradchain._core.noise import parameter_key_tensor, parameter_salt
-from gradchain._engine.work import Work
+from gradchain._engine.param_step import ParamStep
 from gradchain.ops import widest
 
 
-def number(works: Sequence[Work], bindings: Bindings) -> None:
-    """Give each work its numbers and its noise key: at once for all that have a group, a program and a device in common."""
-    alike: dict[Any, list[Work]] = {}
-    for work in works:
-        late = tuple(address for address, _ in ages_of(work.state))
-        key = (id(work.group), id(work.program), work.owner.device, work.index is None, late)
-        alike.setdefault(key, []).append(work)
+def number(due: Sequence[ParamStep], bindings: Bindings) -> None:
+    """Give each its numbers and its noise key: at once for all that have a group, a program and a device in common."""
+    alike: dict[Any, list[ParamStep]] = {}
+    for item in due:
+        late = tuple(address for address, _ in ages_of(item.state))
+        key = (id(item.group), id(item.program), item.owner.device, item.index is None, late)
+        alike.setdefault(key, []).append(item)
     for members in alike.values():
         first = members[0]
-        steps = torch.stack([work.state["step"] for work in members]) + 1
+        steps = torch.stack([item.state["step"] for item in members]) + 1
         wide = widest(steps.device)
-        missed = zip(*(ages_of(work.state) for work in members))
+        missed = zip(*(ages_of(item.state) for item in members))
         ages = tuple((stage[0][0], torch.stack([count for _, count in stage]).to(wide)) for stage in missed)
         numbers = first.program.numbers(bindings, first.group, steps.to(wide), ages)
         present = [_for_each(x, steps.to(wide)) for stage in numbers for x in stage.values() if x is not None]
         rows = torch.stack(present, 1) if present else steps.new_empty((len(members), 0), dtype=wide)
-        for work, row in zip(members, rows.unbind()):
+        for item, row in zip(members, rows.unbind()):
             values = iter(row.unbind())
             named = ({name: None if x is None else next(values) for name, x in stage.items()} for stage in numbers)
-            work.numbers, work.pack = tuple(named), row
+            item.numbers, item.pack = tuple(named), row
         if first.index is not None:
-            salts = torch.stack([_salt(work) for work in members])
-            for work, key in zip(members, parameter_key_tensor(steps, salts).unbind()):
-                work.noise_key = key
+            salts = torch.stack([_salt(item) for item in members])
+            for item, key in zip(members, parameter_key_tensor(steps, salts).unbind()):
+                item.noise_key = key
 
 
 def _for_each(value: Any, like: torch.Tensor) -> torch.Tensor:
@@ -51,9 +51,9 @@ def _for_each(value: Any, like: torch.Tensor) -> torch.Tensor:
     return torch.full_like(like, value)
 
 
-def _salt(work: Work) -> torch.Tensor:
+def _salt(item: ParamStep) -> torch.Tensor:
     """The parameter's part of the noise key, on its device."""
-    seat = work.seat
-    if seat.salt is None:
-        seat.salt = torch.full((), parameter_salt(work.index or 0), dtype=torch.int32, device=work.owner.device)
-    return seat.salt
+    record = item.record
+    if record.salt is None:
+        record.salt = torch.full((), parameter_salt(item.index or 0), dtype=torch.int32, device=item.owner.device)
+    return record.salt

@@ -1,4 +1,4 @@
-"""The compiled path: works in buckets, each traced once and compiled by inductor into one or a few kernels.
+"""The compiled path: parameters in buckets, each traced once and compiled by inductor into one or a few kernels.
 
 A bucket holds tensors of one program: small ones several together, large ones alone. Its kernel depends on shapes,
 dtypes and static options; hyperparameters and per-step scalars come in as a tensor, so schedules never recompile.
@@ -19,9 +19,9 @@ from gradchain._core.reduce import Totals
 from gradchain._core.totals import APART, answers
 from gradchain._engine.call import Call, Key, OwnKernels, Plan
 from gradchain._engine.layouts import LayoutIds, ScalarArgs
+from gradchain._engine.param_step import ParamStep
 from gradchain._engine.report import Bucket, CompileReport, bucket_of
 from gradchain._engine.tiles import RowTiles, tiles_of
-from gradchain._engine.work import Work
 from gradchain.errors import CompileWarning
 
 SMALL_ELEMENTS = 1 << 16
@@ -45,25 +45,25 @@ class CompiledSteps:
         """The groupings of small tensors that were compiled."""
         self._last: list[LayoutIds] = []
 
-    def run(self, works: Sequence[Work], partition: Any = None) -> tuple[list[Recorded], Plan | None]:
-        """Step all works. Returns what each recorded, and a plan, if the step before made the same calls.
+    def run(self, due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded], Plan | None]:
+        """Step all that are due. Returns what each recorded, and a plan, if the step before made the same calls.
 
         All that can fail, the compiler included, comes before the first write.
         """
-        self.kernels.allow(len(works))
-        calls, recorded = self._step(works, partition)
+        self.kernels.allow(len(due))
+        calls, recorded = self._step(due, partition)
         ids = [call.ids for call in calls if isinstance(call, Call)]
         alike, self._last = ids == self._last, ids
         apart = partition is None or partition is APART  # a plan makes no totals with others
-        return recorded, Plan.of(works, calls) if alike and apart else None
+        return recorded, Plan.of(due, calls) if alike and apart else None
 
-    def _step(self, works: Sequence[Work], partition: Any) -> tuple[list[AnyCall], list[Recorded]]:
+    def _step(self, due: Sequence[ParamStep], partition: Any) -> tuple[list[AnyCall], list[Recorded]]:
         scalars = ScalarArgs()
         failures: list[str] = []
-        ready = [call for bucket in buckets(works) for call in self._calls(bucket, scalars, len(works))]
+        ready = [call for bucket in buckets(due) for call in self._calls(bucket, scalars, len(due))]
         waiting: list[Call] = []
         done: list[AnyCall] = []
-        places = {id(work): place for place, work in enumerate(works)}
+        places = {id(item): place for place, item in enumerate(due)}
         while True:
             while ready:
                 call = ready.pop()
@@ -84,17 +84,17 @@ class CompiledSteps:
         _warn(failures)
         for call in done:
             call.finish()
-        recorded = {id(work): record for call in done for work, record in zip(call.works, call.recorded)}
-        return done, [recorded[id(work)] for work in works]
+        recorded = {id(item): record for call in done for item, record in zip(call.due, call.recorded)}
+        return done, [recorded[id(item)] for item in due]
 
-    def _calls(self, bucket: list[Work], scalars: ScalarArgs, works: int) -> Sequence[AnyCall]:
+    def _calls(self, bucket: list[ParamStep], scalars: ScalarArgs, due: int) -> Sequence[AnyCall]:
         """One call for the bucket, or one for each of its tensors if the grouping has changed too often."""
         call = Call(bucket, scalars, [[] for _ in bucket], self.kernels)
         if len(bucket) == 1 and (tiles := tiles_of(bucket[0])):
             return [RowTiles(bucket[0], tiles, scalars, self.kernels, call)]
         if len(bucket) == 1 or call.ids in self.bucket_signatures:
             return [call]
-        if len(self.bucket_signatures) >= BUCKETS_PER_CALL * -(-works // TENSORS_PER_CALL):
+        if len(self.bucket_signatures) >= BUCKETS_PER_CALL * -(-due // TENSORS_PER_CALL):
             return call.split()
         self.bucket_signatures.add(call.ids)
         return [call]
@@ -114,15 +114,15 @@ class CompiledSteps:
 def _answered(waiting: Sequence[Call], places: Mapping[int, int], partition: Any) -> dict[Call, list[Totals]] | None:
     """The totals for each call that can go on; `None` if nobody waits.
 
-    Which works share a call may differ between processes that hold parts of one tensor, so works go in their own order.
+    Which parameters share a call may differ between processes that hold parts of one tensor, so they go in their own order.
     """
-    rows = [(places[id(work)], call, asked) for call in waiting for work, asked in zip(call.works, call.asked)]
+    rows = [(places[id(item)], call, asked) for call in waiting for item, asked in zip(call.due, call.asked)]
     rows.sort(key=lambda row: row[0])
-    given = answers([(call.works[0].program, asked) for _, call, asked in rows], partition)
+    given = answers([(call.due[0].program, asked) for _, call, asked in rows], partition)
     if given is None:
         return None
     totals = {place: total for (place, _, _), total in zip(rows, given) if total is not None}
-    called = {call: [places[id(work)] for work in call.works] for call in waiting}
+    called = {call: [places[id(item)] for item in call.due] for call in waiting}
     return {call: [totals[at] for at in ats] for call, ats in called.items() if ats[0] in totals}
 
 
@@ -134,16 +134,16 @@ def _warn(failures: Sequence[str]) -> None:
         )
 
 
-def buckets(works: Sequence[Work]) -> list[list[Work]]:
+def buckets(due: Sequence[ParamStep]) -> list[list[ParamStep]]:
     """Works of one program and device that share a call: small tensors several together, large ones alone."""
-    small: dict[Any, list[Work]] = {}
-    result: list[list[Work]] = []
-    for work in works:
-        if work.owner.numel() > SMALL_ELEMENTS:
-            result.append([work])
+    small: dict[Any, list[ParamStep]] = {}
+    result: list[list[ParamStep]] = []
+    for item in due:
+        if item.owner.numel() > SMALL_ELEMENTS:
+            result.append([item])
         else:
-            alike = (work.program.structure, work.owner.device, work.index is None, work.keep is None)
-            small.setdefault(alike, []).append(work)
+            alike = (item.program.structure, item.owner.device, item.index is None, item.keep is None)
+            small.setdefault(alike, []).append(item)
     for members in small.values():
         result += [members[i : i + TENSORS_PER_CALL] for i in range(0, len(members), TENSORS_PER_CALL)]
     return result

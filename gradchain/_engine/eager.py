@@ -18,7 +18,7 @@ from gradchain._chain.lockstep import run_lockstep
 from gradchain._chain.program import Numbers, Outcome, Running
 from gradchain._chain.tracing import traits_of
 from gradchain._core.shard import Shard
-from gradchain._engine.work import Task, Work, check_purity, commit, versions_of
+from gradchain._engine.param_step import ParamStep, StepInputs, check_purity, commit, versions_of
 from gradchain._engine.writing import overwrite
 from gradchain.errors import ChainError
 
@@ -32,33 +32,33 @@ vector register, are rounded otherwise than the rest."""
 Pieces = list[torch.Tensor]
 
 
-def run(works: Sequence[Work], partition: Any = None) -> tuple[list[Recorded], list[list[FlatBatch]] | None]:
-    """Step all works; what can fail fails before anything is written. Returns what each recorded, and the batches.
+def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded], list[list[FlatBatch]] | None]:
+    """Step all that are due; what can fail fails before anything is written. Returns what each recorded, and the batches.
 
-    There are batches to run again where all works are in some, and none has third-party stages.
+    There are batches to run again where all parameters are in some, and none has third-party stages.
 
     One batch of each kind is computed before the first write, and the others of its kind are the same computation. Where
     a program has third-party stages, which may fail at any batch, all batches are computed first.
     """
-    inside, outside = divided(works)
-    inputs = [work.inputs() for work in works]
+    inside, outside = divided(due)
+    inputs = [item.inputs() for item in due]
     versions = [versions_of(tensors) for tensors in inputs]
-    outcomes = run_lockstep([work.program for work in outside], [work.task.start() for work in outside], partition)
+    outcomes = run_lockstep([item.program for item in outside], [item.task.start() for item in outside], partition)
     kinds = batches(inside)
     ready = [
-        [batch.compute() for batch in (kind if kind[0].works[0].program.third_party else kind[:1])] for kind in kinds
+        [batch.compute() for batch in (kind if kind[0].due[0].program.third_party else kind[:1])] for kind in kinds
     ]
-    for work, tensors, before in zip(works, inputs, versions):
-        check_purity(work.program, before, versions_of(tensors))
-    commit([work.task for work in outside], outcomes)
+    for item, tensors, before in zip(due, inputs, versions):
+        check_purity(item.program, before, versions_of(tensors))
+    commit([item.task for item in outside], outcomes)
     for kind, computed in zip(kinds, ready):
         for batch, made in zip(kind, computed):
             batch.commit(*made)
         for batch in kind[len(computed) :]:
             batch.commit(*batch.compute())
-    recorded = {id(work): outcome.recorded for work, outcome in zip(outside, outcomes)}
-    again = bool(works) and not outside and not any(kind[0].works[0].program.third_party for kind in kinds)
-    return [recorded.get(id(work), {}) for work in works], kinds if again else None
+    recorded = {id(item): outcome.recorded for item, outcome in zip(outside, outcomes)}
+    again = bool(due) and not outside and not any(kind[0].due[0].program.third_party for kind in kinds)
+    return [recorded.get(id(item), {}) for item in due], kinds if again else None
 
 
 def cuts(device: torch.device) -> bool:
@@ -66,67 +66,67 @@ def cuts(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
-def fits(work: Work) -> bool:
-    """Whether a work can be done in batches."""
-    if not traits_of(work.program, work.owner).exact:
+def fits(item: ParamStep) -> bool:
+    """Whether a parameter can be stepped in batches."""
+    if not traits_of(item.program, item.owner).exact:
         return False
-    if work.index is not None or work.telemetry or work.keep is not None or not work.owner.is_contiguous():
+    if item.index is not None or item.telemetry or item.keep is not None or not item.owner.is_contiguous():
         return False
-    if work.owner.dtype not in EXACT or (_is_large(work) and not cuts(work.owner.device)):
+    if item.owner.dtype not in EXACT or (_is_large(item) and not cuts(item.owner.device)):
         return False
-    if not work.grad.is_contiguous() or work.grad.dtype != work.owner.dtype:
+    if not item.grad.is_contiguous() or item.grad.dtype != item.owner.dtype:
         return False
-    shape = work.owner.shape
-    slots = [work.state[key] for key in work.program.keys(work.state)]
+    shape = item.owner.shape
+    slots = [item.state[key] for key in item.program.keys(item.state)]
     return all(slot.shape == shape and slot.is_contiguous() for slot in slots)
 
 
-def _is_large(work: Work) -> bool:
-    return work.owner.numel() > ELEMENTS // 2
+def _is_large(item: ParamStep) -> bool:
+    return item.owner.numel() > ELEMENTS // 2
 
 
-def divided(works: Sequence[Work]) -> tuple[list[Work], list[Work]]:
-    """The works that can be done in batches, and the others."""
+def divided(due: Sequence[ParamStep]) -> tuple[list[ParamStep], list[ParamStep]]:
+    """Those that can be stepped in batches, and the others."""
     as_built: dict[int, bool] = {}
-    for work in works:
-        if id(work.numbers) not in as_built:
-            as_built[id(work.numbers)] = work.program.as_built(work.numbers)
-    inside = [work for work in works if as_built[id(work.numbers)] and fits(work)]
-    chosen = {id(work) for work in inside}
-    return inside, [work for work in works if id(work) not in chosen]
+    for item in due:
+        if id(item.numbers) not in as_built:
+            as_built[id(item.numbers)] = item.program.as_built(item.numbers)
+    inside = [item for item in due if as_built[id(item.numbers)] and fits(item)]
+    chosen = {id(item) for item in inside}
+    return inside, [item for item in due if id(item) not in chosen]
 
 
 @dataclass
 class FlatBatch:
-    """Some elements of some works with equal numbers: all of small ones, or a part of a large one."""
+    """Some elements of some parameters with equal numbers: all of small ones, or a part of a large one."""
 
-    works: list[Work]
+    due: list[ParamStep]
     start: int
     stop: int
 
     def pieces(self) -> list[Pieces]:
         """Views of the parameters, of the gradients, and of each slot."""
-        first = self.works[0]
+        first = self.due[0]
         keys = first.program.keys(first.state)
-        columns = [[w.owner.detach() for w in self.works], [w.grad.detach() for w in self.works]]
-        columns += [[w.state[key] for w in self.works] for key in keys]
+        columns = [[w.owner.detach() for w in self.due], [w.grad.detach() for w in self.due]]
+        columns += [[w.state[key] for w in self.due] for key in keys]
         flat = [[tensor.view(-1) for tensor in column] for column in columns]
-        if len(self.works) == 1:
+        if len(self.due) == 1:
             return [[tensor[self.start : self.stop] for tensor in column] for column in flat]
         return flat
 
     def compute(self) -> tuple[list[Pieces], Outcome]:
         """The pieces, and the outcome for all of them in a row; writes nothing."""
-        first, pieces = self.works[0], self.pieces()
+        first, pieces = self.due[0], self.pieces()
         param, gradient, *slots = [column[0] if len(column) == 1 else torch.cat(column) for column in pieces]
         state = dict(zip(first.program.keys(first.state), slots))
         gradient = -gradient if first.maximize else gradient
-        task = Task(param, gradient, state, first.program, first.numbers, None)
+        task = StepInputs(param, gradient, state, first.program, first.numbers, None)
         return pieces, _finished(task.start())
 
     def commit(self, pieces: list[Pieces], outcome: Outcome) -> None:
         """Write an outcome into the pieces."""
-        first = self.works[0]
+        first = self.due[0]
         keys = first.program.keys(first.state)
         columns = [pieces[0], *(pieces[2 + keys.index(key)] for key in outcome.state)]
         targets = [column[0] if len(column) == 1 else column for column in columns]
@@ -147,47 +147,47 @@ def _finished(running: Running) -> Outcome:
     )
 
 
-def batches(works: Sequence[Work]) -> list[list[FlatBatch]]:
-    """The batches of all works, by the works that have the same numbers and dtypes."""
-    groups: dict[Any, list[Work]] = {}
-    for work in works:
-        dtypes = tuple(work.state[key].dtype for key in work.program.keys(work.state))
-        key = (id(work.program), id(work.numbers), work.maximize, work.owner.dtype, work.owner.device, dtypes)
-        groups.setdefault(key, []).append(work)
+def batches(due: Sequence[ParamStep]) -> list[list[FlatBatch]]:
+    """The batches of all parameters, by those that have the same numbers and dtypes."""
+    groups: dict[Any, list[ParamStep]] = {}
+    for item in due:
+        dtypes = tuple(item.state[key].dtype for key in item.program.keys(item.state))
+        key = (id(item.program), id(item.numbers), item.maximize, item.owner.dtype, item.owner.device, dtypes)
+        groups.setdefault(key, []).append(item)
     return [list(_batches(members)) for members in groups.values()]
 
 
-def _batches(works: Sequence[Work]) -> Iterator[FlatBatch]:
-    joined: list[Work] = []
+def _batches(due: Sequence[ParamStep]) -> Iterator[FlatBatch]:
+    joined: list[ParamStep] = []
     filled = 0
-    for work in works:
-        size = work.owner.numel()
-        if _is_large(work):
+    for item in due:
+        size = item.owner.numel()
+        if _is_large(item):
             for start in range(0, size, ELEMENTS):
-                yield FlatBatch([work], start, min(start + ELEMENTS, size))
+                yield FlatBatch([item], start, min(start + ELEMENTS, size))
             continue
         if filled + size > ELEMENTS:
             yield FlatBatch(joined, 0, filled)
             joined, filled = [], 0
-        joined.append(work)
+        joined.append(item)
         filled += size
     if joined:
         yield FlatBatch(joined, 0, filled)
 
 
-class Batches:
+class BatchReplay:
     """The batches of an eager step, to be run again over other gradients and with other numbers."""
 
-    def __init__(self, works: Sequence[Work], kinds: Sequence[Sequence[FlatBatch]]) -> None:
-        place_of = {id(work): place for place, work in enumerate(works)}
-        self.order = list(range(len(works)))
-        self.none: list[Recorded] = [{}] * len(works)
+    def __init__(self, due: Sequence[ParamStep], kinds: Sequence[Sequence[FlatBatch]]) -> None:
+        place_of = {id(item): place for place, item in enumerate(due)}
+        self.order = list(range(len(due)))
+        self.none: list[Recorded] = [{}] * len(due)
         self.kinds = [
-            [BatchAgain(batch, [place_of[id(work)] for work in batch.works]) for batch in kind] for kind in kinds
+            [ReplayedBatch(batch, [place_of[id(item)] for item in batch.due]) for batch in kind] for kind in kinds
         ]
 
-    def slots(self, work: Work) -> Sequence[str]:
-        return work.program.keys(work.state)
+    def slots(self, item: ParamStep) -> Sequence[str]:
+        return item.program.keys(item.state)
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
         return True
@@ -203,15 +203,15 @@ class Batches:
         return self.none
 
 
-class BatchAgain:
+class ReplayedBatch:
     """A batch with the views of its parameters and slots."""
 
     def __init__(self, batch: FlatBatch, places: list[int]) -> None:
-        work = batch.works[0]
-        self.program, self.maximize = work.program, work.maximize
+        item = batch.due[0]
+        self.program, self.maximize = item.program, item.maximize
         self.places, self.start, self.stop = places, batch.start, batch.stop
         self.params, _, *slots = batch.pieces()
-        self.slots = dict(zip(work.program.keys(work.state), slots))
+        self.slots = dict(zip(item.program.keys(item.state), slots))
         alone = len(self.params) == 1
         self.target = self.params[0] if alone else self.params
         self.targets = {key: column[0] if alone else column for key, column in self.slots.items()}

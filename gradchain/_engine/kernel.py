@@ -17,17 +17,17 @@ from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
 from gradchain._engine.inductor import compile_graph, trace
 from gradchain._engine.layouts import Layout
-from gradchain._engine.work import Task, check_purity, commit, versions_of
+from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
 from gradchain._engine.writing import memory_of
 from gradchain.errors import GradchainError
 
 Result: TypeAlias = "Asked | Outcome"
 
 Status = Literal["done", "asks", "uneven"]
-"""Whether all works of a bucket are done, all wait at the same stage, or neither."""
+"""Whether all parameters of a bucket are done, all wait at the same stage, or neither."""
 
 Known: TypeAlias = "tuple[tuple[tuple[str, ...], ...], ...]"
-"""For each work, for each answered request, the names of the totals."""
+"""For each parameter, for each answered request, the names of the totals."""
 
 
 def _apart(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -53,7 +53,7 @@ def status_of(results: Sequence[Result]) -> Status:
     return "uneven" if len(places) > 1 else "done" if places == {None} else "asks"
 
 
-def replay(task: Task, answers: Sequence[Totals]) -> Result:
+def replay(task: StepInputs, answers: Sequence[Totals]) -> Result:
     """Run a task up to the first request beyond the answers known, or to its end."""
     running = task.start()
     result = resume(running)
@@ -92,7 +92,7 @@ class Kernel:
     def uneven(self) -> bool:
         return self.status == "uneven"
 
-    def compute(self, flat: Sequence[torch.Tensor]) -> tuple[list[Task], list[Result]]:
+    def compute(self, flat: Sequence[torch.Tensor]) -> tuple[list[StepInputs], list[Result]]:
         """The tasks and their results; writes nothing."""
         tensors = iter(flat)
         kept = [[next(tensors) for _ in range(1 + len(layout.slots))] for layout in self.layouts]

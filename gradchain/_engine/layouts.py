@@ -14,7 +14,7 @@ from gradchain._chain.program import Numbers, Program
 from gradchain._chain.slots import kept
 from gradchain._chain.tracing import traits_of
 from gradchain._core.shard import Shard
-from gradchain._engine.work import Task, Work
+from gradchain._engine.param_step import ParamStep, StepInputs
 
 
 class ScalarArgs:
@@ -24,12 +24,12 @@ class ScalarArgs:
         self._packed: dict[tuple[int, torch.device], torch.Tensor] = {}
         self._patterns: dict[int, tuple[Any, ...]] = {}
 
-    def of(self, work: Work) -> torch.Tensor:
-        if work.pack is not None:
-            return work.pack
-        key = (id(work.numbers), work.owner.device)
+    def of(self, item: ParamStep) -> torch.Tensor:
+        if item.pack is not None:
+            return item.pack
+        key = (id(item.numbers), item.owner.device)
         if key not in self._packed:
-            self._packed[key] = pack(work.numbers, key[1])
+            self._packed[key] = pack(item.numbers, key[1])
         return self._packed[key]
 
     def pattern(self, numbers: Numbers) -> tuple[Any, ...]:
@@ -69,7 +69,7 @@ def pack(numbers: Numbers, device: torch.device) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """The static part of a work: what its kernel depends on. Equal layouts share a kernel."""
+    """The static part of a step of one parameter: what its kernel depends on. Equal layouts share a kernel."""
 
     structure: tuple[Any, ...]
     tensors: tuple[tuple[Any, ...], ...]
@@ -84,21 +84,21 @@ class Layout:
     common: tuple[str, ...]
 
     @staticmethod
-    def of(work: Work) -> Layout:
-        slots = work.program.keys(work.state)
-        tensors = (work.owner, work.grad, *(work.state[slot] for slot in slots))
+    def of(item: ParamStep) -> Layout:
+        slots = item.program.keys(item.state)
+        tensors = (item.owner, item.grad, *(item.state[slot] for slot in slots))
         return Layout(
-            work.program.structure,
+            item.program.structure,
             tuple((tuple(x.shape), x.stride(), x.dtype, x.device) for x in tensors),
             slots,
-            pattern_of(work.numbers),
-            work.maximize,
-            work.telemetry,
-            work.index is not None,
-            work.keep is not None,
-            work.seat.shard,
-            _matrix_of(work),
-            work.common,
+            pattern_of(item.numbers),
+            item.maximize,
+            item.telemetry,
+            item.index is not None,
+            item.keep is not None,
+            item.record.shard,
+            _matrix_of(item),
+            item.common,
         )
 
     def task(
@@ -109,7 +109,7 @@ class Layout:
         pack: torch.Tensor,
         key: Any,
         keep: Any,
-    ) -> Task:
+    ) -> StepInputs:
         """A task like the original, over these tensors; `kept` are the parameter and its slots."""
         param, *slots = kept
         numbers = iter(pack.unbind())
@@ -119,7 +119,7 @@ class Layout:
             dense = [_is_dense(slot) and x.shape == param.shape for slot, x in zip(self.slots, slots)]
             slots = [x.view(self.matrix) if whole else x for x, whole in zip(slots, dense)]
             param, gradient = param.view(self.matrix), gradient.view(self.matrix)
-        return Task(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard, keep)
+        return StepInputs(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard, keep)
 
 
 def _is_dense(slot: str) -> bool:
@@ -127,19 +127,19 @@ def _is_dense(slot: str) -> bool:
     return slot.count(".") < 2 or slot.endswith(".data")
 
 
-def _matrix_of(work: Work) -> tuple[int, int] | None:
+def _matrix_of(item: ParamStep) -> tuple[int, int] | None:
     """The matrix as which a kernel sees an elementwise step: that of its storages, which else would divide at each index."""
-    dense = [x for x in (work.owner, work.grad, *work.state.values()) if x.shape == work.owner.shape]
-    shard = work.seat.shard
+    dense = [x for x in (item.owner, item.grad, *item.state.values()) if x.shape == item.owner.shape]
+    shard = item.record.shard
     if (
         (shard.group is not None and shard.columns is None)
-        or not traits_of(work.program, work.owner).elementwise
+        or not traits_of(item.program, item.owner).elementwise
         or not all(x.is_contiguous() for x in dense)
     ):
         return None
     matrices = {
-        storage.matrix(kept(slot, work.owner, shard))
-        for _, slot in work.program.owners.values()
+        storage.matrix(kept(slot, item.owner, shard))
+        for _, slot in item.program.owners.values()
         if (storage := slot.kept_as) is not None
     }
     return next(iter(matrices - {None}), None)
@@ -165,7 +165,7 @@ _ids: WeakValueDictionary[Layout, LayoutId] = WeakValueDictionary()
 """The ids that parameters and kernels of this process use."""
 
 LayoutIds: TypeAlias = tuple[LayoutId, ...]
-"""The layouts of some works, in order."""
+"""The layouts of some parameters, in order."""
 
 
 class CachedLayout:
@@ -173,30 +173,30 @@ class CachedLayout:
 
     __slots__ = ("held", "id", "layout", "signature", "spans", "tensors")
 
-    def __init__(self, work: Work, signature: tuple[Any, ...]) -> None:
+    def __init__(self, item: ParamStep, signature: tuple[Any, ...]) -> None:
         self.signature = signature
-        self.id = LayoutId.of(Layout.of(work))
+        self.id = LayoutId.of(Layout.of(item))
         self.layout = self.id.layout
-        self.tensors: list[torch.Tensor] = [work.state[slot] for slot in self.layout.slots]
+        self.tensors: list[torch.Tensor] = [item.state[slot] for slot in self.layout.slots]
         self.held = [(slot, x, x.stride()) for slot, x in zip(self.layout.slots, self.tensors)]
-        self.spans = [_span(x) for x in (work.owner, *self.tensors)]
+        self.spans = [_span(x) for x in (item.owner, *self.tensors)]
 
 
-def cached_layout(work: Work, scalars: ScalarArgs) -> CachedLayout:
+def cached_layout(item: ParamStep, scalars: ScalarArgs) -> CachedLayout:
     """The layout of a parameter, found anew if it has changed since the last step."""
-    grad, owner, state = work.grad, work.owner, work.state
+    grad, owner, state = item.grad, item.owner, item.state
     signature = (
-        grad.stride(), grad.dtype, owner.data_ptr(), owner.shape, owner.stride(), owner.dtype, scalars.pattern(work.numbers),
-        work.maximize, work.telemetry, work.index is None, work.keep is None,
+        grad.stride(), grad.dtype, owner.data_ptr(), owner.shape, owner.stride(), owner.dtype, scalars.pattern(item.numbers),
+        item.maximize, item.telemetry, item.index is None, item.keep is None,
     )  # fmt: skip
-    known: CachedLayout | None = work.seat.layout
+    known: CachedLayout | None = item.record.layout
     if known is not None and known.signature == signature:
         for slot, tensor, stride in known.held:
             if state[slot] is not tensor or tensor.stride() != stride:
                 break
         else:
             return known
-    known = work.seat.layout = CachedLayout(work, signature)
+    known = item.record.layout = CachedLayout(item, signature)
     return known
 
 
@@ -206,30 +206,30 @@ def _span(tensor: torch.Tensor) -> tuple[int, int]:
     return storage.data_ptr(), storage.data_ptr() + storage.nbytes()
 
 
-def inputs_of(works: Sequence[Work], scalars: ScalarArgs) -> list[torch.Tensor]:
+def inputs_of(due: Sequence[ParamStep], scalars: ScalarArgs) -> list[torch.Tensor]:
     """The dynamic part of a bucket, in the order in which a kernel takes it."""
-    kept = [tensor for work in works for tensor in work.kept]
-    return [*kept, *map(_gradient, works), *map(scalars.of, works), *_noise_keys(works), *_keeps(works)]
+    kept = [tensor for item in due for tensor in item.kept]
+    return [*kept, *map(_gradient, due), *map(scalars.of, due), *_noise_keys(due), *_keeps(due)]
 
 
-def _gradient(work: Work) -> torch.Tensor:
+def _gradient(item: ParamStep) -> torch.Tensor:
     """The gradient, in memory of its own: a kernel may read it after it has begun to write."""
-    place = work.grad.data_ptr()
-    shared = any(start <= place < end for start, end in work.seat.layout.spans)
-    return work.grad.clone() if shared else work.grad
+    place = item.grad.data_ptr()
+    shared = any(start <= place < end for start, end in item.record.layout.spans)
+    return item.grad.clone() if shared else item.grad
 
 
-def _noise_keys(works: Sequence[Work]) -> list[torch.Tensor]:
+def _noise_keys(due: Sequence[ParamStep]) -> list[torch.Tensor]:
     """The noise keys of a bucket as one vector, if its program draws noise."""
-    if works[0].index is None:
+    if due[0].index is None:
         return []
-    if works[0].step is None:
-        return [torch.stack([cast("torch.Tensor", work.noise_key) for work in works])]
-    keys = torch.tensor([work.noise for work in works], dtype=torch.int32)
-    return [keys.to(works[0].owner.device, non_blocking=True)]
+    if due[0].step is None:
+        return [torch.stack([cast("torch.Tensor", item.noise_key) for item in due])]
+    keys = torch.tensor([item.noise for item in due], dtype=torch.int32)
+    return [keys.to(due[0].owner.device, non_blocking=True)]
 
 
-def _keeps(works: Sequence[Work]) -> list[torch.Tensor]:
-    """Which works of a bucket are to be stepped, as one vector, if only the device knows."""
-    keeps = [work.keep for work in works if work.keep is not None]
+def _keeps(due: Sequence[ParamStep]) -> list[torch.Tensor]:
+    """Which parameters of a bucket are to be stepped, as one vector, if only the device knows."""
+    keeps = [item.keep for item in due if item.keep is not None]
     return [torch.stack(keeps)] if keeps else []

@@ -22,7 +22,7 @@ from gradchain._core.shard import Shard
 from gradchain._engine.call import Call, OwnKernels
 from gradchain._engine.kernel import Status
 from gradchain._engine.layouts import ScalarArgs
-from gradchain._engine.work import Seat, Work
+from gradchain._engine.param_step import ParamRecord, ParamStep
 from gradchain._engine.writing import overwrite
 
 ELEMENTS = 1 << 20
@@ -38,51 +38,55 @@ ROWS, COLUMNS = "row", "column"
 """The parts of factored slots: each tile has its own rows of the matrix, and all share the columns."""
 
 
-def tiles_of(work: Work) -> list[Work]:
-    """The tiles of a work, or none if it is better stepped whole."""
-    matrix = work.seat.layout.layout.matrix
+def tiles_of(item: ParamStep) -> list[ParamStep]:
+    """The tiles of a parameter, or none if it is better stepped whole."""
+    matrix = item.record.layout.layout.matrix
     if (
         matrix is None
-        or work.owner.device.type != "cpu"  # other allocators keep what they have freed
-        or work.owner.numel() < LARGE
-        or work.index is not None
-        or work.telemetry
-        or work.keep is not None
+        or item.owner.device.type != "cpu"  # other allocators keep what they have freed
+        or item.owner.numel() < LARGE
+        or item.index is not None
+        or item.telemetry
+        or item.keep is not None
     ):
         return []
-    if not all(storage.in_tiles for storage in work.program.storages):
+    if not all(storage.in_tiles for storage in item.program.storages):
         return []
-    columns, width = matrix[1], work.owner[0].numel()
+    columns, width = matrix[1], item.owner[0].numel()
     unit = math.lcm(columns, width) // width  # so many rows of the parameter are rows of the matrix as well
     rows = max(ELEMENTS // (unit * width), 1) * unit
-    if 2 * rows > len(work.owner):
+    if 2 * rows > len(item.owner):
         return []
     return [
-        _tile(work, first, min(rows, len(work.owner) - first), columns) for first in range(0, len(work.owner), rows)
+        _tile(item, first, min(rows, len(item.owner) - first), columns) for first in range(0, len(item.owner), rows)
     ]
 
 
-def _tile(work: Work, first: int, rows: int, columns: int) -> Work:
-    shape = torch.Size((rows, *work.owner.shape[1:]))
+def _tile(item: ParamStep, first: int, rows: int, columns: int) -> ParamStep:
+    shape = torch.Size((rows, *item.owner.shape[1:]))
     width = shape[1:].numel()
     place = Shard(shape, 0, rows, HERE, columns)
     state: dict[str, torch.Tensor] = {}
     common: list[str] = []
-    for slot in work.program.owners:
-        for part, key in parts_of(work.program.key(slot), work.state).items():
+    for slot in item.program.owners:
+        for part, key in parts_of(item.program.key(slot), item.state).items():
             start, stop = first, first + rows
             if part == COLUMNS:
                 common.append(key)
                 start, stop = 0, columns
             if part == ROWS:
                 start, stop = start * width // columns, stop * width // columns
-            state[key] = work.state[key][start:stop]
-    seat = SimpleNamespace(state=state, here=state, shard=place, layout=None, program=work.program)
+            state[key] = item.state[key][start:stop]
+    record = SimpleNamespace(state=state, here=state, shard=place, layout=None, program=item.program)
     end = first + rows
-    tile = Work(
-        work.owner.detach()[first:end], work.grad.detach()[first:end], cast("Seat", seat), work.group, work.step
+    tile = ParamStep(
+        item.owner.detach()[first:end],
+        item.grad.detach()[first:end],
+        cast("ParamRecord", record),
+        item.group,
+        item.step,
     )
-    tile.numbers, tile.pack, tile.common = work.numbers, work.pack, tuple(common)
+    tile.numbers, tile.pack, tile.common = item.numbers, item.pack, tuple(common)
     return tile
 
 
@@ -90,9 +94,9 @@ class RowTiles:
     """The calls for the tiles of one tensor, in lockstep."""
 
     def __init__(
-        self, work: Work, tiles: Sequence[Work], scalars: ScalarArgs, kernels: OwnKernels, whole: Call
+        self, item: ParamStep, tiles: Sequence[ParamStep], scalars: ScalarArgs, kernels: OwnKernels, whole: Call
     ) -> None:
-        self.works, self.whole = [work], whole
+        self.due, self.whole = [item], whole
         self.calls = [Call([tile], scalars, [[]], kernels) for tile in tiles]
         self.recorded: list[Recorded] = [{}]
 
@@ -129,5 +133,5 @@ class RowTiles:
         for call in self.calls:
             call.finish()
         (record,) = self.calls[0].recorded
-        state: Any = self.works[0].state
+        state: Any = self.due[0].state
         overwrite([state[slot] for slot, _ in record], list(record.values()))

@@ -15,7 +15,7 @@ from gradchain._core import ages
 from gradchain._core.counters import place_together
 from gradchain._dist.zero import Partitioned
 from gradchain._engine import Executor
-from gradchain._engine.standing import Standing
+from gradchain._engine.replay import ReplayPlan
 from gradchain._optim.nonfinite import Guard
 from gradchain._optim.saved import Saved, check_pickled, read
 from gradchain._optim.saved_groups import fit_groups
@@ -36,7 +36,7 @@ class Checkpointed(torch.optim.Optimizer):
     _guard: Guard
     _table: ParamTable
     _executor: Executor
-    _standing: Standing | None
+    _replay_plan: ReplayPlan | None
     _telemetry: Telemetry
     _partition: Partitioned
     _in_backward: Callable[[Iterable[torch.Tensor]], None] | None
@@ -114,7 +114,7 @@ class Checkpointed(torch.optim.Optimizer):
     def _install(self, groups: list[dict[str, Any]], states: dict[torch.Tensor, dict[str, Any]]) -> None:
         """Exchange groups and states, and forget what was known of the old ones; these stay as they are."""
         self._table = ParamTable(self.chain)
-        self._standing = None  # it holds the old state
+        self._replay_plan = None  # it holds the old state
         self.__setstate__({"state": defaultdict(dict, states), "param_groups": groups})
 
     def __getstate__(self) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class Checkpointed(torch.optim.Optimizer):
         fresh, nonfinite = held.pop("fresh", None), held.pop("nonfinite", ())
         super().__setstate__(held)
         if fresh is not None:  # unpickled or copied
-            self._table, self._executor, self._standing = ParamTable(self.chain), Executor(), None
+            self._table, self._executor, self._replay_plan = ParamTable(self.chain), Executor(), None
             self._guard, self._telemetry = Guard(*nonfinite), Telemetry()
             self._in_backward = None
             parameters = self._parameters()

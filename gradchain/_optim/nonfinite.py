@@ -13,7 +13,7 @@ from gradchain._chain.lockstep import run_lockstep
 from gradchain._core.totals import Pool, reduce_pools
 from gradchain._core.update import Update
 from gradchain._dist.zero import Partitioned
-from gradchain._engine.work import Work
+from gradchain._engine.param_step import ParamStep
 from gradchain.errors import GradientError, OptionError
 from gradchain.ops import widest
 
@@ -54,7 +54,7 @@ class Guard:
     """Decides which parameters are stepped, and counts those that are not.
 
     The host decides where it can: parameters that are not to be stepped leave the step before it begins. With counters on
-    the device it does not know. Then each work gets a flag, `keep`, and what it computes is written where that is true.
+    the device it does not know. Then each item gets a flag, `keep`, and what it computes is written where that is true.
     """
 
     def __init__(self, policy: Policy = "propagate", scope: Scope | None = None) -> None:
@@ -95,44 +95,44 @@ class Guard:
         alone = not self.model_wide or partition.everybody is None
         return alone and all_finite(grads)
 
-    def admit(self, works: list[Work], names: Names, *, members: Any, on_device: bool) -> list[Work]:
-        """The works that are to be stepped. `names` gives those of all parameters.
+    def admit(self, due: list[ParamStep], names: Names, *, members: Any, on_device: bool) -> list[ParamStep]:
+        """Those that are to be stepped. `names` gives those of all parameters.
 
         `members` is the process group that the parameters are divided over, if they are: one decision is made for all.
 
         Raises:
             GradientError: the policy is `"error"`, and a gradient is not finite.
         """
-        split = any(work.seat.shard.group is not None for work in works)
-        if not works and members is None:
-            return works
-        if not (split or on_device or members is not None) and all_finite([work.grad for work in works]):
-            return works
-        bad = _bad(works, on_device, members)
+        split = any(item.record.shard.group is not None for item in due)
+        if not due and members is None:
+            return due
+        if not (split or on_device or members is not None) and all_finite([item.grad for item in due]):
+            return due
+        bad = _bad(due, on_device, members)
         if split:
-            bad = _over_shards(works, bad)
+            bad = _over_shards(due, bad)
         total = bad.sum()
         if members is not None:
             _sum_over(members, total)
         if not on_device and float(total) == 0:
-            return works
+            return due
         called = names()
-        self.tally.add([work.place for work in works], bad, total, len(called))
+        self.tally.add([item.place for item in due], bad, total, len(called))
         if on_device:
-            return self._mark(works, bad, total)
+            return self._mark(due, bad, total)
         if self.policy == "error":
             raise GradientError(
                 f"the gradient of {self.tally.first(called)} is not finite; nothing was written. Look for the cause (a loss "
                 "that overflows, a rate that is too high), or pass nonfinite='skip'."
             )
-        return [] if self.model_wide else [work for work, count in zip(works, bad.tolist()) if not count]
+        return [] if self.model_wide else [item for item, count in zip(due, bad.tolist()) if not count]
 
-    def _mark(self, works: list[Work], bad: torch.Tensor, total: torch.Tensor) -> list[Work]:
-        """Give each work its flag."""
+    def _mark(self, due: list[ParamStep], bad: torch.Tensor, total: torch.Tensor) -> list[ParamStep]:
+        """Give each its flag."""
         flags = ((total == 0).expand_as(bad) if self.model_wide else bad == 0).unbind()
-        for work, flag in zip(works, flags):
-            work.keep = flag.to(work.owner.device, non_blocking=True)
-        return works
+        for item, flag in zip(due, flags):
+            item.keep = flag.to(item.owner.device, non_blocking=True)
+        return due
 
     def report(self, names: list[str], origins: dict[str, str]) -> NonfiniteReport:
         """Waits for the device."""
@@ -174,9 +174,9 @@ class Tally:
         return names[there[0]] if there else "a parameter that another process steps"
 
 
-def any_kept(works: Sequence[Work]) -> torch.Tensor | None:
-    """Whether any work is stepped, where only the device knows."""
-    keeps = [work.keep for work in works if work.keep is not None]
+def any_kept(due: Sequence[ParamStep]) -> torch.Tensor | None:
+    """Whether any parameter is stepped, where only the device knows."""
+    keeps = [item.keep for item in due if item.keep is not None]
     return torch.stack([keep.to(keeps[0].device) for keep in keeps]).any() if keeps else None
 
 
@@ -195,14 +195,14 @@ def _all_finite(grads: list[torch.Tensor]) -> bool:
     return math.isfinite(float(torch.stack(norms).sum())) or all(bool(grad.isfinite().all()) for grad in grads)
 
 
-def _bad(works: Sequence[Work], on_device: bool, members: Any) -> torch.Tensor:
-    """1 for each work whose gradient is not finite, as far as it is here, and 0 for each other, as a vector."""
-    if not works:
+def _bad(due: Sequence[ParamStep], on_device: bool, members: Any) -> torch.Tensor:
+    """1 for each parameter whose gradient is not finite, as far as it is here, and 0 for each other, as a vector."""
+    if not due:
         return torch.zeros(0, dtype=torch.float64, device=_device_of(members))
-    device = works[0].owner.device
+    device = due[0].owner.device
     if not on_device:
-        return torch.tensor([not all_finite([work.grad]) for work in works], dtype=torch.float64).to(device)
-    good = [_largest(work.grad).isfinite().to(device, non_blocking=True) for work in works]
+        return torch.tensor([not all_finite([item.grad]) for item in due], dtype=torch.float64).to(device)
+    good = [_largest(item.grad).isfinite().to(device, non_blocking=True) for item in due]
     return 1 - torch.stack(good).to(widest(device))
 
 
@@ -211,14 +211,14 @@ def _largest(grad: torch.Tensor) -> torch.Tensor:
     return torch.linalg.vector_norm(grad, torch.inf) if grad.numel() else grad.new_zeros(())
 
 
-def _over_shards(works: Sequence[Work], bad: torch.Tensor) -> torch.Tensor:
+def _over_shards(due: Sequence[ParamStep], bad: torch.Tensor) -> torch.Tensor:
     """The sums over the processes that hold the other rows of each tensor."""
     pool = Pool("sum")
-    for place, (work, own) in enumerate(zip(works, bad.unbind())):
-        pool.add({str(place): own}, work.seat.shard.group)
+    for place, (item, own) in enumerate(zip(due, bad.unbind())):
+        pool.add({str(place): own}, item.record.shard.group)
     reduce_pools([pool])
     whole = pool.merge()
-    return torch.stack([whole[str(place)] for place in range(len(works))])
+    return torch.stack([whole[str(place)] for place in range(len(due))])
 
 
 def _sum_over(members: Any, total: torch.Tensor) -> None:
@@ -240,11 +240,11 @@ def _device_of(members: Any) -> str:
 class Witness:
     """Watches the stages of one parameter, and remembers the first that makes something that is not finite."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, item: ParamStep) -> None:
         self.origin: str | None = None
-        for what, tensor in (("its gradient", work.grad), ("the parameter itself", work.owner), *work.state.items()):
+        for what, tensor in (("its gradient", item.grad), ("the parameter itself", item.owner), *item.state.items()):
             if isinstance(tensor, torch.Tensor) and not _finite(tensor):
-                slot = tensor is not work.grad and tensor is not work.owner
+                slot = tensor is not item.grad and tensor is not item.owner
                 self.origin = f"first in slot {what}, as the last step left it" if slot else f"first in {what}"
                 return
 
@@ -260,9 +260,9 @@ def _finite(tensor: torch.Tensor) -> bool:
     return not tensor.is_floating_point() or bool(tensor.isfinite().all())
 
 
-def origins(works: Sequence[Work], names: list[str], partition: Any = None) -> dict[str, str]:
+def origins(due: Sequence[ParamStep], names: list[str], partition: Any = None) -> dict[str, str]:
     """For each parameter whose next step would not be finite, the first thing that is not. Writes nothing."""
-    witnesses = [Witness(work) for work in works]
-    runs = [work.task.start(witness.see) for work, witness in zip(works, witnesses)]
-    run_lockstep([work.program for work in works], runs, partition)
-    return {names[work.place]: seen.origin for work, seen in zip(works, witnesses) if seen.origin is not None}
+    witnesses = [Witness(item) for item in due]
+    runs = [item.task.start(witness.see) for item, witness in zip(due, witnesses)]
+    run_lockstep([item.program for item in due], runs, partition)
+    return {names[item.place]: seen.origin for item, seen in zip(due, witnesses) if seen.origin is not None}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,31 +11,28 @@ from torch import nn
 from gradchain import _engine as engine
 from gradchain._chain import shared
 from gradchain._chain.chain import Chain
-from gradchain._chain.program import Program
 from gradchain._chain.routes_table import Route, routing_table
-from gradchain._chain.tracing import sharing, traits_of
+from gradchain._chain.tracing import sharing
 from gradchain._core.autocast import no_autocast
-from gradchain._core.counters import Counters, place_together
+from gradchain._core.counters import Counters
 from gradchain._core.parameters import check_named_alike, checked_group, listed
-from gradchain._core.shard import Shard, local_of
+from gradchain._core.shard import Shard
 from gradchain._core.totals import APART
 from gradchain._core.untraced import untraced
-from gradchain._dist.check_split import check_split
 from gradchain._dist.zero import partition_of_all, watch_zero
+from gradchain._engine.param_step import ParamStep
+from gradchain._engine.replay import ReplayPlan
 from gradchain._engine.report import CompileReport
-from gradchain._engine.standing import Standing
-from gradchain._engine.work import Work
-from gradchain._engine.writing import unwritable
+from gradchain._optim.arguments import check_arguments
 from gradchain._optim.checkpoint import Checkpointed, Compile
-from gradchain._optim.first_state import first_state
 from gradchain._optim.nonfinite import Guard, NonfiniteReport, Policy, Scope, any_kept
 from gradchain._optim.nonfinite import origins as origins_of
+from gradchain._optim.register import register
 from gradchain._optim.routing import Settings, parameter_names, stage_names
 from gradchain._optim.table import ParamTable, StepInfo
 from gradchain._optim.telemetry import Recorded, Telemetry
 from gradchain.errors import (
     OptionError,
-    ParameterError,
     UnknownOptionError,
     kind_of,
     nearest,
@@ -105,7 +101,7 @@ class Optimizer(Checkpointed):
         partition_group: Any = None,
         **hyperparameters: Any,
     ) -> None:
-        _check_arguments(params, chain, compile, capturable)
+        check_arguments(params, chain, compile, capturable)
         disable = stage_names(disable)
         self.chain = chain
         self.compile: Compile = compile
@@ -118,7 +114,7 @@ class Optimizer(Checkpointed):
             )
         self._table = ParamTable(chain)
         self._executor = engine.Executor()
-        self._standing: Standing | None = None
+        self._replay_plan: ReplayPlan | None = None
         self._in_backward: Callable[[Iterable[torch.Tensor]], None] | None = None  # takes up parameters that are added
         self._telemetry = Telemetry()
         self._role = role
@@ -172,44 +168,14 @@ class Optimizer(Checkpointed):
             roles_of(group, where, self._table.routing.labels)
             shared.adopt(self.chain, group, self.param_groups[0])
             self._table.stamp_shared(self.param_groups)
-            self._take_up(group)
+            if self._guard.policy == "skip" and any(param.device.type != "cpu" for param in group["params"]):
+                self.capturable = True  # only the device knows how many steps were taken
+            register(self._table, group, self.state, self.capturable)
             if self._in_backward is not None:
                 self._in_backward(group["params"])
         except Exception:
             self.param_groups.pop()
             raise
-
-    @torch.inference_mode(False)
-    def _take_up(self, group: dict[str, Any]) -> None:
-        """Check the parameters of a new group and make their state."""
-        advice: dict[str, None] = {}
-        made: dict[torch.Tensor, dict[str, Any]] = {}
-        routes: dict[torch.Tensor, tuple[str, Settings, Program]] = {}
-        rehearsed: set[tuple[Program, torch.Size]] = set()
-        for name, param, settings in zip(parameter_names(group), group["params"], Settings.each(group)):
-            if param.requires_grad and (fault := unwritable(local_of(param), inference=True)) is not None:
-                what = f"parameter {name or '(unnamed)'} of shape {tuple(param.shape)}"
-                raise ParameterError(f"{what} cannot be written: {fault}.")
-            shard = Shard.of(param, name)
-            program = self._table.program(param, settings, name)
-            if shard.group is not None and program.third_party and (program, shard.shape) not in rehearsed:
-                rehearsed.add((program, shard.shape))
-                numbers = [program.numbers(self.chain.bindings, group, step) for step in (1, 2)]
-                check_split(program, shard.shape, numbers, name)
-            if param.device.type != "cpu" and self._guard.policy == "skip":
-                self.capturable = True  # only the device knows how many steps were taken
-            if param.requires_grad:
-                made[param] = first_state(program, param, name, self.capturable)
-                advice |= dict.fromkeys(f"{name or 'a parameter'}: {text}" for text in program.warnings(param))
-            routes[param] = (name, settings, program)
-            traits_of(program, param)  # where a stage does what none may do, this says so
-        for text in advice:
-            warnings.warn(text, UserWarning, stacklevel=5)
-        place_together(made.values())
-        for param, (name, settings, program) in routes.items():
-            if param in made:
-                self.state[param] = made[param]
-            self._table.add(param, settings, program, made.get(param, {}), name)
 
     # The step.
 
@@ -236,31 +202,31 @@ class Optimizer(Checkpointed):
 
     def _replay(self) -> bool:
         """Whether the step was like the last one, and was made by running again what that ran."""
-        standing, self._standing = self._standing, None
-        if standing is None or self._membership != (self._table.membership, self.compile):
+        plan, self._replay_plan = self._replay_plan, None
+        if plan is None or self._membership != (self._table.membership, self.compile):
             return False
-        grads = standing.gradients(self.state)
+        grads = plan.gradients(self.state)
         if grads is None or (self._guard.active and not self._guard.lets_pass(grads, self._partition)):
             return False
-        if (numbers := standing.numbers()) is None:
+        if (numbers := plan.numbers()) is None:
             return False
-        recorded = standing.run(grads, numbers)
-        self._take(recorded, standing.shards, standing.last, standing.telling)
-        self._standing = standing
+        recorded = plan.run(grads, numbers)
+        self._take(recorded, plan.shards, plan.last, plan.telling)
+        self._replay_plan = plan
         return True
 
     def _step(self) -> None:
         """The step, parameter by parameter; and what is needed to replay it."""
-        works = self._admit(self._table.due(self.param_groups, self._info()))
-        recorded = self._executor.run(works, compiled=self._compiled(), partition=self._partition.totals)
-        self._count(works)
-        shards = [work.seat.shard for work in works]
-        step = works[-1].counted if works else None
-        self._take(recorded, shards, step, [work.telemetry for work in works], any_kept(works))
+        due = self._admit(self._table.due(self.param_groups, self._info()))
+        recorded = self._executor.run(due, compiled=self._compiled(), partition=self._partition.totals)
+        self._count(due)
+        shards = [item.record.shard for item in due]
+        step = due[-1].counted if due else None
+        self._take(recorded, shards, step, [item.telemetry for item in due], any_kept(due))
         replayable = self._executor.replayable
         alone = not self._guard.active or all(shard.group is None for shard in shards)  # else others may skip the step
-        if replayable is not None and works and alone and not self.capturable:
-            self._standing = Standing(works, replayable, self.chain.bindings, self.state, self.param_groups)
+        if replayable is not None and due and alone and not self.capturable:
+            self._replay_plan = ReplayPlan(due, replayable, self.chain.bindings, self.state, self.param_groups)
             self._membership = (self._table.membership, self.compile)
 
     def _take(
@@ -281,19 +247,19 @@ class Optimizer(Checkpointed):
     def _info(self) -> StepInfo:
         return StepInfo(self.state, self._partition, self.capturable)
 
-    def _count(self, works: Sequence[Work]) -> None:
+    def _count(self, due: Sequence[ParamStep]) -> None:
         """Raise the step counters."""
-        counters, keeps = [work.state["step"] for work in works], [work.keep for work in works if work.keep is not None]
+        counters, keeps = [item.state["step"] for item in due], [item.keep for item in due if item.keep is not None]
         if keeps:
             torch._foreach_add_(counters, [keep.to(x.device, x.dtype) for keep, x in zip(keeps, counters)])  # pyright: ignore
         else:
             Counters(counters).raise_all()
-        for work in works:
-            if work.step is not None:
-                work.seat.stepped()
+        for item in due:
+            if item.step is not None:
+                item.record.stepped()
         if self._table.fresh:
-            for work in works:
-                self._table.fresh.pop(work.seat.param, None)
+            for item in due:
+                self._table.fresh.pop(item.record.param, None)
 
     def _compiled(self) -> bool:
         if self.compile == "auto":
@@ -304,23 +270,23 @@ class Optimizer(Checkpointed):
     @torch.no_grad()
     def step_parameter(self, param: torch.Tensor) -> None:
         """One step for one parameter, which has a gradient: what `step_in_backward` does. Its chain must not be joint."""
-        works = [self._table.due_one(param, self.param_groups, self._info())]
+        due = [self._table.due_one(param, self.param_groups, self._info())]
         self._guard.check_one_by_one()
-        if not (works := self._admit(works)):
+        if not (due := self._admit(due)):
             return
         compiled = engine.worth_compiling([param]) if self.compile == "auto" else self.compile
         with no_autocast():
-            recorded = self._executor.run(works, compiled=compiled, partition=APART)
-        self._count(works)
-        self._telemetry.add(param, works[0].counted, recorded[0], works[0].telemetry)
+            recorded = self._executor.run(due, compiled=compiled, partition=APART)
+        self._count(due)
+        self._telemetry.add(param, due[0].counted, recorded[0], due[0].telemetry)
         self._opt_called = True  # learning-rate schedulers look whether there has been a step
 
-    def _admit(self, works: list[Work]) -> list[Work]:
-        """The works that are to be stepped, by what the optimizer does about gradients that are not finite."""
+    def _admit(self, due: list[ParamStep]) -> list[ParamStep]:
+        """Those that are to be stepped, by what the optimizer does about gradients that are not finite."""
         if not self._guard.active:
-            return works
+            return due
         members = self._partition.everybody if self._guard.model_wide else None
-        return self._guard.admit(works, self._names, members=members, on_device=self.capturable)
+        return self._guard.admit(due, self._names, members=members, on_device=self.capturable)
 
     def _names(self) -> list[str]:
         """What to call each parameter in a message."""
@@ -338,7 +304,7 @@ class Optimizer(Checkpointed):
 
         Args:
             origins: also step every parameter that has a gradient now, tensor by tensor, without writing anything, to find
-                out what makes it not finite first: its gradient, what the last step left, or a stage. This works under
+                out what makes it not finite first: its gradient, what the last step left, or a stage. This due under
                 any policy. In sharded runs all processes must ask.
 
         >>> weight = torch.nn.Parameter(torch.zeros(2))
@@ -357,8 +323,8 @@ class Optimizer(Checkpointed):
         if origins:
             with torch.no_grad():
                 self._table.sync(self.param_groups)
-                works = self._table.due(self.param_groups, self._info())
-                found = origins_of(works, self._names(), self._partition.group)
+                due = self._table.due(self.param_groups, self._info())
+                found = origins_of(due, self._names(), self._partition.group)
         return self._guard.report(self._names(), found)
 
     def reaching_out(self) -> str | None:
@@ -423,19 +389,3 @@ class Optimizer(Checkpointed):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(\n{self.chain}\n)\n{super().__repr__()}"
-
-
-def _check_arguments(params: object, chain: object, compile: object, capturable: object) -> None:
-    """Raise `OptionError` for what is not a chain, or not a choice."""
-    if not isinstance(chain, Chain):
-        if isinstance(params, Chain):
-            raise OptionError("the arguments are swapped: pass the parameters first, Optimizer(params, chain).")
-        made = " Call the recipe's function." if callable(chain) else ""
-        named = f" For a recipe's name: gradchain.recipe({shown(chain)})." if isinstance(chain, str) else ""
-        raise OptionError(
-            f"chain = {shown(chain)} is {kind_of(chain)}; pass gradchain.chain(...) or a recipe.{made}{named}"
-        )
-    if not (isinstance(compile, str) and compile == "auto") and not isinstance(compile, bool):
-        raise OptionError(f"compile = {shown(compile)} is not one of 'auto', True, False. Pass one of these.")
-    if not isinstance(capturable, bool):
-        raise OptionError(f"capturable = {shown(capturable)} is not True or False. Pass one of these.")

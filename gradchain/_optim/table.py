@@ -18,7 +18,7 @@ from gradchain._core.fields import differ, stamp
 from gradchain._core.parameters import check_live, check_members
 from gradchain._dist.zero import Partitioned
 from gradchain._engine import capturable as on_device
-from gradchain._engine.work import Seat, Work
+from gradchain._engine.param_step import ParamRecord, ParamStep
 from gradchain._optim.first_state import Stateful, renew_state
 from gradchain._optim.routing import Routing, Settings, parameter_names
 from gradchain.errors import GradientError, ParameterError, shown
@@ -95,7 +95,7 @@ class ParamTable:
     def invalidate(self) -> None:
         """Know nothing: the state and the groups may be others."""
         self.groups: list[GroupRecord] = []
-        self.records: dict[torch.Tensor, Seat] = {}
+        self.records: dict[torch.Tensor, ParamRecord] = {}
         self.fresh: dict[torch.Tensor, torch.Tensor] = {}
         """The counters of states that nobody has stepped or loaded yet."""
         self.places: dict[torch.Tensor, tuple[int, int, int]] = {}
@@ -187,11 +187,13 @@ class ParamTable:
 
     def add(self, param: torch.Tensor, settings: Settings, program: Program, state: dict[str, Any], name: str) -> None:
         """Note a new parameter, and its state if it has one."""
-        self.records[param] = Seat(settings, program, state, param, name)
+        self.records[param] = ParamRecord(settings, program, state, param, name)
         if state:
             self.fresh[param] = state["step"]
 
-    def _record(self, param: torch.Tensor, settings: Settings, group: Group, position: int, info: StepInfo) -> Seat:
+    def _record(
+        self, param: torch.Tensor, settings: Settings, group: Group, position: int, info: StepInfo
+    ) -> ParamRecord:
         """The record of a parameter; made anew where its settings or its state are not those that it knows."""
         known = self.records.get(param)
         if (
@@ -209,7 +211,7 @@ class ParamTable:
         stateful = Stateful(param, name, settings.role, program, self.chain.route(name, param, settings.role))
         counter = self.fresh.get(param)
         renew_state(own, stateful, counter, info.capturable, edited=known is None or known.settings == settings)
-        made = self.records[param] = Seat(settings, program, own, param, name)
+        made = self.records[param] = ParamRecord(settings, program, own, param, name)
         return made
 
     @property
@@ -219,53 +221,53 @@ class ParamTable:
 
     # A step.
 
-    def due(self, groups: Groups, info: StepInfo) -> list[Work]:
+    def due(self, groups: Groups, info: StepInfo) -> list[ParamStep]:
         """What a step has to do, checked, for all parameters that have a gradient; nothing is written but state that was
         missing or stale. The groups are synchronized."""
-        works: list[Work] = []
+        due: list[ParamStep] = []
         place = 0
         for number, (group, known) in enumerate(zip(groups, self.groups)):
             for position, (param, settings) in enumerate(zip(known.params, known.settings)):
                 if param.grad is not None:
-                    works.append(self._work(param, settings, group, (number, position, place), info))
+                    due.append(self._work(param, settings, group, (number, position, place), info))
                 place += 1
         if info.capturable:
-            on_device.number(works, self.chain.bindings)
-        return works
+            on_device.number(due, self.chain.bindings)
+        return due
 
-    def due_one(self, param: torch.Tensor, groups: Groups, info: StepInfo) -> Work:
+    def due_one(self, param: torch.Tensor, groups: Groups, info: StepInfo) -> ParamStep:
         """As `due`, of one parameter; the groups need not be synchronized."""
         number, position, place = self.place(param, groups)
         if param.grad is None:
             raise GradientError(f"parameter {position} of group {number} has no gradient. Step it after its backward.")
         settings = self.sync_one(number, groups).settings[position]
-        work = self._work(param, settings, groups[number], (number, position, place), info)
+        item = self._work(param, settings, groups[number], (number, position, place), info)
         if info.capturable:
-            on_device.number([work], self.chain.bindings)
-        return work
+            on_device.number([item], self.chain.bindings)
+        return item
 
     def _work(
         self, param: torch.Tensor, settings: Settings, group: Group, at: tuple[int, int, int], info: StepInfo
-    ) -> Work:
+    ) -> ParamStep:
         """What a step needs of one parameter."""
         number, position, place = at
         grad = cast("torch.Tensor", param.grad)
         if grad.layout != torch.strided or grad.is_complex():
             raise _refused(param, parameter_names(group)[position] or f"{position} of group {number}")
-        seat = self._record(param, settings, group, position, info)
+        record = self._record(param, settings, group, position, info)
         if info.capturable:
-            counter_of(seat.state, param.device)
-            work = Work(*seat.local(grad), seat, group)
+            counter_of(record.state, param.device)
+            item = ParamStep(*record.local(grad), record, group)
         else:
-            step = seat.steps + 1
-            key = (number, id(seat.program), step, seat.ages)
+            step = record.steps + 1
+            key = (number, id(record.program), step, record.ages)
             if key not in info.numbers:
-                info.numbers[key] = seat.program.numbers(self.chain.bindings, group, step, seat.ages)
-            work = Work(*seat.local(grad), seat, group, step, info.numbers[key])
-        work.place = place
-        if traits_of(seat.program, param).draws:
-            work.index = info.partition.place(param, place)
-        return work
+                info.numbers[key] = record.program.numbers(self.chain.bindings, group, step, record.ages)
+            item = ParamStep(*record.local(grad), record, group, step, info.numbers[key])
+        item.place = place
+        if traits_of(record.program, param).draws:
+            item.index = info.partition.place(param, place)
+        return item
 
 
 def _refused(param: torch.Tensor, what: str) -> GradientError:

@@ -22,7 +22,7 @@ from gradchain._core.noise import parameter_key_tensor, parameter_salt
 from gradchain._core.shard import is_distributed, local_of
 from gradchain._engine.call import Plan
 from gradchain._engine.layouts import pack, pattern_of
-from gradchain._engine.work import Work
+from gradchain._engine.param_step import ParamStep
 
 Group = Mapping[str, Any]
 PLACES = 1 << 16
@@ -32,13 +32,13 @@ _GRAD, _SHAPE, _DTYPE = attrgetter("grad"), attrgetter("shape"), attrgetter("dty
 _STRIDE, _DATA_PTR = methodcaller("stride"), methodcaller("data_ptr")
 
 
-class Replayed(Protocol):
+class Replayable(Protocol):
     """What a step ran, to be run again."""
 
     order: list[int]
-    """The places of the works, in the order in which it takes gradients and numbers."""
+    """The places of the parameters, in the order in which it takes gradients and numbers."""
 
-    def slots(self, work: Work) -> Sequence[str]:
+    def slots(self, item: ParamStep) -> Sequence[str]:
         """The entries of a parameter's state that it reads or writes."""
         ...
 
@@ -47,11 +47,11 @@ class Replayed(Protocol):
         ...
 
     def run(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> list[Recorded]:
-        """Write parameters and state. Returns what each work recorded, in their order."""
+        """Write parameters and state. Returns what each recorded, in their order."""
         ...
 
 
-class Standing:
+class ReplayPlan:
     """What the last step went by: parameters, state, layouts of gradients, settings, and what it ran.
 
     It holds no gradients: they would outlive their step.
@@ -59,33 +59,33 @@ class Standing:
 
     def __init__(
         self,
-        works: Sequence[Work],
-        replayed: Replayed,
+        due: Sequence[ParamStep],
+        replayed: Replayable,
         bindings: Bindings,
         state: Mapping[Any, Any],
         groups: Sequence[Group],
     ) -> None:
         self.replayed = replayed
-        order = [works[place] for place in replayed.order]
-        self.params = [work.seat.param for work in order]
-        self.owners = [work.owner for work in order]
+        order = [due[place] for place in replayed.order]
+        self.params = [item.record.param for item in order]
+        self.owners = [item.owner for item in order]
         self.whole = all(map(is_, self.params, self.owners))
-        self.grad_layouts = _strides([work.grad for work in order])
+        self.grad_layouts = _strides([item.grad for item in order])
         self.states = [list(state), list(state.values())]
         stepped = {id(param) for param in self.params}
         self.idle = [param for group in groups for param in group["params"] if id(param) not in stepped]
-        slots = [(work, key) for work in order for key in ("step", *replayed.slots(work))]
-        self.slots = [(work.seat.state, key, work.seat.state[key]) for work, key in slots]
-        self.kept_slots = [work.state[key] for work, key in slots if key != "step"]
+        slots = [(item, key) for item in order for key in ("step", *replayed.slots(item))]
+        self.slots = [(item.record.state, key, item.record.state[key]) for item, key in slots]
+        self.kept_slots = [item.state[key] for item, key in slots if key != "step"]
         self.slot_layouts = list(map(_STRIDE, self.kept_slots))
         self.places, self.inference = _places(self.owners), torch.is_inference_mode_enabled()
-        self.counters = Counters([work.state["step"] for work in order])
+        self.counters = Counters([item.state["step"] for item in order])
         self.versions = self.counters.versions()
-        self.head_of = [id(work.numbers) for work in order]
-        self.heads = {key: Head(work, bindings) for key, work in zip(self.head_of, order)}
-        self.telling = [work.telemetry for work in works]
-        self.shards = [work.seat.shard for work in works]
-        self.last = works[-1].step or 0
+        self.head_of = [id(item.numbers) for item in order]
+        self.heads = {key: SharedNumbersOf(item, bindings) for key, item in zip(self.head_of, order)}
+        self.telling = [item.telemetry for item in due]
+        self.shards = [item.record.shard for item in due]
+        self.last = due[-1].step or 0
 
     # Whether the next step is like the last.
 
@@ -143,14 +143,14 @@ class Standing:
         return recorded
 
 
-class Head:
+class SharedNumbersOf:
     """What parameters that share their numbers have in common."""
 
-    def __init__(self, work: Work, bindings: Bindings) -> None:
-        self.group, self.step, self.read = work.group, work.step or 0, work.program.reader(bindings).read
-        self.flags = (work.maximize, work.telemetry)
-        self.ages = work.seat.ages
-        self.pattern = pattern_of(work.numbers)
+    def __init__(self, item: ParamStep, bindings: Bindings) -> None:
+        self.group, self.step, self.read = item.group, item.step or 0, item.program.reader(bindings).read
+        self.flags = (item.maximize, item.telemetry)
+        self.ages = item.record.ages
+        self.pattern = pattern_of(item.numbers)
 
     def like(self, numbers: Numbers) -> bool:
         """Whether there are the same numbers, and what was `None` still is."""
@@ -163,21 +163,21 @@ class Head:
         return (self.group["maximize"], self.group["telemetry"]) == self.flags
 
 
-class Kernels:
+class KernelReplay:
     """A compiled step: kernels over parameters, slots, gradients, packed numbers and noise keys."""
 
-    def __init__(self, works: Sequence[Work], plan: Plan) -> None:
+    def __init__(self, due: Sequence[ParamStep], plan: Plan) -> None:
         self.plan = plan
         self.order = [place for places, _ in plan.calls for place in places]
-        order = [works[place] for place in self.order]
-        self.owners = [work.owner for work in order]
-        self.kept = [[x for place in places for x in works[place].kept] for places, _ in plan.calls]
-        self.spans = sorted({span for work in order for span in work.seat.layout.spans})
+        order = [due[place] for place in self.order]
+        self.owners = [item.owner for item in order]
+        self.kept = [[x for place in places for x in due[place].kept] for places, _ in plan.calls]
+        self.spans = sorted({span for item in order for span in item.record.layout.spans})
         self.free: set[int] = set()  # where gradients have been that were apart from all this
-        self.noise = Noise(order) if any(work.index is not None for work in order) else None
+        self.noise = Noise(order) if any(item.index is not None for item in order) else None
 
-    def slots(self, work: Work) -> Sequence[str]:
-        return work.seat.layout.layout.slots
+    def slots(self, item: ParamStep) -> Sequence[str]:
+        return item.record.layout.layout.slots
 
     def fits(self, grads: Sequence[torch.Tensor]) -> bool:
         """Whether no gradient lives in the memory of a parameter or of its state."""
@@ -214,9 +214,9 @@ class Kernels:
 class Noise:
     """The noise keys of all parameters, found at once."""
 
-    def __init__(self, works: Sequence[Work]) -> None:
-        self.steps = torch.tensor([work.step or 0 for work in works], dtype=COUNTER)
-        self.salts = torch.tensor([parameter_salt(work.index or 0) for work in works], dtype=torch.int32)
+    def __init__(self, due: Sequence[ParamStep]) -> None:
+        self.steps = torch.tensor([item.step or 0 for item in due], dtype=COUNTER)
+        self.salts = torch.tensor([parameter_salt(item.index or 0) for item in due], dtype=torch.int32)
 
     def keys(self) -> torch.Tensor:
         """Those of the next step."""

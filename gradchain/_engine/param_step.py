@@ -18,7 +18,7 @@ from gradchain.errors import ChainError, GradientError, StateError
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class StepInputs:
     """The tensors and numbers of one step of one parameter; when it is traced they are stand-ins."""
 
     param: torch.Tensor
@@ -53,7 +53,7 @@ class Task:
         return targets, values
 
 
-def commit(tasks: Sequence[Task], outcomes: Sequence[Outcome]) -> None:
+def commit(tasks: Sequence[StepInputs], outcomes: Sequence[Outcome]) -> None:
     """Write the outcomes of some tasks, eagerly or into a trace."""
     written = [task.writes(outcome) for task, outcome in zip(tasks, outcomes, strict=True)]
     overwrite([x for targets, _ in written for x in targets], [x for _, values in written for x in values])
@@ -73,7 +73,7 @@ def check_purity(program: Program, before: list[int], after: list[int]) -> None:
         )
 
 
-class Seat:
+class ParamRecord:
     """What an optimizer knows of a parameter from step to step, so that it need not look again."""
 
     __slots__ = (
@@ -138,24 +138,24 @@ class Seat:
         self._version, self._steps = self._counter._version, self._steps + 1  # type: ignore[union-attr]
 
 
-class Work:
+class ParamStep:
     """A parameter that is due for a step."""
 
     __slots__ = (
         "_task", "common", "grad", "group", "index", "keep", "maximize", "noise_key", "numbers", "owner", "pack", "place",
-        "seat", "step", "telemetry",
+        "record", "step", "telemetry",
     )  # fmt: skip
 
     def __init__(
         self,
         owner: torch.Tensor,
         grad: torch.Tensor,
-        seat: Seat,
+        record: ParamRecord,
         group: Mapping[str, Any],
         step: int | None = None,
         numbers: Numbers = (),
     ) -> None:
-        self.owner, self.grad, self.seat, self.numbers = owner, grad, seat, numbers
+        self.owner, self.grad, self.record, self.numbers = owner, grad, record, numbers
         self.step = step  # `None` where only the device knows
         self.common: tuple[str, ...] = ()  # slots that the other pieces of the tensor have too
         self.pack: torch.Tensor | None = None  # the numbers as one tensor, if they come as one
@@ -166,20 +166,20 @@ class Work:
         self.index: int | None = None  # of the parameter, if its program draws noise
         self.place = 0  # of the parameter, among all of the optimizer
         self.keep: torch.Tensor | None = None  # whether to step at all, where only the device knows
-        self._task: Task | None = None
+        self._task: StepInputs | None = None
 
     @property
     def program(self) -> Program:
-        return self.seat.program
+        return self.record.program
 
     @property
     def state(self) -> dict[str, Any]:
-        return self.seat.here
+        return self.record.here
 
     @property
     def kept(self) -> list[torch.Tensor]:
         """What a kernel keeps from step to step: the parameter and the tensors of its slots."""
-        return [self.owner, *self.seat.layout.tensors]
+        return [self.owner, *self.record.layout.tensors]
 
     @property
     def counted(self) -> int | torch.Tensor:
@@ -196,13 +196,13 @@ class Work:
         return [self.owner, self.grad, *(x for x in self.state.values() if isinstance(x, torch.Tensor))]
 
     @property
-    def task(self) -> Task:
+    def task(self) -> StepInputs:
         if self._task is None:
             gradient = -self.grad.detach() if self.maximize else self.grad.detach()
             if (noise := self.noise) is not None:
                 self.noise_key = torch.tensor(noise, dtype=torch.int32).to(self.owner.device, non_blocking=True)
-            self._task = Task(
-                self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key, self.seat.shard,
+            self._task = StepInputs(
+                self.owner.detach(), gradient, self.state, self.program, self.numbers, self.noise_key, self.record.shard,
                 self.keep,
             )  # fmt: skip
         return self._task

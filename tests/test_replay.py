@@ -13,7 +13,7 @@ from torch import nn
 import gradchain
 from gradchain import chain
 from gradchain import transforms as t
-from gradchain._engine import standing
+from gradchain._engine import replay
 from tests.test_optimizer import assert_same, frozen_copy
 
 Optimizer = gradchain.Optimizer
@@ -27,8 +27,8 @@ pytestmark = pytest.mark.usefixtures("traced")  # what is tested comes before th
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Counts the steps that were found to be like the last."""
     count: list[int] = []
-    original = standing.Standing.run
-    monkeypatch.setattr(standing.Standing, "run", lambda *args: count.append(1) or original(*args))
+    original = replay.ReplayPlan.run
+    monkeypatch.setattr(replay.ReplayPlan, "run", lambda *args: count.append(1) or original(*args))
     return count
 
 
@@ -174,7 +174,7 @@ def test_a_change_between_steps_is_noticed(
     change: Callable[[Optimizer], None], compile: bool, ran: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(standing.Standing, "gradients", lambda *args: None)
+        patch.setattr(replay.ReplayPlan, "gradients", lambda *args: None)
         looked = train(False, change)
     assert not ran
     torch.testing.assert_close(train(compile, change), looked, rtol=1e-5, atol=1e-6)
@@ -186,13 +186,13 @@ STEPS = [("noisy", True), ("adv-prodigy", True), ("gyro-adam", True), ("adamw", 
 
 
 @pytest.mark.parametrize(("recipe", "compile"), STEPS)
-def test_standing_steps_are_the_same_steps(
+def testreplayed_steps_are_the_same_steps(
     recipe: str, compile: bool, ran: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results: list[Any] = []
     for looks in (False, True):
         if looks:
-            monkeypatch.setattr(standing.Standing, "gradients", lambda *args: None)
+            monkeypatch.setattr(replay.ReplayPlan, "gradients", lambda *args: None)
         optimizer = make(compile, recipe)
         for step in range(7):
             set_grads(optimizer, step)
@@ -202,7 +202,7 @@ def test_standing_steps_are_the_same_steps(
     assert_same(*results)
 
 
-def test_values_are_checked_in_standing_steps() -> None:
+def test_values_are_checked_inreplayed_steps() -> None:
     optimizer = make(True)
     for step in range(4):
         set_grads(optimizer, step)
@@ -256,8 +256,8 @@ def test_a_plan_of_steps_in_backward_is_not_taken_up_by_a_step_of_all() -> None:
             backward(some)
             optimizer.step()
             optimizer.zero_grad()
-            standing_still = optimizer._standing  # pyright: ignore[reportPrivateUsage]
-            assert standing_still is None or len(standing_still.params) == len(some)
+            plan = optimizer._replay_plan  # pyright: ignore[reportPrivateUsage]
+            assert plan is None or len(plan.params) == len(some)
         results.append(frozen_copy(optimizer))
     torch.testing.assert_close(results[1], results[0], rtol=1e-5, atol=1e-6)
 
