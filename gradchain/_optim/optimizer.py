@@ -14,7 +14,6 @@ from gradchain._chain.chain import Chain
 from gradchain._chain.routes_table import Route, routing_table
 from gradchain._chain.tracing import sharing
 from gradchain._core.autocast import no_autocast
-from gradchain._core.counters import Counters
 from gradchain._core.parameters import check_named_alike, checked_group, listed
 from gradchain._core.shard import Shard
 from gradchain._core.totals import APART
@@ -249,11 +248,10 @@ class Optimizer(Checkpointed):
 
     def _count(self, due: Sequence[ParamStep]) -> None:
         """Raise the step counters."""
-        counters, keeps = [item.state["step"] for item in due], [item.keep for item in due if item.keep is not None]
-        if keeps:
-            torch._foreach_add_(counters, [keep.to(x.device, x.dtype) for keep, x in zip(keeps, counters)])  # pyright: ignore
-        else:
-            Counters(counters).raise_all()
+        counters = [item.state["step"] for item in due]
+        keeps = [item.keep.to(x.device, x.dtype) for item, x in zip(due, counters) if item.keep is not None]
+        if due:
+            torch._foreach_add_(counters, keeps or 1)  # pyright: ignore
         for item in due:
             if item.step is not None:
                 item.record.stepped()

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 import gradchain
 from gradchain import Chain
 from gradchain._core import totals
+from gradchain._engine.replay import ReplayPlan
 from tests.laws.cases import CASES
 from tests.laws.running import build, gradients, tensors
 
@@ -153,3 +154,19 @@ def cases(
     warnings.simplefilter("error", gradchain.errors.CompileWarning)
     chosen = CASES if names is None else {name: CASES[name] for name in names}
     return [compare(name, case.chain, mesh, getattr(torch, dtype), compile=compile) for name, case in chosen.items()]
+
+
+def replays() -> dict[str, int]:
+    """How many of six steps of AdamW on split parameters are replays of the step before, eagerly and compiled."""
+    count: list[int] = []
+    original = ReplayPlan.run
+    ReplayPlan.run = lambda *args: count.append(1) or original(*args)  # type: ignore[method-assign]
+    mesh, found = mesh_of("fsdp"), {}
+    shapes = [(7, 6), (1,), (6,)]
+    for compile in (False, True):
+        count.clear()
+        grads = [[split(g, mesh) for g in step] for step in gradients(6, shapes)]
+        stepped(gradchain.recipe("adamw"), [split(p, mesh) for p in tensors(1, shapes)], grads, compile)
+        found["compiled" if compile else "eager"] = len(count)
+    ReplayPlan.run = original  # type: ignore[method-assign]
+    return found

@@ -41,6 +41,11 @@ def test_all_on_two() -> None:
     check(2, job("fsdp"), job("fsdp", MAXIMA, few=0))
 
 
+def test_split_parameters_replay_steps() -> None:
+    for counts in worlds.run_all([(sharded.replays, {})], 2)[0]:
+        assert counts == {"eager": 4, "compiled": 4}  # the first step has no step before, the second finds what recurs
+
+
 def test_recipes_on_three() -> None:
     recipes = [name for name in RECIPES if ":" not in name]
     check(3, job("fsdp", recipes), job("fsdp", PROMOTED, dtype="bfloat16"))
