@@ -65,14 +65,6 @@ class decoupled_decay(Decay):
     lr: float | None = follow("lr")
     constructor_lr: float | None = follow("lr", initial=True, when="schedule")
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.reference_lr is not None and not self.schedule:
-            raise OptionError(
-                f"{self.address}.reference_lr = {self.reference_lr!r} has no effect without schedule=True. Pass both, "
-                "or neither."
-            )
-
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
         if not self.schedule or values["reference_lr"] is not None:
             return values
@@ -185,13 +177,8 @@ class centered_decay(decoupled_decay):
     weight_decay: float = hyper(default=1e-2, ge=0, key="centered_wd")
     anchor: str = static(default="full", choices=tuple(ANCHORS))
     geometric: bool = static(default=False)
-    snr: bool = static(default=False)
+    snr: bool = static(default=False, when="geometric")
     adapters: bool = static(default=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.snr and not self.geometric:
-            raise OptionError(f"{self.address}.snr = True has no effect without geometric=True. Pass both, or neither.")
 
     @property
     def reads(self) -> tuple[Read, ...]:  # type: ignore[override]
