@@ -136,16 +136,12 @@ def _built(
             raise
         raise type(error)(f"recipe {name!r}, option {guilty[0]}: {error}") from None
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ArithmeticError) as error:
-        if isinstance(error, GradchainError) or not options:
+        if isinstance(error, GradchainError):
             raise
-        given = ", ".join(f"{option} = {shown(value)}" for option, value in options.items())
-        types = {option: p.annotation for option, p in inspect.signature(build).parameters.items() if option in options}
-        wanted = ", ".join(
-            f"{option}: {kind if isinstance(kind, str) else kind.__name__}" for option, kind in types.items()
-        )
+        given = ", ".join(f"{option} = {shown(value)}" for option, value in options.items()) or "its defaults"
         raise OptionError(
-            f"recipe {name!r} cannot be built with {given}: {type(error).__name__}: {str(error)[:200]}. Its signature has "
-            f"{wanted[:300]}."
+            f"recipe {name!r} cannot be built with {given}: {type(error).__name__}: {str(error)[:200]}. Its signature is "
+            f"{str(inspect.signature(build))[:300]}."
         ) from error
     if not isinstance(made, Chain):
         raise ChainError(f"recipe {name!r} returned {kind_of(made)}; its function must return a chain.")
@@ -227,6 +223,22 @@ def recipe(name: str, **options: Any) -> Chain:
     ('first_moment', 'second_moment', 'divide', 'decoupled_decay', 'scale_by_learning_rate')
     """
     return find_recipe(name)(**options)
+
+
+def is_path(name: str) -> bool:
+    """Whether this is the path of a config, and not the name of a recipe."""
+    return name.endswith((".toml", ".json"))
+
+
+def load_chain(source: str | Chain, options: Mapping[str, Any]) -> Chain:
+    """The chain of a recipe's name, of a path to a config, or the chain itself, with options set."""
+    if isinstance(source, Chain):
+        return source.with_options(**options)
+    if not isinstance(source, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(
+            f"chain = {shown(source)} is {kind_of(source)}; pass a chain, the path of a config, or a recipe's name."
+        )
+    return Chain.from_config(source).with_options(**options) if is_path(source) else recipe(source, **options)
 
 
 def recipe_names() -> tuple[str, ...]:

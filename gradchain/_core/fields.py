@@ -53,6 +53,7 @@ class Spec:
     when: str | None = None
     unless: str | None = None
     initial: str | None = None
+    inert: str = ""
 
 
 def hyper(
@@ -66,13 +67,14 @@ def hyper(
     optional: bool = False,
     when: str | None = None,
     unless: str | None = None,
+    inert: str = "",
 ) -> Any:
     """Declare a *dynamic* hyperparameter: a number that may differ per group and change at any step.
 
     `ge`, `gt`, `le`, `lt` bound it. `key` is its name in `param_groups` (the field's own name by default);
     `key="betas[1]"` makes it one entry of a tuple. `optional` also admits `None`, and
     `le=math.inf` infinity. `when="schedule"` keeps it out of `param_groups` unless that field is given: neither `None` nor
-    `False`; `unless` if it is.
+    `False`; `unless` if it is. `inert` is the reason why it changes nothing, for `gradchain.audit`.
 
     >>> class shrink(gradchain.Stage):
     ...     factor: float = gradchain.hyper(default=0.5, gt=0, le=1)
@@ -85,7 +87,7 @@ def hyper(
     """
     check_key("hyper", key)
     interval, infinite = _interval(ge=ge, gt=gt, le=le, lt=lt), le == math.inf
-    spec = Spec(True, interval, key, optional=optional, infinite=infinite, when=when, unless=unless)
+    spec = Spec(True, interval, key, optional=optional, infinite=infinite, when=when, unless=unless, inert=inert)
     return dataclasses.field(default=default, metadata={_METADATA: spec})
 
 
@@ -97,18 +99,20 @@ def static(
     ge: float | None = None,
     gt: float | None = None,
     when: str | None = None,
+    inert: str = "",
     kw_only: bool = False,
 ) -> Any:
     """Declare a *static* option (bool, str, dtype, int): part of the chain's structure and of the compile key.
 
     `choices` lists the values it may take; `convert` canonicalises what the user passed; `ge` and `gt` bound a number.
-    `when` is as for `hyper`; `when="mode=fast"` asks for one value of another option.
+    `when` and `inert` are as for `hyper`; `when="mode=fast"` asks for one value of another option.
     """
     if not isinstance(choices, (tuple, list)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"static(choices={shown(choices)}): pass a tuple of the values that the option may take.")
     if convert is not None and not callable(convert):
         raise OptionError(f"static(convert={shown(convert)}): pass a function of the value that was given.")
-    spec = Spec(dynamic=False, interval=_interval(ge=ge, gt=gt), choices=tuple(choices), convert=convert, when=when)
+    bounds = _interval(ge=ge, gt=gt)
+    spec = Spec(False, bounds, choices=tuple(choices), convert=convert, when=when, inert=inert)
     return dataclasses.field(default=default, kw_only=kw_only, metadata={_METADATA: spec})
 
 
