@@ -17,6 +17,7 @@ import gradchain
 from gradchain import chain, partition
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
+from gradchain._chain.former import INSTEAD
 from tests.test_optimizer import assert_same, frozen_copy, make_params, set_grads, train
 
 LR = t.scale_by_learning_rate(0.1)
@@ -289,3 +290,25 @@ def test_nothing_is_written_if_a_later_round_fails(compile: bool) -> None:
         with pytest.raises(ZeroDivisionError):
             optimizer.step()
     assert_same(frozen_copy(optimizer), before)
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_a_name_without_effect_is_refused_with_what_to_write_instead(name: str) -> None:
+    for value in (True, ("exp_avg",), lambda self, param: {}):
+        with pytest.raises(gradchain.OptionError) as caught:
+            type("extend_former", (gradchain.Stage,), {name: value})
+        assert f"extend_former.{name} would have no effect" in str(caught.value)
+        assert INSTEAD[name] in str(caught.value)
+    field = {name: gradchain.hyper(default=0.5), "__annotations__": {name: "float"}}
+    assert type("extend_former", (gradchain.Stage,), field)().live_fields().keys() == {name}
+
+
+@pytest.mark.parametrize(
+    ("base", "names"),
+    [(gradchain.Precision, ("read", "write")), (gradchain.SharedNumbers, ("init_shared", "share", "override"))],
+)
+def test_a_mix_in_knows_its_own_names(base: type[gradchain.Stage], names: tuple[str, ...]) -> None:
+    own = type("extend_mixed", (base,), {name: getattr(base, name) for name in names})
+    assert issubclass(own, base)
+    with pytest.raises(gradchain.OptionError, match=r"gradchain\.static"):
+        type("extend_mixed", (base,), {"inert": {}})

@@ -16,6 +16,7 @@ from typing_extensions import Self, dataclass_transform
 from gradchain._chain import registry
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Read, Slot, check_slots
+from gradchain._chain.former import check_names
 from gradchain._core.fields import (
     KEY,
     Spec,
@@ -95,6 +96,8 @@ class Stage(_FrozenFields):
                 f"{cls.__name__}: a hyperparameter cannot be called {taken[0]!r}, which stages use themselves."
             )
         _check_attributes(cls)
+        if register:
+            check_names(cls, annotations)
         try:
             super().__init_subclass__(**kwargs)
         except (TypeError, ValueError) as error:  # dataclasses' own
