@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,11 @@ def _read(path: Path) -> Any:
     except (OSError, ValueError) as error:  # no text in UTF-8, or a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{_short(path)} cannot be read: {reason}.") from None
-    return from_json(text, str(path)) if suffix == ".json" else from_toml(text, str(path))
+    parse = json.loads if suffix == ".json" else _toml_reader()
+    try:
+        return parse(text)
+    except (ValueError, RecursionError) as error:  # an integer may be too long as well
+        raise ConfigError(f"{path} is not valid {suffix[1:].upper()}: {error}.") from None
 
 
 def _short(path: Path) -> str:
@@ -154,23 +158,12 @@ def _short(path: Path) -> str:
     return text if len(text) <= 300 else f"{text[:100]}...{text[-100:]}"
 
 
-def from_json(text: str, where: str = "the text") -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} is not valid JSON: {error}.") from None
-
-
-def from_toml(text: str, where: str = "the text") -> Any:
+def _toml_reader() -> Callable[[str], Any]:
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:
-        tomllib = importlib.import_module(name)
+        return importlib.import_module(name).loads
     except ModuleNotFoundError:
         raise ConfigError("reading TOML on Python 3.10 needs the package 'tomli': pip install tomli") from None
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # an integer may be too long as well
-        raise ConfigError(f"{where} is not valid TOML: {error}.") from None
 
 
 def to_json(data: Mapping[str, Any]) -> str:

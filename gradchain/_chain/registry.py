@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -12,8 +12,17 @@ from gradchain.errors import OptionError, UnknownNameError, nearest, shown
 
 LabelFunction = Callable[[str, torch.Tensor], str]
 
+Named = TypeVar("Named")
+
 _stages: dict[str, type[Any]] = {}
 _labels: dict[str, LabelFunction] = {}
+
+
+def find(what: str, name: object, known: Mapping[str, Named], advice: str = "") -> Named:
+    """What goes by a name, or an `UnknownNameError` with the nearest ones."""
+    if not isinstance(name, str) or name not in known:
+        raise UnknownNameError(f"unknown {what} {shown(name)}. {nearest(str(name), known)}{advice}")
+    return known[name]
 
 
 def add_stage(cls: type[Any]) -> None:
@@ -43,11 +52,7 @@ def stages() -> dict[str, type[Any]]:
 
 
 def stage(name: str) -> type[Any]:
-    if not isinstance(name, str) or name not in _stages:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UnknownNameError(
-            f"unknown stage {shown(name)}. {nearest(str(name), stages())} Import the module that defines it."
-        )
-    return _stages[name]
+    return find("stage", name, _stages, " Import the module that defines it.")
 
 
 Label = TypeVar("Label", bound=LabelFunction)
@@ -72,12 +77,7 @@ def label_function(function: Label) -> Label:
 
 
 def label(name: object) -> LabelFunction:
-    if not isinstance(name, str) or name not in _labels:
-        raise UnknownNameError(
-            f"unknown label function {shown(name)}. {nearest(str(name), _labels)} Register it with "
-            "@gradchain.label_function."
-        )
-    return _labels[name]
+    return find("label function", name, _labels, " Register it with @gradchain.label_function.")
 
 
 def label_name(function: LabelFunction) -> str | None:

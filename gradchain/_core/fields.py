@@ -296,20 +296,22 @@ def check_static(where: str, value: object, spec: Spec, annotation: object, defa
         except (TypeError, ValueError, OverflowError) as error:
             raise OptionError(f"{where} = {shown(value)}: {error}") from None
     value = _frozen(as_number(value))
+    choices = ", ".join(map(repr, spec.choices))
+    kind, named = KINDS.get(getattr(annotation, "__name__", str(annotation)), (object, ""))
+    wanted = ", one of ".join(filter(None, (named, choices)))
     try:
         hash(value)
     except TypeError:
         raise OptionError(
             f"{where} = {shown(value)} is {kind_of(value)}, which cannot be an option: options are compared and hashed. "
-            f"Pass {_wanted(spec, annotation) or 'a number, a string, a dtype or a tuple of these'}."
+            f"Pass {wanted or 'a number, a string, a dtype or a tuple of these'}."
         ) from None
-    if isinstance(value, torch.Tensor) or not _is_kind(value, annotation):
-        wanted = _wanted(spec, annotation) or "a plain value"
-        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass {wanted}.")
+    if isinstance(value, torch.Tensor) or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass {wanted or 'a plain value'}.")
     if spec.choices and value not in spec.choices:
         hint = nearest(value, map(str, spec.choices)) if isinstance(value, str) else ""
         hint = f" {hint}" if hint.startswith("Did") else ""
-        raise OptionError(f"{where} = {shown(value)} is not one of {_listed(spec)}. Pass one of these.{hint}")
+        raise OptionError(f"{where} = {shown(value)} is not one of {choices}. Pass one of these.{hint}")
     if spec.interval != Interval():
         check_number(where, value, spec, default)
     if isinstance(value, int) and abs(value) >= LARGEST:
@@ -320,30 +322,11 @@ def check_static(where: str, value: object, spec: Spec, annotation: object, defa
 LARGEST = 2**63
 
 
-_KINDS: Mapping[str, tuple[type, str]] = {
+KINDS: Mapping[str, tuple[type, str]] = {
     "bool": (bool, "True or False"),
     "int": (int, "an integer"),
     "str": (str, "a string"),
 }
-
-
-def _kind(annotation: object) -> tuple[type, str] | None:
-    return _KINDS.get(getattr(annotation, "__name__", str(annotation)))
-
-
-def _is_kind(value: object, annotation: object) -> bool:
-    kind = _kind(annotation)
-    return kind is None or (isinstance(value, kind[0]) and not (kind[0] is int and isinstance(value, bool)))
-
-
-def _wanted(spec: Spec, annotation: object) -> str:
-    kind = _kind(annotation)
-    named = kind[1] if kind else ""
-    return ", one of ".join(filter(None, (named, _listed(spec))))
-
-
-def _listed(spec: Spec) -> str:
-    return ", ".join(repr(choice) for choice in spec.choices)
 
 
 def _frozen(value: object) -> object:
