@@ -38,7 +38,7 @@ CHAINS: dict[str, Callable[[], Chain]] = {
     "adams-options": lambda: gradchain.recipe("adams", hat_inside=True, independent_vector_decay=True, restart=True),
     "gyro-options": lambda: gradchain.recipe("gyro-adam", warmup_steps=3, theta_base=0.5, eps=1e-30),
     "renamed": lambda: gradchain.chain(t.sign(name="first"), t.sign(name="second"), t.scale_by_learning_rate(1)),
-    "exposed": lambda: gradchain.recipe("adamw").replace("first_moment", t.first_moment(0.5).expose(beta="momentum")),
+    "exposed": lambda: gradchain.recipe("adamw").replace("first_moment", t.first_moment(0.5).rename(beta="momentum")),
     "disagreeing": lambda: gradchain.recipe("gyro-adam").with_options(**{"divide.eps": 1e-3}),
     "storage": lambda: gradchain.recipe("adamw").with_options(**{"first_moment.storage": "bf16"}),
     "tensor": lambda: gradchain.recipe("adamw").with_options(lr=torch.tensor(0.25).item()),

@@ -102,7 +102,7 @@ def _build(item: Any, where: str, depth: int) -> Element:
 
 
 def _construct(cls: type[Stage], options: dict[str, Any]) -> Stage:
-    """A stage from plain values. Lists become tuples, an empty table means `None`, keys become what `expose` makes."""
+    """A stage from plain values. Lists become tuples, an empty table means `None`, keys become what `rename` makes."""
     keys = options.pop("keys", {})
     values = {
         name: None if value == {} else tuple(value) if isinstance(value, list) else value
@@ -112,7 +112,7 @@ def _construct(cls: type[Stage], options: dict[str, Any]) -> Stage:
         raise ConfigError(f"{cls.__name__}.keys must be a table of field = name; got {shown(keys)}.")
     if odd := [key for key in keys if not isinstance(key, str)]:
         raise ConfigError(f"{cls.__name__}.keys has the entry {shown(odd[0])}; its entries are names of fields.")
-    return cls(**values).expose(**dict(keys))
+    return cls(**values).rename(**dict(keys))
 
 
 def _build_partition(item: Mapping[str, Any], where: str, depth: int) -> Partition:

@@ -220,10 +220,10 @@ class Stage(_FrozenFields):
         renamed = dict(self.keys).get(field)
         return renamed or self.dynamic_fields()[field].key or field
 
-    def expose(self, **keys: str) -> Self:
+    def rename(self, **keys: str) -> Self:
         """A copy whose dynamic fields go by other names in `param_groups`.
 
-        >>> first_moment(0.9).expose(beta="momentum").key_of("beta")
+        >>> first_moment(0.9).rename(beta="momentum").key_of("beta")
         'momentum'
         """
         return dataclasses.replace(self, keys=tuple(sorted({**dict(self.keys), **keys}.items())))
@@ -296,7 +296,7 @@ class Stage(_FrozenFields):
         positional = [repr(shown.pop(f.name)) for f in self.fields() if f.default is dataclasses.MISSING]
         arguments = positional + [f"{key}={value!r}" for key, value in shown.items()]
         exposed = ", ".join(f"{field}={key!r}" for field, key in self.keys)
-        return f"{type(self).__name__}({', '.join(arguments)})" + (f".expose({exposed})" if exposed else "")
+        return f"{type(self).__name__}({', '.join(arguments)})" + (f".rename({exposed})" if exposed else "")
 
 
 _SCALES = ("resolved", "any", "sets", "edits", "resolves")

@@ -128,7 +128,7 @@ def follow(
     """Declare a number that another stage owns: the field takes the group's value of `key`, e.g. `follow("lr")`.
 
     The key may also be that of a shared number, such as Prodigy's `d`. A chain without the key is an error, unless
-    `optional`: then the field is `None`. Without a key it is `None` until `stage.expose(field="key")` names one.
+    `optional`: then the field is `None`. Without a key it is `None` until `stage.rename(field="key")` names one.
 
     `initial` takes the value that the optimizer was built with, which the group keeps as `constructor_lr`; whatever a
     scheduler does to `lr` since. `when` and `unless` are as for `hyper`.

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from gradchain._chain.context import Recorded
 from gradchain._core.reduce import Totals
-from gradchain._core.totals import APART, answers
+from gradchain._core.totals import APART, reduce_requests
 from gradchain._engine.call import Call, Memory, Plan
 from gradchain._engine.kernel import seated
 from gradchain._engine.packs import Packs
@@ -99,7 +99,7 @@ def _answered(waiting: Sequence[Call], places: Mapping[int, int], partition: Any
     """
     rows = [(places[id(work)], call, asked) for call in waiting for work, asked in zip(call.works, call.asked)]
     rows.sort(key=lambda row: row[0])
-    given = answers([(call.works[0].program, asked) for _, call, asked in rows], partition)
+    given = reduce_requests([(call.works[0].program, asked) for _, call, asked in rows], partition)
     if given is None:
         return None
     totals = {place: total for (place, _, _), total in zip(rows, given) if total is not None}

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 
 from gradchain._chain.lockstep import drive
-from gradchain._core.totals import Pool, reduce_pools
+from gradchain._core.totals import Accumulator, reduce_accumulators
 from gradchain._core.update import Update
 from gradchain._dist.zero import Partitioned
 from gradchain._engine.work import Work
@@ -216,11 +216,11 @@ def _largest(grad: torch.Tensor) -> torch.Tensor:
 
 def _over_shards(works: Sequence[Work], bad: torch.Tensor) -> torch.Tensor:
     """The sums over the processes that hold the other rows of each tensor."""
-    pool = Pool("sum")
+    accumulator = Accumulator("sum")
     for place, (work, own) in enumerate(zip(works, bad.unbind())):
-        pool.add({str(place): own}, work.seat.shard.group)
-    reduce_pools([pool])
-    whole = pool.merge()
+        accumulator.add({str(place): own}, work.seat.shard.group)
+    reduce_accumulators([accumulator])
+    whole = accumulator.merge()
     return torch.stack([whole[str(place)] for place in range(len(works))])
 
 

@@ -200,7 +200,7 @@ class Optimizer(torch.optim.Optimizer):
             if not explicit:
                 group["role"] = assign(self._role, parameter_names(group), group["params"])
             roles_of(group, where, self._routing.labels)
-            shared.adopt(self.chain, group, self.param_groups[0])
+            shared.attach_shared(self.chain, group, self.param_groups[0])
             self._adopted = shared.stamps(self.chain, self.param_groups)
             self._take_up(group)
             if self._in_backward is not None:

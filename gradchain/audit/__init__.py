@@ -7,7 +7,7 @@
 """
 
 from gradchain._core.text import Progress as Progress
-from gradchain.audit.inquiry import check as check
 from gradchain.audit.report import HEADER as HEADER
 from gradchain.audit.report import Finding as Finding
 from gradchain.audit.report import Report as Report
+from gradchain.audit.runner import check as check

@@ -11,7 +11,7 @@ import torch
 from gradchain._core.noise import round_to_bf16
 from gradchain._core.reduce import run_locally, tensor_partials
 from gradchain.ops import finite, narrowed
-from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing, placed, unblocked
+from gradchain.storage.base import Bits, Parts, SlotView, Storage, Storing, placed, unblocked
 from gradchain.storage.int8 import Int8
 from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
 
@@ -36,21 +36,21 @@ class Factored(Storage):
     in_pieces: ClassVar[bool] = True
     vectors: bool = False
 
-    def factors(self, kept: Kept) -> bool:
+    def factors(self, kept: SlotView) -> bool:
         """Whether a slot is factored at all."""
         enough_axes = len(kept.shape) >= (1 if self.vectors else 2)
         return enough_axes and kept.square[1] > 1
 
-    def matrix(self, kept: Kept) -> tuple[int, int] | None:
+    def matrix(self, kept: SlotView) -> tuple[int, int] | None:
         return kept.square if self.factors(kept) else None
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts | Storing:
         return self._factors(dense, kept) if self.factors(kept) else {"": narrowed(dense, torch.float32)}
 
     def splits(self, part: str, shape: torch.Size) -> bool:
         return part == "" or (part == "sign" and len(shape) > 1)
 
-    def _factors(self, dense: torch.Tensor, kept: Kept) -> Storing:
+    def _factors(self, dense: torch.Tensor, kept: SlotView) -> Storing:
         matrix = _matrix(dense.to(torch.float32), kept)
         sizes = matrix.abs() if kept.signed else matrix
         rows, columns = sizes.sum(1, dtype=torch.float64), _column_sums(sizes)
@@ -66,7 +66,7 @@ class Factored(Storage):
             return parts
         return {**parts, "sign": totals.sign if vector else pack(dense.reshape(-1, kept.part.row_numel) > 0)}
 
-    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+    def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         if "" in parts:
             return parts[""]
         row, column, part = parts["row"], parts["column"], kept.part
@@ -92,10 +92,10 @@ class CompactFactored(Factored):
 
     vectors: bool = True
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts | Storing:
         return self._compact(dense, kept, bits) if self.factors(kept) else {"": narrowed(dense, torch.float32)}
 
-    def _compact(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
+    def _compact(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Storing:
         parts = dict((yield from self._factors(dense, kept)))
         for name in ("row", "column"):
             factor = parts.pop(name)
@@ -107,7 +107,7 @@ class CompactFactored(Factored):
             parts |= {f"{name}_{part}": tensor for part, tensor in codes.items()}
         return parts
 
-    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+    def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         if "" in parts:
             return parts[""]
         if kept.signed:
@@ -134,11 +134,11 @@ def _column_sums(matrix: torch.Tensor) -> torch.Tensor:
     return matrix[:whole].view(-1, ROWS, columns).sum(1, dtype=torch.float64).sum(0) + last
 
 
-def _unsigned(shape: torch.Size) -> Kept:
-    return Kept(shape, torch.float32, signed=False)
+def _unsigned(shape: torch.Size) -> SlotView:
+    return SlotView(shape, torch.float32, signed=False)
 
 
-def _matrix(dense: torch.Tensor, kept: Kept) -> torch.Tensor:
+def _matrix(dense: torch.Tensor, kept: SlotView) -> torch.Tensor:
     """The rows of the near-square matrix that reach into what is here, with zeros for what is not."""
     columns, part, flat = kept.square[1], kept.part, dense.reshape(-1)
     if part.group is not None:

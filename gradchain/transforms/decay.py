@@ -38,7 +38,7 @@ class decoupled_decay(Decay):
         clamp: bound $\kappa\lambda$ by 1, so that the decay never flips a sign.
         fan_in: divide the decay of a tensor of two or more axes by its fan-in, the product of all axes but the first.
 
-    The field `gate` is inert until `expose(gate="key")` ties it to another hyperparameter: while that is 0, so is the
+    The field `gate` is inert until `rename(gate="key")` ties it to another hyperparameter: while that is 0, so is the
     decay.
 
     Raises:

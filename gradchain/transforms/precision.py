@@ -83,7 +83,7 @@ class master_weights(Precision):
         stored = ctx.stored_param
         if stored.dtype == DTYPES[self.dtype]:
             return param
-        master = ctx.read("master_param", as_kept=True)
+        master = ctx.read("master_param", storage_dtype=True)
         return torch.where(master.to(stored.dtype) == stored, master, stored.to(master.dtype))
 
     def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:

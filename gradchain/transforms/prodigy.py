@@ -135,8 +135,8 @@ class prodigy(SharedNumbers):
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         assert self.beta3 is not None
         g = self._sliced(wide(update.value), ctx.shard)
-        s = self.beta3 * ctx.read("s", as_kept=True) + ctx["weight"] * g
-        travelled = wide(ctx.read("p0", as_kept=True)) - self._sliced(wide(ctx.param), ctx.shard)
+        s = self.beta3 * ctx.read("s", storage_dtype=True) + ctx["weight"] * g
+        travelled = wide(ctx.read("p0", storage_dtype=True)) - self._sliced(wide(ctx.param), ctx.shard)
         ctx.contribute(numerator=ctx["kappa"] * accumulate(g * travelled), denominator=accumulate(s.abs()))
         return update.replace(value=self.d * update.value), {"s": s}
 

@@ -42,18 +42,18 @@ def check(chain: Chain | str, /, *, watch: Callable[[Progress], None] | None = N
     """
     started, threads = time.perf_counter(), torch.get_num_threads()
     name, subject, recipe = _subject(chain, options)
-    inquiry = _Inquiry(subject)
+    runner = _Runner(subject)
     try:
         torch.set_num_threads(1)  # the tensors are tiny
         items = items_of(subject, recipe)
-        findings = list(inquiry.soundness())
+        findings = list(runner.soundness())
         for done, item in enumerate(items):
             if watch is not None:
                 watch(Progress(done, len(items), f"{item.kind} {item.name}"))
-            findings.append(inquiry.judge(item, items))
+            findings.append(runner.judge(item, items))
     finally:
         torch.set_num_threads(threads)
-    return Report(name, tuple(findings), inquiry.runs, time.perf_counter() - started)
+    return Report(name, tuple(findings), runner.runs, time.perf_counter() - started)
 
 
 def _subject(chain: Chain | str, options: Mapping[str, Any]) -> tuple[str, Subject, Recipe | None]:
@@ -63,7 +63,7 @@ def _subject(chain: Chain | str, options: Mapping[str, Any]) -> tuple[str, Subje
     return chain, Subject(made, options=tuple(options.items())), recipes.find_recipe(chain)
 
 
-class _Inquiry:
+class _Runner:
     """The runs of one check; what other runs are compared with is kept."""
 
     def __init__(self, subject: Subject) -> None:
