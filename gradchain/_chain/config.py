@@ -166,10 +166,6 @@ def _toml_reader() -> Callable[[str], Any]:
         raise ConfigError("reading TOML on Python 3.10 needs the package 'tomli': pip install tomli") from None
 
 
-def to_json(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, indent=2) + "\n"
-
-
 def to_toml(data: Mapping[str, Any]) -> str:
     """One `[[stages]]` table a stage; branches of a partition are written inline."""
     lines = [f"gradchain = {data['gradchain']}"]

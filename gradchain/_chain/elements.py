@@ -105,7 +105,8 @@ class Partition:
     @property
     def depth(self) -> int:
         """How deep partitions are nested in this one, itself included."""
-        return 1 + max((depth_of(branch.elements) for _, branch in self.branches), default=0)
+        inner = (element for _, branch in self.branches for element in branch.elements)
+        return 1 + max((element.depth for element in inner if isinstance(element, Partition)), default=0)
 
     @property
     def label_name(self) -> str:
@@ -115,10 +116,6 @@ class Partition:
         inner = ", ".join(f"{label!r}: {list(branch.elements)!r}" for label, branch in self.branches)
         name = label_name(self.label)
         return f"partition({{{inner}}}, {self.label_name if name is None else repr(name)})"
-
-
-def depth_of(elements: Sequence[Stage | Partition]) -> int:
-    return max((element.depth for element in elements if isinstance(element, Partition)), default=0)
 
 
 def _all_branches(partition: Partition) -> Branches:

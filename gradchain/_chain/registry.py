@@ -29,16 +29,12 @@ def add_stage(cls: type[Any]) -> None:
     """Remember a stage class under its qualified name, and under its bare name unless that is one of ours."""
     _stages[_qualified(cls)] = cls
     known = _stages.get(cls.__name__)
-    if known is None or not _is_ours(known) or _qualified(known) == _qualified(cls):
+    if known is None or not known.__module__.startswith("gradchain.") or _qualified(known) == _qualified(cls):
         _stages[cls.__name__] = cls
 
 
 def _qualified(cls: type[Any]) -> str:
     return f"{cls.__module__}.{cls.__name__}"
-
-
-def _is_ours(cls: type[Any]) -> bool:
-    return cls.__module__.startswith("gradchain.")
 
 
 def stage_name(cls: type[Any]) -> str:

@@ -154,16 +154,16 @@ def _columns(found: list[Row]) -> dict[str, list[str]]:
     return {
         "lr": ["-" if row.lr is None else f"{row.lr:g}" for row in found],
         "accuracy %": [f"{100 * row.accuracy:.2f}" for row in found],
-        "vs full (points)": [_interval(row, row.accuracy_difference, 100, 2) for row in found],
+        "vs full (points)": [interval(row, row.accuracy_difference, 100, 2) for row in found],
         "loss": ["diverged" if row.loss is None else f"{row.loss:.4f}" for row in found],
-        "vs full": [_interval(row, row.loss_difference, 1, 4) for row in found],
+        "vs full": [interval(row, row.loss_difference, 1, 4) for row in found],
         "step ms": [f"{1000 * row.step_seconds:.2f}" for row in found],
         "ratio": [f"{row.step_ratio:.2f}" for row in found],
         "state bytes": [f"{row.state_bytes:,}" for row in found],
     }
 
 
-def _interval(row: Row, difference: Difference | None, factor: float, digits: int) -> str:
+def interval(row: Row, difference: Difference | None, factor: float, digits: int) -> str:
     if row.identical:
         return IDENTICAL
     if difference is None:

@@ -13,6 +13,7 @@ from gradchain._chain.bindings import Binding
 from gradchain._chain.chain import Chain
 from gradchain._chain.mixins import comes_first
 from gradchain._chain.recipes import Recipe
+from gradchain._chain.show import show
 from gradchain._chain.stage import Stage
 from gradchain._core.fields import Interval, spec_of
 from gradchain.audit.alternatives import named, numbers, values
@@ -289,11 +290,7 @@ def _edits(old: Any, tried: Sequence[Any], edit: Callable[[Subject, Any], Subjec
     def to(new: Any) -> Edit:
         return lambda subject: edit(subject, new)
 
-    return tuple((f"{_shown(old)} → {_shown(new)}", to(new)) for new in tried)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return tuple((f"{show(old)} → {show(new)}", to(new)) for new in tried)
 
 
 def _parts(value: Any) -> list[tuple[int | None, Any]]:

@@ -188,15 +188,12 @@ class centered_decay(decoupled_decay):
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
         return {"anchor_param": Slot("param", storage=ANCHORS[self.anchor])} if self._anchors(p.role) else {}
 
-    def update(self, update: Update, ctx: Context) -> Update | Yields:
-        if not self._anchors(ctx.role):
-            return update
-        return self._pulled(update, ctx)
-
     def _anchors(self, role: str | None) -> bool:
         return self.adapters or role not in ADAPTERS
 
-    def _pulled(self, update: Update, ctx: Context) -> Yields:
+    def update(self, update: Update, ctx: Context) -> Yields:
+        if not self._anchors(ctx.role):
+            return update
         anchor = ctx.read("anchor_param")
         if self.geometric:
             target = yield from _geometric(ctx.param - anchor, ctx, self.snr)
@@ -287,16 +284,13 @@ class fisher_decay(Stage):
         eps = 1 / layers if self.eps is None else self.eps
         return {"shift": eps if self.d is None else self.d * eps}
 
-    def update(self, update: Update, ctx: Context) -> Update | Yields:
+    def update(self, update: Update, ctx: Context) -> Yields:
         assert update.scale is not None
         if self.bound == "atan2":
             weight = torch.atan2(torch.ones_like(update.scale), update.scale) * (4 / math.pi)
             return update.weigh_decay(weight)
-        return self._bounded(update, wide(update.scale), ctx)
-
-    def _bounded(self, update: Update, scale: torch.Tensor, ctx: Context) -> Yields:
         shift = ctx["shift"] / math.sqrt(max(ctx.numel, 1)) if self.eps is None else ctx["shift"]
-        f = 1 / nonzero(scale + shift)
+        f = 1 / nonzero(wide(update.scale) + shift)
         totals = yield whole_tensor(squares=(wide(ctx.param) * f).square())
         rms = root(totals.squares / max(ctx.numel, 1))
         weight = f / rms.clamp_min(1.0)

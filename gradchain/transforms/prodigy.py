@@ -23,9 +23,6 @@ REFERENCES = ("initial_lr", "max_lr", "constructor_lr", "reference_lr")
 """What a learning rate is compared with: their ratio stays."""
 
 
-_RANGES = {"d": Interval(0, low_open=True), "d_max": Interval(0, low_open=True), "k": Interval(0)}
-
-
 class prodigy(SharedNumbers):
     r"""Find the step size: scale the gradient by $d$, and the learning rate of all other stages too.
 
@@ -73,7 +70,10 @@ class prodigy(SharedNumbers):
     """
 
     scale = "any"
-    shared_ranges: ClassVar[Mapping[str, Interval]] = _RANGES
+    shared_ranges: ClassVar[Mapping[str, Interval]] = {
+        **dict.fromkeys(("d", "d_max"), Interval(0, low_open=True)),
+        "k": Interval(0),
+    }
     source = "Prodigy, arXiv:2306.06101"
 
     d0: float = static(default=1e-6, gt=0)
