@@ -78,6 +78,8 @@ def ablate(
     _check_kind("recipe", recipe, (str, Chain), chains)
     _check_kind("baseline", baseline, (str, Chain, NoneType), chains)
     _check_kind("options", options, (Mapping, NoneType), "a dict of the recipe's options by name")
+    if any(not isinstance(key, str) for key in options or ()):
+        raise StudyError(f"options = {shown(options)}: pass a dict of the recipe's options by name.")
     _check_kind("compile", compile, (bool,), flag)
     _check_kind("fresh", fresh, (bool,), flag)
     _check_kind("out", out, (str, Path, NoneType), "the path of a directory, or None")
