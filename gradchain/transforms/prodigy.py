@@ -101,8 +101,7 @@ class prodigy(SharedNumbers):
             if early or scaled or stage.scale in ("sets", "resolves"):
                 raise ChainError(
                     f"{self.address} multiplies the gradient by d, but {stage.address} before it has seen it without. Move "
-                    f"{self.address} before {stage.address}.",
-                    stage=self.address,
+                    f"{self.address} before {stage.address}."
                 )
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:

@@ -131,8 +131,7 @@ class freeze_on_flip(Stage):
         if self.watch == "momentum" and not owned & set(MOMENTA):
             raise ChainError(
                 f"{self.address} watches the signs of a momentum, and no stage before it owns 'exp_avg' or "
-                f"'momentum_buffer'. Put first_moment(...) before {self.address}, or pass watch='direction'.",
-                stage=self.address,
+                f"'momentum_buffer'. Put first_moment(...) before {self.address}, or pass watch='direction'."
             )
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
