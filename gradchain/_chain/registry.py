@@ -48,7 +48,8 @@ def stages() -> dict[str, type[Any]]:
 
 
 def stage(name: str) -> type[Any]:
-    return find("stage", name, _stages, " Import the module that defines it.")
+    known = _stages if name in _stages else stages()  # qualified names are known, but not offered
+    return find("stage", name, known, " Import the module that defines it.")
 
 
 Label = TypeVar("Label", bound=LabelFunction)

@@ -171,7 +171,7 @@ def _of_all(
     everybody = gather((at, later, joint), process_group)
     if not any(at for at, _, _ in everybody):
         return None
-    merged = {key: sums for key, sums in accumulators.items() if isinstance(key, int)}
+    merged: dict[Key, Accumulator] = {key: sums for key, sums in accumulators.items() if isinstance(key, int)}
     for _, _, theirs in everybody:
         for key, (combine, partials) in theirs.items():
             merged.setdefault(key, Accumulator(combine)).add(partials)
