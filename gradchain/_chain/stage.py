@@ -23,7 +23,6 @@ from gradchain._core.fields import (
     as_number,
     check_number,
     check_static,
-    differ,
     follow,
     hyper,
     spec_of,
@@ -130,7 +129,7 @@ class Stage(_FrozenFields):
                 object.__setattr__(self, field.name, value)
         for field in self.fields():
             value, spec = getattr(self, field.name), spec_of(field)
-            if not spec.follows and (unused := self._unused(spec)) and differ(value, field.default):
+            if not spec.follows and (unused := self._unused(spec)) and value != field.default:
                 raise OptionError(
                     f"{self.address}.{field.name} = {shown(value)} has no effect {unused}, or leave {field.name} out."
                 )
