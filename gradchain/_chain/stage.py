@@ -129,7 +129,9 @@ class Stage(_FrozenFields):
                 object.__setattr__(self, field.name, value)
         for field in self.fields():
             value, spec = getattr(self, field.name), spec_of(field)
-            if not spec.follows and (unused := self._unused(spec)) and value != field.default:
+            if spec.follows or field.default is dataclasses.MISSING or value == field.default:
+                continue
+            if unused := self._unused(spec):
                 raise OptionError(
                     f"{self.address}.{field.name} = {shown(value)} has no effect {unused}, or leave {field.name} out."
                 )
