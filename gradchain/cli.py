@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 from gradchain._chain import registry
 from gradchain._chain.chain import Chain
-from gradchain._chain.recipes import find_recipe, recipe_names
+from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
 from gradchain._chain.show import HEADER, stage_row
 from gradchain.errors import GradchainError, OptionError, shown
 
@@ -71,7 +71,7 @@ def show(
     with _one_line_errors():
         if toml and json:
             raise OptionError("--toml and --json exclude each other; pass one.")
-        chain = _load(recipe, _options(option))
+        chain = load_chain(recipe, _options(option))
         if toml or json:
             typer.echo(chain.to_toml() if toml else chain.to_json(), nl=False)
             return
@@ -148,12 +148,6 @@ def check(recipe: RecipeArgument, option: OptionOption = None) -> None:
 
 
 # Helpers.
-
-
-def _load(recipe: str, options: dict[str, Any]) -> Chain:
-    from gradchain import ablation
-
-    return ablation.load_chain(recipe, options)
 
 
 def _show_table(recipe: str, chain: Chain) -> None:

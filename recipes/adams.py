@@ -47,7 +47,7 @@ def adams(
         partition(
             {
                 "matrix": t.spectral_decay(weight_decay, restart=restart, precision=spectral_precision),
-                "vector": vector_decay.expose(weight_decay="scalar_vector_weight_decay", **gate),
+                "vector": vector_decay.rename(weight_decay="scalar_vector_weight_decay", **gate),
             },
             matrix_or_vector,
         ),

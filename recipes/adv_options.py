@@ -147,7 +147,7 @@ class Average:
                 )
 
     def stages(self, storage: str) -> Parts:
-        mean = t.first_moment(self.momentum, bias_correction=False, storage=storage).expose(beta="momentum")
+        mean = t.first_moment(self.momentum, bias_correction=False, storage=storage).rename(beta="momentum")
         average = t.heavy_ball(self.momentum, storage=storage) if self.heavy_ball else mean
         return [
             self.momentum != 0 and average,
@@ -231,7 +231,7 @@ class Decay:
         to_zero, to_start = self._to_zero(self.weight_decay), self._to_start()
         decays: Parts = [to_zero, self.centered_wd != 0 and to_start]
         if self.routed_wd:  # LoRA factors and OFT blocks are differences to a frozen model: to them, the start is zero
-            adapter = self._to_zero(self.centered_wd).expose(weight_decay="centered_wd")
+            adapter = self._to_zero(self.centered_wd).rename(weight_decay="centered_wd")
             branches = {"dora_scale": decays, **{role: [adapter] for role in ADAPTERS}, "other": decays[1:]}
             decays = [partition(branches, only_by_role)]
         return [self.cautious_wd and t.cautious_decay(), *decays]

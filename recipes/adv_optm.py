@@ -180,7 +180,7 @@ def adv_lion(
     decay = Decay(weight_decay, cautious_wd, decoupled_wd, routed_wd, centered_wd, centered_wd_mode)
     return chain(
         state.working_precision(),
-        clip_threshold != 0 and t.clip_by_norm(clip_threshold).expose(max_norm="clip_threshold"),
+        clip_threshold != 0 and t.clip_by_norm(clip_threshold).rename(max_norm="clip_threshold"),
         orthogonal(orthogonal_gradient),
         t.lion_interpolate(*betas, storage=state.first),
         sign.stages(state.first),
@@ -211,7 +211,7 @@ def adv_lion_prodigy(
     decay = Decay(weight_decay, cautious_wd, decoupled_wd, routed_wd, centered_wd, centered_wd_mode)
     return chain(
         state.working_precision(),
-        clip_threshold != 0 and t.clip_by_norm(clip_threshold).expose(max_norm="clip_threshold"),
+        clip_threshold != 0 and t.clip_by_norm(clip_threshold).rename(max_norm="clip_threshold"),
         orthogonal(orthogonal_gradient),
         t.prodigy(d0, d_coef, growth_rate, beta3, prodigy_steps, safeguard_warmup, d_limiter, slice_p),
         t.lion_interpolate(*betas, storage=state.first),

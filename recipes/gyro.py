@@ -33,7 +33,7 @@ def gyro_adam(
     return chain(
         t.momentum_project(
             theta_base, proj_factor, warmup_steps, eps=eps, residual_rtol=residual_rtol, horizon=betas[1]
-        ).expose(horizon="betas[1]"),
+        ).rename(horizon="betas[1]"),
         t.first_moment(betas[0]),
         t.second_moment(betas[1]),
         t.divide(eps),
@@ -64,7 +64,7 @@ def gyro_sgd(
     return chain(
         t.momentum_project(
             theta_base, proj_factor, warmup_steps, eps=eps, residual_rtol=residual_rtol, horizon=momentum
-        ).expose(horizon="momentum"),
-        t.track_first_moment(momentum).expose(beta="momentum"),
+        ).rename(horizon="momentum"),
+        t.track_first_moment(momentum).rename(beta="momentum"),
         t.scale_by_learning_rate(lr),
     )

@@ -11,7 +11,7 @@ import torch
 
 import gradchain as gc
 from gradchain._core.reduce import run_locally
-from gradchain.storage import ANCHORS, Kept, Parts
+from gradchain.storage import ANCHORS, Parts, SlotView
 
 GOLDEN = Path(__file__).parent / "golden" / "advoptm"
 PUBLISHED = {"": "anchor_data", "data": "anchor_data", "scale": "anchor_scale", "low": "anchor_min"}
@@ -23,8 +23,8 @@ def no_bits() -> torch.Tensor:
     raise AssertionError("an anchor is rounded to nearest")
 
 
-def kept_of(x: torch.Tensor) -> Kept:
-    return Kept(x.shape, x.dtype, signed=True)
+def kept_of(x: torch.Tensor) -> SlotView:
+    return SlotView(x.shape, x.dtype, signed=True)
 
 
 def stored(anchor: str, x: torch.Tensor) -> Parts:

@@ -105,7 +105,7 @@ NAMES = ["a\nb", "a=b", "a.b", "a/b", "a b", "a,b", "a'b", "a\0b", "a#b", "\ud80
 def test_names_are_words(name: str) -> None:
     refused(lambda: t.sign(name=name), gradchain.OptionError, ["sign.name"])
     refused(lambda: gradchain.partition({name: t.sign()}, gradchain.matrix_or_vector), gradchain.ChainError, ["branch"])
-    refused(lambda: t.first_moment().expose(beta=name), gradchain.OptionError, ["beta", "'betas[0]'"])
+    refused(lambda: t.first_moment().rename(beta=name), gradchain.OptionError, ["beta", "'betas[0]'"])
     if name != "a.b":
         refused(lambda: gradchain.register_recipe(name, source="none"), gradchain.OptionError, ["register_recipe"])
 
@@ -381,7 +381,7 @@ def test_a_printed_recipe_evaluates(name: str) -> None:
 
 
 def test_printed_numbers_are_plain() -> None:
-    chain = gradchain.chain(t.first_moment(np.float32(0.5)).expose(beta="x"), t.scale_by_learning_rate(np.float64(0.1)))
+    chain = gradchain.chain(t.first_moment(np.float32(0.5)).rename(beta="x"), t.scale_by_learning_rate(np.float64(0.1)))
     routed = gradchain.chain(gradchain.partition({"matrix": [chain], "vector": [LR]}, gradchain.matrix_or_vector))
     assert read(repr(routed)) == routed
     assert "np." not in repr(routed)

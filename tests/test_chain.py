@@ -251,7 +251,7 @@ def test_stages_that_disagree_get_keys_of_their_own() -> None:
 
 def test_names_and_exposed_keys() -> None:
     built = chain(
-        t.first_moment(0.5, name="slow").expose(beta="momentum"),
+        t.first_moment(0.5, name="slow").rename(beta="momentum"),
         t.clip_by_value(2.0, name="before"),
         LR,
         t.clip_by_value(3.0, name="after"),
@@ -261,19 +261,19 @@ def test_names_and_exposed_keys() -> None:
     optimizer = gradchain.Optimizer(make_params(), built, momentum=0.25)
     assert optimizer.state[optimizer.param_groups[0]["params"][0]].keys() == {"step", "slow.exp_avg"}
     with pytest.raises(gradchain.UnknownOptionError, match=r"slow.*'alpha'.*beta"):
-        built["slow"].expose(alpha="x")
+        built["slow"].rename(alpha="x")
     assert chain(t.sign(name="a"), LR) != chain(t.sign(name="b"), LR)
 
 
 @pytest.mark.parametrize("key", ["params", "disable", "role", "maximize", "telemetry", "param_names"])
 def test_an_exposed_key_cannot_take_a_name_of_the_optimizer(key: str) -> None:
-    built = chain(t.clip_by_value(2.0).expose(max_value=key), LR)
+    built = chain(t.clip_by_value(2.0).rename(max_value=key), LR)
     assert built.hyperparameters == {"clip_by_value.max_value": 2.0, "lr": 0.1}
 
 
 def test_a_key_cannot_be_a_number_and_a_tuple_at_once() -> None:
     with pytest.raises(gradchain.GradchainError, match="betas"):
-        gradchain.Optimizer(make_params(), chain(t.clip_by_value().expose(max_value="betas"), t.first_moment(), LR))
+        gradchain.Optimizer(make_params(), chain(t.clip_by_value().rename(max_value="betas"), t.first_moment(), LR))
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -17,6 +17,7 @@ import gradchain
 from gradchain import chain, partition
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
+from gradchain._chain.former import INSTEAD
 from tests.test_optimizer import assert_same, frozen_copy, make_params, set_grads, train
 
 LR = t.scale_by_learning_rate(0.1)
@@ -289,3 +290,57 @@ def test_nothing_is_written_if_a_later_round_fails(compile: bool) -> None:
         with pytest.raises(ZeroDivisionError):
             optimizer.step()
     assert_same(frozen_copy(optimizer), before)
+
+
+@pytest.mark.parametrize("name", INSTEAD)
+def test_a_name_without_effect_is_refused_with_what_to_write_instead(name: str) -> None:
+    for value in (True, ("exp_avg",), lambda self, param: {}):
+        with pytest.raises(gradchain.OptionError) as caught:
+            type("extend_former", (gradchain.Stage,), {name: value})
+        assert f"extend_former.{name} would have no effect" in str(caught.value)
+        assert INSTEAD[name] in str(caught.value)
+    field = {name: gradchain.hyper(default=0.5), "__annotations__": {name: "float"}}
+    assert type("extend_former", (gradchain.Stage,), field)().live_fields().keys() == {name}
+
+
+@pytest.mark.parametrize(
+    ("base", "names"),
+    [(gradchain.Precision, ("read", "write")), (gradchain.SharedNumbers, ("init_shared", "share", "override"))],
+)
+def test_a_mix_in_knows_its_own_names(base: type[gradchain.Stage], names: tuple[str, ...]) -> None:
+    own = type("extend_mixed", (base,), {name: getattr(base, name) for name in names})
+    assert issubclass(own, base)
+    with pytest.raises(gradchain.OptionError, match=r"gradchain\.static"):
+        type("extend_mixed", (base,), {"inert": {}})
+
+
+class extend_modes(gradchain.Stage):
+    """Options with bounds, and some that mean something only beside others."""
+
+    mode: str = gradchain.static(default="plain", choices=("plain", "fast"))
+    sweeps: int = gradchain.static(default=3, ge=1, when="mode=fast")
+    eps: float | None = gradchain.hyper(default=None, ge=0, optional=True)
+    layers: float = gradchain.hyper(default=1.0, gt=0, unless="eps")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sweeps": 4}, "sweeps = 4 has no effect with mode = 'plain'. Pass mode='fast', or leave sweeps out."),
+        ({"sweeps": 0, "mode": "fast"}, "sweeps = 0 is outside [1, inf)."),
+        ({"sweeps": 1.5, "mode": "fast"}, "sweeps = 1.5 is a float; pass an integer."),
+        ({"layers": 2.0, "eps": 0.0}, "layers = 2.0 has no effect with eps = 0.0. Pass eps=None, or leave layers out."),
+    ],
+)
+def test_options_declare_their_bounds_and_what_they_need(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(gradchain.OptionError) as caught:
+        extend_modes(**options)
+    assert f"extend_modes.{message}" in str(caught.value)
+
+
+def test_options_that_are_given_with_what_they_need_are_taken() -> None:
+    assert extend_modes(mode="fast", sweeps=1, layers=2.0).live_fields().keys() == {"eps", "layers"}
+    assert extend_modes(eps=0.0).live_fields().keys() == {"eps"}
+    lost = {"on": gradchain.static(default=True, when="mod=fast"), "__annotations__": {"on": "bool"}}
+    with pytest.raises(gradchain.OptionError, match="goes by the field 'mod=fast'"):
+        type("extend_lost", (gradchain.Stage,), lost)

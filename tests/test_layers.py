@@ -101,3 +101,26 @@ def test_the_picture_in_the_docs_is_true() -> None:
     picture = page.split("```text\n")[1].split("```")[0]
     rows = [set(line[:32].split()) for line in picture.splitlines()]
     assert rows == [set(row) for row in reversed(LAYERS)]
+
+
+CORE = ("_core", "_chain", "transforms", "storage", "_dist", "_engine")
+"""Rooms whose functions fit on a screen."""
+
+LINES, BODY = 400, 40
+
+
+def _bodies(module: str) -> dict[str, int]:
+    """The functions of a module and the lines of their bodies: no decorators, no signature, no docstring."""
+    lengths: dict[str, int] = {}
+    for node in ast.walk(ast.parse(MODULES[module].read_text(encoding="utf-8"))):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            body = node.body[1:] if ast.get_docstring(node) is not None else node.body
+            lengths[f"{module}.{node.name}"] = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+    return lengths
+
+
+def test_files_and_functions_are_short() -> None:
+    lines = {name: len(path.read_text(encoding="utf-8").splitlines()) for name, path in MODULES.items()}
+    assert {name: count for name, count in lines.items() if count > LINES and room(name) != "_optim"} == {}
+    bodies = {name: count for module in MODULES if room(module) in CORE for name, count in _bodies(module).items()}
+    assert {name: count for name, count in bodies.items() if count > BODY} == {}

@@ -277,7 +277,7 @@ LOCAL: dict[str, tuple[Spoil, list[str]]] = {
     "chain without stages": (without("chain", "stages"), ["'chain'", "stages is None"]),
     "chain with a number of stages": (at("chain", "stages", to=3), ["'chain'", "stages is 3"]),
     "chain with stages by name": (at("chain", "stages", to=["adamw"]), ["'chain'", "'adamw'"]),
-    "chain with a nameless stage": (at("chain", "stages", 0, to={}), ["'chain'", "stage None"]),
+    "chain with a nameless stage": (at("chain", "stages", 0, to={}), ["'chain'", "stage is None"]),
     "chain with a stage of lists": (at("chain", "stages", 0, "stage", to=[]), ["'chain'"]),
     "chain with a stage named 3": (at("chain", "stages", 0, "name", to=3), ["'chain'", "3"]),
     "chain with a key 3": (at("chain", "stages", 0, to=lambda x: {**x, 3: 3}), ["'chain'", "strings as keys"]),

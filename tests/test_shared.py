@@ -79,7 +79,7 @@ def test_a_hyperparameter_cannot_take_the_name() -> None:
 
 def test_the_rate_is_scaled_under_any_name() -> None:
     (param,) = params()
-    chain = gc.chain(gc.prodigy(1e-2, beta3=0.9).expose(lr="eta"), gc.sign(), LR.expose(lr="eta"))
+    chain = gc.chain(gc.prodigy(1e-2, beta3=0.9).rename(lr="eta"), gc.sign(), LR.rename(lr="eta"))
     step(gc.Optimizer([param], chain, compile=False))
     torch.testing.assert_close(param.detach(), torch.full((3,), 1 - 1e-2))
 

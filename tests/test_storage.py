@@ -12,7 +12,7 @@ import gradchain as gc
 from gradchain import transforms
 from gradchain._core.noise import parameter_key, random_bits
 from gradchain._core.reduce import run_locally
-from gradchain.storage import STORAGES, Kept, near_square
+from gradchain.storage import STORAGES, SlotView, near_square
 from gradchain.storage.signs import pack, unpack
 
 LR = gc.scale_by_learning_rate(0.1)
@@ -185,7 +185,7 @@ def test_bf16_second_moment_is_never_negative() -> None:
 
 
 def kept_and_read(storage: str, dense: torch.Tensor, signed: bool, step: int = 1) -> torch.Tensor:
-    kept = Kept(dense.shape, dense.dtype, signed)
+    kept = SlotView(dense.shape, dense.dtype, signed)
     key = torch.tensor(parameter_key(step, 0), dtype=torch.int32)
     parts = run_locally(
         STORAGES[storage].store(dense, kept, lambda like=dense, part="": random_bits(like, key, 7 + len(part)))

@@ -126,7 +126,7 @@ def bind_keys(stages: Sequence[tuple[str, Stage]]) -> Bindings:
         if spec.follows and spec.initial is None and key not in shared | numbers:
             raise ChainError(
                 f"{address} follows hyperparameter {key!r}, which two stages hold with different values. Give one of them "
-                f"another name with expose(...), or both the same value.",
+                f"another name with rename(...), or both the same value.",
                 stage=address,
             )
         if key not in shared and not spec.follows:
@@ -148,7 +148,7 @@ def _shared(stages: Sequence[tuple[str, Stage]], defaults: Mapping[str, Any]) ->
         key = min(clash)
         raise ChainError(
             f"{key!r} is a hyperparameter of this chain and a number that its stages share, which others follow. Give the "
-            f"hyperparameter another name with expose(...)."
+            f"hyperparameter another name with rename(...)."
         )
     taken = {name for name in names if names.count(name) > 1} | defaults.keys() | RESERVED
     return tuple((at, name, f"{at}.{name}" if name in taken else name) for at, name in declared)
@@ -160,7 +160,7 @@ def _set_default(defaults: dict[str, Any], binding: Binding, value: Any) -> None
     ):
         raise ChainError(
             f"hyperparameter {binding.key!r} is a number to one stage and a tuple to another; give "
-            f"{binding.address}.{binding.field} another name with expose({binding.field}='...').",
+            f"{binding.address}.{binding.field} another name with rename({binding.field}='...').",
             stage=binding.address,
         )
     if binding.index is None:

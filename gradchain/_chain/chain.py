@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
@@ -176,7 +177,7 @@ class Chain(Composed):
 
     def to_json(self) -> str:
         """The config as JSON text."""
-        return config.to_json(self.to_config())
+        return json.dumps(self.to_config(), indent=2) + "\n"
 
     def to_toml(self) -> str:
         """The config as TOML text, one `[[stages]]` table a stage."""

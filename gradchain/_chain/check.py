@@ -109,7 +109,11 @@ def _check_scale(route: Route) -> None:
 def _check_neighbours(route: Route) -> None:
     stages = [stage.bind({"name": address}) for address, stage in route]  # each known by its full address
     for position, stage in enumerate(stages):
-        stage.check(stages[:position], stages[position + 1 :])
+        try:
+            stage.check(stages[:position], stages[position + 1 :])
+        except ChainError as error:
+            error.stage = error.stage or stage.address
+            raise
 
 
 def _check_followed_keys(route: Route) -> None:

@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def _build(item: Any, where: str, depth: int) -> Element:
 
 
 def _construct(cls: type[Stage], options: dict[str, Any]) -> Stage:
-    """A stage from plain values. Lists become tuples, an empty table means `None`, keys become what `expose` makes."""
+    """A stage from plain values. Lists become tuples, an empty table means `None`, keys become what `rename` makes."""
     keys = options.pop("keys", {})
     values = {
         name: None if value == {} else tuple(value) if isinstance(value, list) else value
@@ -112,7 +112,7 @@ def _construct(cls: type[Stage], options: dict[str, Any]) -> Stage:
         raise ConfigError(f"{cls.__name__}.keys must be a table of field = name; got {shown(keys)}.")
     if odd := [key for key in keys if not isinstance(key, str)]:
         raise ConfigError(f"{cls.__name__}.keys has the entry {shown(odd[0])}; its entries are names of fields.")
-    return cls(**values).expose(**dict(keys))
+    return cls(**values).rename(**dict(keys))
 
 
 def _build_partition(item: Mapping[str, Any], where: str, depth: int) -> Partition:
@@ -146,7 +146,11 @@ def _read(path: Path) -> Any:
     except (OSError, ValueError) as error:  # no text in UTF-8, or a name that no file can have
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"{_short(path)} cannot be read: {reason}.") from None
-    return from_json(text, str(path)) if suffix == ".json" else from_toml(text, str(path))
+    parse = json.loads if suffix == ".json" else _toml_reader()
+    try:
+        return parse(text)
+    except (ValueError, RecursionError) as error:  # an integer may be too long as well
+        raise ConfigError(f"{path} is not valid {suffix[1:].upper()}: {error}.") from None
 
 
 def _short(path: Path) -> str:
@@ -154,27 +158,12 @@ def _short(path: Path) -> str:
     return text if len(text) <= 300 else f"{text[:100]}...{text[-100:]}"
 
 
-def from_json(text: str, where: str = "the text") -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{where} is not valid JSON: {error}.") from None
-
-
-def from_toml(text: str, where: str = "the text") -> Any:
+def _toml_reader() -> Callable[[str], Any]:
     name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:
-        tomllib = importlib.import_module(name)
+        return importlib.import_module(name).loads
     except ModuleNotFoundError:
         raise ConfigError("reading TOML on Python 3.10 needs the package 'tomli': pip install tomli") from None
-    try:
-        return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # an integer may be too long as well
-        raise ConfigError(f"{where} is not valid TOML: {error}.") from None
-
-
-def to_json(data: Mapping[str, Any]) -> str:
-    return json.dumps(data, indent=2) + "\n"
 
 
 def to_toml(data: Mapping[str, Any]) -> str:

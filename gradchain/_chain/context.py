@@ -12,7 +12,7 @@ from gradchain._core.reduce import Request, Totals
 from gradchain._core.shard import Shard
 from gradchain.errors import ChainError
 from gradchain.ops import compute_dtype, finite
-from gradchain.storage import Kept, Storage
+from gradchain.storage import SlotView, Storage
 
 Reduction = Literal["mean", "sum", "total"]
 """How what parameters report is put together; `total` is for contributions to shared numbers."""
@@ -66,22 +66,22 @@ class Context:
         """Turn to the next stage."""
         self._stage, self._scalars, self._readable = address, scalars, readable
 
-    def read(self, slot: str, *, as_kept: bool = False) -> torch.Tensor:
+    def read(self, slot: str, *, storage_dtype: bool = False) -> torch.Tensor:
         """The value of a slot that the stage owns or declared that it reads.
 
-        Floating slots come in compute precision, or `as_kept` in the dtype of their storage.
+        Floating slots come in compute precision, or as they are stored with `storage_dtype`.
         """
-        return self._read(self._state, slot, as_kept)
+        return self._read(self._state, slot, storage_dtype)
 
     def previous(self, slot: str) -> torch.Tensor:
         """A slot as it was after the last step, even if its owner has made a new value by now."""
         return self._read(self._before, slot, False)
 
-    def read_or(self, slot: str, default: Any, *, as_kept: bool = False) -> Any:
+    def read_or(self, slot: str, default: Any, *, storage_dtype: bool = False) -> Any:
         """An `optional` slot, or the default where no stage keeps it for this parameter."""
-        return self.read(slot, as_kept=as_kept) if slot in self._state else default
+        return self.read(slot, storage_dtype=storage_dtype) if slot in self._state else default
 
-    def _read(self, state: Mapping[str, Lazy], slot: str, as_kept: bool) -> torch.Tensor:
+    def _read(self, state: Mapping[str, Lazy], slot: str, storage_dtype: bool) -> torch.Tensor:
         if slot not in self._readable:
             raise ChainError(
                 f"{self._stage} reads slot {slot!r} without owning or declaring it; declare it in `slots`, "
@@ -97,11 +97,11 @@ class Context:
         value = state[slot]
         if not isinstance(value, torch.Tensor):
             value = value()
-        return value.to(self.dtype) if value.is_floating_point() and not as_kept else value
+        return value.to(self.dtype) if value.is_floating_point() and not storage_dtype else value
 
-    def as_kept(self, storage: Storage, dense: torch.Tensor, purpose: str, *, signed: bool = True) -> Keeping:
-        """What a storage would give back for a tensor of the parameter's shape: `kept = yield from ctx.as_kept(...)`."""
-        kept = Kept(self.shape, compute_dtype(self.stored_param.dtype), signed, self.shard)
+    def as_stored(self, storage: Storage, dense: torch.Tensor, purpose: str, *, signed: bool = True) -> Keeping:
+        """What a storage would give back for a tensor of the parameter's shape: `kept = yield from ctx.as_stored(...)`."""
+        kept = SlotView(self.shape, compute_dtype(self.stored_param.dtype), signed, self.shard)
 
         def bits(like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
             return self.random_bits(f"{purpose}.{part}", like=like)

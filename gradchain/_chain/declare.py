@@ -16,6 +16,10 @@ Fill: TypeAlias = 'float | Literal["param"] | Callable[[torch.Tensor, Shard], to
 """What a slot holds before the first step."""
 
 
+def _ignore(text: str) -> None:
+    """Nobody asks for warnings."""
+
+
 @dataclass(frozen=True)
 class ParamInfo:
     """The parameter that a stage is asked about: all of it, however it is sharded.
@@ -25,13 +29,14 @@ class ParamInfo:
     | `shape`, `ndim`, `numel` | of the whole parameter |
     | `dtype`, `device` | as it is stored |
     | `role` | its role, or `None` |
+    | `warn(text)` | tells whoever asks about the parameter; an optimizer shows it once, with the parameter's name |
     """
 
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
     role: str | None = None
-    warnings: list[str] = field(default_factory=list[str], compare=False, repr=False)
+    warn: Callable[[str], None] = field(default=_ignore, compare=False, repr=False)
 
     @property
     def ndim(self) -> int:
@@ -42,10 +47,6 @@ class ParamInfo:
     def numel(self) -> int:
         """The number of elements."""
         return self.shape.numel()
-
-    def warn(self, text: str) -> None:
-        """Warn about this parameter. An optimizer shows the text once, with the parameter's name, when it is built."""
-        self.warnings.append(text)
 
 
 @dataclass(frozen=True)

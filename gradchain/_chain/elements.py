@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypeAlias, cast
@@ -18,6 +18,7 @@ from gradchain.errors import ChainError, nearest, shown
 
 Element: TypeAlias = "Stage | Partition"
 Route: TypeAlias = "Sequence[tuple[str, Stage]]"
+Branches: TypeAlias = "tuple[tuple[str, Composed], ...]"
 
 DEEPEST = 24
 """How deep partitions, and lists of stages, may be nested."""
@@ -51,7 +52,7 @@ class Composed:
 
     def route(self, name: str, param: torch.Tensor, role: str | None = None) -> Program:
         """The stages that one parameter goes through."""
-        stages = tuple(_route(self.elements, name, param, role))
+        stages = tuple(addressed(self.elements, lambda partition: (partition.branch(name, param, role),)))
         if not stages:
             raise ChainError(
                 f"no stage of the chain acts on parameter {name or '(unnamed)'} of shape {tuple(param.shape)}: it would "
@@ -64,7 +65,7 @@ class Composed:
 class Partition:
     """Each parameter goes through the branch that its label names. Made by `partition`."""
 
-    branches: tuple[tuple[str, Composed], ...]
+    branches: Branches
     label: LabelFunction
 
     def __post_init__(self) -> None:
@@ -104,7 +105,8 @@ class Partition:
     @property
     def depth(self) -> int:
         """How deep partitions are nested in this one, itself included."""
-        return 1 + max((depth_of(branch.elements) for _, branch in self.branches), default=0)
+        inner = (element for _, branch in self.branches for element in branch.elements)
+        return 1 + max((element.depth for element in inner if isinstance(element, Partition)), default=0)
 
     @property
     def label_name(self) -> str:
@@ -116,16 +118,18 @@ class Partition:
         return f"partition({{{inner}}}, {self.label_name if name is None else repr(name)})"
 
 
-def depth_of(elements: Sequence[Stage | Partition]) -> int:
-    return max((element.depth for element in elements if isinstance(element, Partition)), default=0)
+def _all_branches(partition: Partition) -> Branches:
+    return partition.branches
 
 
-def addressed(elements: Sequence[Element], prefix: str = "") -> Iterator[tuple[str, Stage]]:
-    """Every stage of a tree of elements with its address, in order."""
+def addressed(
+    elements: Sequence[Element], chosen: Callable[[Partition], Branches] = _all_branches, prefix: str = ""
+) -> Iterator[tuple[str, Stage]]:
+    """The stages of a tree of elements with their addresses, in order: those of the `chosen` branches."""
     for element in elements:
         if isinstance(element, Partition):
-            for label, branch in element.branches:
-                yield from addressed(branch.elements, f"{prefix}{label}/")
+            for label, branch in chosen(element):
+                yield from addressed(branch.elements, chosen, f"{prefix}{label}/")
         else:
             yield prefix + element.address, element
 
@@ -141,17 +145,6 @@ def routes(elements: Sequence[Element], prefix: str = "") -> Iterator[list[tuple
             choices.append([[(prefix + element.address, element)]])
     for parts in product(*choices):
         yield [pair for part in parts for pair in part]
-
-
-def _route(
-    elements: Sequence[Element], name: str, param: torch.Tensor, role: str | None, prefix: str = ""
-) -> Iterator[tuple[str, Stage]]:
-    for element in elements:
-        if isinstance(element, Partition):
-            label, branch = element.branch(name, param, role)
-            yield from _route(branch.elements, name, param, role, f"{prefix}{label}/")
-        else:
-            yield prefix + element.address, element
 
 
 def elements_of(item: object, depth: int = 0) -> tuple[Element, ...]:

@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from gradchain._chain import shared
 from gradchain._chain.elements import Composed
 from gradchain._chain.lockstep import run_lockstep
-from gradchain._chain.program import Running, planned
+from gradchain._chain.program import Running
 from gradchain._chain.routes_table import program_bytes
 from gradchain._chain.tracing import traits_of
 from gradchain._core.autocast import no_autocast
@@ -100,19 +100,20 @@ def update(
             "the gradients and the parameters differ in structure; pass one gradient per tensor, nested alike."
         )
     _check_alike(leaves, gradients, state)
+    programs = {name: chain.route(name, param) for name, param in leaves.items()}
     for name, param in leaves.items():
-        _check_slots(name, state["slots"][name], _wanted(chain, name, param))
+        _check_slots(name, state["slots"][name], programs[name].plan(param.shape, param.dtype))
     order = list(state["step"])
     steps = {name: state["step"][name].to(COUNTER) + 1 for name in leaves}
-    programs = [chain.route(name, param) for name, param in leaves.items()]
     running: list[Running] = []
-    for program, (name, param) in zip(programs, leaves.items()):
+    for name, param in leaves.items():
+        program = programs[name]
         numbers = program.numbers(chain.bindings, group, steps[name].to(torch.float64))
         drawn = traits_of(program, param).draws
         key = parameter_key_tensor(steps[name], parameter_salt(order.index(name))) if drawn else None
         running.append(program.run(param, gradients[name], state["slots"][name], numbers, noise_key=key))
     with no_autocast():
-        outcomes = dict(zip(leaves, run_lockstep(programs, running)))
+        outcomes = dict(zip(leaves, run_lockstep(list(programs.values()), running)))
         changed = shared.changes(chain, group, [outcome.recorded for outcome in outcomes.values()])
     updates = [_difference(outcomes[name].param, param) for name, param in leaves.items()]
     slots = {name: {**state["slots"][name], **outcomes[name].state} for name in order}
@@ -186,12 +187,7 @@ def _shared_numbers(chain: Composed, state: Mapping[str, Any]) -> dict[str, Any]
     return dict(held)
 
 
-def _wanted(chain: Composed, name: str, param: torch.Tensor) -> Mapping[str, torch.Size]:
-    """The shapes of a parameter's slots."""
-    return {key: shape for key, (shape, _) in planned(chain.route(name, param), param.shape, param.dtype).items()}
-
-
-def _check_slots(name: str, held: object, wanted: Mapping[str, torch.Size]) -> None:
+def _check_slots(name: str, held: object, wanted: Mapping[str, tuple[torch.Size, bool]]) -> None:
     if not isinstance(held, Mapping):
         raise StateError(f"the slots of {name or '(the nest)'} are {kind_of(held)}; pass the state of chain.init.")
     if odd := sorted(map(str, held.keys() ^ wanted.keys())):
@@ -199,7 +195,7 @@ def _check_slots(name: str, held: object, wanted: Mapping[str, torch.Size]) -> N
             f"the state of {name or '(the nest)'} and the chain differ at: {', '.join(odd[:5])}. Is it the state of another "
             "chain? Make one with chain.init(params)."
         )
-    for slot, shape in wanted.items():
+    for slot, (shape, _) in wanted.items():
         value = held[slot]
         if not isinstance(value, torch.Tensor) or value.shape != shape:
             what = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else kind_of(value)

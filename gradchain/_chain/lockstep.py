@@ -7,7 +7,7 @@ from typing import Any
 
 from gradchain._chain.program import Outcome, Program, Running
 from gradchain._core.reduce import Totals
-from gradchain._core.totals import Asked, answers
+from gradchain._core.totals import Asked, reduce_requests
 
 
 def resume(running: Running, answer: Totals | None = None) -> Asked | Outcome:
@@ -22,12 +22,12 @@ def resume(running: Running, answer: Totals | None = None) -> Asked | Outcome:
 
 
 def run_lockstep(programs: Sequence[Program], runs: Sequence[Running], partition: Any = None) -> list[Outcome]:
-    """The outcomes of all parameters, in order. Writes nothing. `partition` is as for `answers`."""
+    """The outcomes of all parameters, in order. Writes nothing. `partition` is as for `reduce_requests`."""
     states: list[Asked | Outcome] = [resume(running) for running in runs]
     while True:
         places = [index for index, state in enumerate(states) if not isinstance(state, Outcome)]
         waiting = [(programs[index], states[index]) for index in places]
-        answered = answers(waiting, partition)  # type: ignore[arg-type]
+        answered = reduce_requests(waiting, partition)  # type: ignore[arg-type]
         if answered is None:
             return [state for state in states if isinstance(state, Outcome)]
         for index, totals in zip(places, answered):

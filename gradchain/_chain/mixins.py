@@ -39,14 +39,12 @@ class Precision(Stage, register=False):
             if not all(map(comes_first, before)):
                 raise ChainError(
                     f"{self.address} must come first: {before[-1].address} would not see what it does. Move {self.address} "
-                    "to the front.",
-                    stage=self.address,
+                    "to the front."
                 )
         elif after:
             raise ChainError(
                 f"{self.address} must come last: it decides how the parameter is stored, but {after[0].address} follows "
-                f"it. Move {self.address} to the end.",
-                stage=self.address,
+                f"it. Move {self.address} to the end."
             )
 
 
@@ -104,8 +102,7 @@ def needs_decay(stage: Stage, after: Sequence[Stage]) -> None:
     if not any(isinstance(other, Decay) for other in after):
         raise ChainError(
             f"{stage.address} steers the decay stages after it, and there is none. Put decoupled_decay(...) after "
-            f"{stage.address}, or remove {stage.address}.",
-            stage=stage.address,
+            f"{stage.address}, or remove {stage.address}."
         )
 
 
@@ -114,8 +111,7 @@ def needs_reader(stage: Stage, after: Sequence[Stage], slot: str) -> None:
     if not any(read.slot == slot and read.of == "earlier" for other in after for read in other.reads):
         raise ChainError(
             f"{stage.address} provides {slot!r}, and no stage after it makes use of that. Put a stage that does, such as "
-            f"second_moment(...), after {stage.address}, or remove it.",
-            stage=stage.address,
+            f"second_moment(...), after {stage.address}, or remove it."
         )
 
 

@@ -167,10 +167,11 @@ class Program:
 
     def warnings(self, param: torch.Tensor) -> list[str]:
         """What stages have to say about a parameter."""
-        p = ParamInfo(torch.Size(param.shape), param.dtype, param.device, self.role)
+        found: list[str] = []
+        p = ParamInfo(torch.Size(param.shape), param.dtype, param.device, self.role, warn=found.append)
         for _, stage in self.stages:
             stage.slots_of(p)
-        return p.warnings
+        return found
 
     def plan(self, shape: torch.Size, dtype: torch.dtype) -> Mapping[str, tuple[torch.Size, bool]]:
         """The whole shape of each tensor of the state, and whether it has a row for each row of the parameter."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
+from gradchain._chain import registry
 from gradchain._chain.chain import Chain
-from gradchain._core.fields import differ
+from gradchain._core.fields import KINDS, differ
 from gradchain.errors import (
     ChainError,
     GradchainError,
     OptionError,
-    UnknownNameError,
     UnknownOptionError,
     kind_of,
     nearest,
@@ -43,10 +43,6 @@ class Recipe:
         return list(inspect.signature(self.build).parameters.values())
 
     def __call__(self, **options: Any) -> Chain:
-        known = [parameter.name for parameter in self.parameters]
-        for name in options:
-            if name not in known:
-                raise UnknownOptionError(f"recipe {self.name!r} has no option {shown(name)}. {nearest(name, known)}")
         return self.build(**options)
 
 
@@ -89,16 +85,16 @@ def register_recipe(
             try:
                 options = signature.bind(*args, **kwargs).arguments
             except TypeError as error:
+                if unknown := [option for option in kwargs if option not in signature.parameters]:
+                    known = nearest(unknown[0], signature.parameters)
+                    raise UnknownOptionError(f"recipe {name!r} has no option {shown(unknown[0])}. {known}") from None
                 raise UnknownOptionError(
                     f"recipe {name!r}: {error}. It has: {', '.join(signature.parameters)}"
                 ) from None
             for option, value in options.items():
                 _check_option(f"recipe {name!r}: {option}", str(signature.parameters[option].annotation), value)
             _check_needs(name, signature, options, needs or {})
-            made = _built(name, build, args, kwargs, options)
-            for option, value in options.items():
-                _check_none(f"recipe {name!r}: {option}", signature.parameters[option], value)
-            return made
+            return _built(name, build, args, kwargs, options)
 
         _recipes[name] = Recipe(name, checked, source, dict(inert or {}))
         return cast("Build", checked)
@@ -136,27 +132,16 @@ def _built(
             raise
         raise type(error)(f"recipe {name!r}, option {guilty[0]}: {error}") from None
     except (TypeError, ValueError, RuntimeError, IndexError, AttributeError, ArithmeticError) as error:
-        if isinstance(error, GradchainError) or not options:
+        if isinstance(error, GradchainError):
             raise
-        given = ", ".join(f"{option} = {shown(value)}" for option, value in options.items())
-        types = {option: p.annotation for option, p in inspect.signature(build).parameters.items() if option in options}
-        wanted = ", ".join(
-            f"{option}: {kind if isinstance(kind, str) else kind.__name__}" for option, kind in types.items()
-        )
+        given = ", ".join(f"{option} = {shown(value)}" for option, value in options.items()) or "its defaults"
         raise OptionError(
-            f"recipe {name!r} cannot be built with {given}: {type(error).__name__}: {str(error)[:200]}. Its signature has "
-            f"{wanted[:300]}."
+            f"recipe {name!r} cannot be built with {given}: {type(error).__name__}: {str(error)[:200]}. Its signature is "
+            f"{str(inspect.signature(build))[:300]}."
         ) from error
     if not isinstance(made, Chain):
         raise ChainError(f"recipe {name!r} returned {kind_of(made)}; its function must return a chain.")
     return made
-
-
-def _check_none(where: str, parameter: inspect.Parameter, value: Any) -> None:
-    """`None` where the signature does not have it: what it would mean is anyone's guess."""
-    kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
-    if value is None and kinds & {"float", "int", "bool", "str"} and "None" not in kinds:
-        raise OptionError(f"{where} = None is not {' or '.join(sorted(kinds))}; leave the option out for its default.")
 
 
 def _mentions(message: str, value: Any) -> bool:
@@ -204,10 +189,12 @@ def _is_on(value: object) -> bool:
 
 def _check_option(where: str, annotation: str, value: Any) -> None:
     """The shape of an option, which a recipe takes apart before any stage can check it."""
-    if annotation == "bool" and not isinstance(value, bool):
-        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass True or False.")
-    if annotation == "str" and not isinstance(value, str):
-        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass a string.")
+    kinds = {kind.strip() for kind in annotation.split("|")}
+    if value is None and kinds & {"float", "int", "bool", "str"} and "None" not in kinds:
+        raise OptionError(f"{where} = None is not {' or '.join(sorted(kinds))}; leave the option out for its default.")
+    kind, wanted = KINDS.get(annotation, (object, ""))
+    if kind in (bool, str) and not isinstance(value, kind):
+        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass {wanted}.")
     if annotation.startswith("tuple["):
         wanted = annotation.count(",") + 1
         if not isinstance(value, (tuple, list)) or len(cast("tuple[Any, ...]", value)) != wanted:
@@ -215,9 +202,7 @@ def _check_option(where: str, annotation: str, value: Any) -> None:
 
 
 def find_recipe(name: str) -> Recipe:
-    if not isinstance(name, str) or name not in _recipes:
-        raise UnknownNameError(f"unknown recipe {shown(name)}. {nearest(str(name), _recipes)}")
-    return _recipes[name]
+    return registry.find("recipe", name, _recipes)
 
 
 def recipe(name: str, **options: Any) -> Chain:
@@ -227,6 +212,22 @@ def recipe(name: str, **options: Any) -> Chain:
     ('first_moment', 'second_moment', 'divide', 'decoupled_decay', 'scale_by_learning_rate')
     """
     return find_recipe(name)(**options)
+
+
+def is_path(name: str) -> bool:
+    """Whether this is the path of a config, and not the name of a recipe."""
+    return name.endswith((".toml", ".json"))
+
+
+def load_chain(source: str | Chain, options: Mapping[str, Any]) -> Chain:
+    """The chain of a recipe's name, of a path to a config, or the chain itself, with options set."""
+    if isinstance(source, Chain):
+        return source.with_options(**options)
+    if not isinstance(source, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(
+            f"chain = {shown(source)} is {kind_of(source)}; pass a chain, the path of a config, or a recipe's name."
+        )
+    return Chain.from_config(source).with_options(**options) if is_path(source) else recipe(source, **options)
 
 
 def recipe_names() -> tuple[str, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import torch
@@ -12,24 +12,29 @@ from gradchain.errors import OptionError, UnknownNameError, nearest, shown
 
 LabelFunction = Callable[[str, torch.Tensor], str]
 
+Named = TypeVar("Named")
+
 _stages: dict[str, type[Any]] = {}
 _labels: dict[str, LabelFunction] = {}
+
+
+def find(what: str, name: object, known: Mapping[str, Named], advice: str = "") -> Named:
+    """What goes by a name, or an `UnknownNameError` with the nearest ones."""
+    if not isinstance(name, str) or name not in known:
+        raise UnknownNameError(f"unknown {what} {shown(name)}. {nearest(str(name), known)}{advice}")
+    return known[name]
 
 
 def add_stage(cls: type[Any]) -> None:
     """Remember a stage class under its qualified name, and under its bare name unless that is one of ours."""
     _stages[_qualified(cls)] = cls
     known = _stages.get(cls.__name__)
-    if known is None or not _is_ours(known) or _qualified(known) == _qualified(cls):
+    if known is None or not known.__module__.startswith("gradchain.") or _qualified(known) == _qualified(cls):
         _stages[cls.__name__] = cls
 
 
 def _qualified(cls: type[Any]) -> str:
     return f"{cls.__module__}.{cls.__name__}"
-
-
-def _is_ours(cls: type[Any]) -> bool:
-    return cls.__module__.startswith("gradchain.")
 
 
 def stage_name(cls: type[Any]) -> str:
@@ -43,11 +48,8 @@ def stages() -> dict[str, type[Any]]:
 
 
 def stage(name: str) -> type[Any]:
-    if not isinstance(name, str) or name not in _stages:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise UnknownNameError(
-            f"unknown stage {shown(name)}. {nearest(str(name), stages())} Import the module that defines it."
-        )
-    return _stages[name]
+    known = _stages if name in _stages else stages()  # qualified names are known, but not offered
+    return find("stage", name, known, " Import the module that defines it.")
 
 
 Label = TypeVar("Label", bound=LabelFunction)
@@ -72,12 +74,7 @@ def label_function(function: Label) -> Label:
 
 
 def label(name: object) -> LabelFunction:
-    if not isinstance(name, str) or name not in _labels:
-        raise UnknownNameError(
-            f"unknown label function {shown(name)}. {nearest(str(name), _labels)} Register it with "
-            "@gradchain.label_function."
-        )
-    return _labels[name]
+    return find("label function", name, _labels, " Register it with @gradchain.label_function.")
 
 
 def label_name(function: LabelFunction) -> str | None:

@@ -19,7 +19,7 @@ from gradchain._chain.stage import Stage
 from gradchain._core.fields import Interval, Spec, check_number, differ, stamp
 from gradchain._core.fields import as_number as plain
 from gradchain._core.shard import Shard
-from gradchain._core.totals import Pool, gather, reduce_pools
+from gradchain._core.totals import Accumulator, gather, reduce_accumulators
 from gradchain.errors import ChainError, OptionError
 from gradchain.ops import widest
 
@@ -53,7 +53,7 @@ def keys(chain: Composed) -> set[str]:
     return {key for _, _, key in chain.bindings.shared}
 
 
-def adopt(chain: Composed, group: dict[str, Any], first: Mapping[str, Any]) -> None:
+def attach_shared(chain: Composed, group: dict[str, Any], first: Mapping[str, Any]) -> None:
     """Give a new group the shared numbers, those of the first group if there are any."""
     if chain.bindings.shared:
         device = device_of(group["params"])
@@ -104,15 +104,15 @@ def changes(
     group: Mapping[str, Any],
     recorded: Sequence[Recorded],
     shards: Sequence[Shard] | None = None,
-    partition: Any = None,
+    process_group: Any = None,
 ) -> dict[str, torch.Tensor]:
     """The shared numbers after a step, by key, given what each parameter contributed.
 
     What parts of tensors contributed is added up over the processes that hold the others, all in one collective; what is
-    contributed to a `partition`, over its members.
+    contributed to a `process_group`, over its members.
     """
     changed: dict[str, torch.Tensor] = {}
-    contributed = _contributed(recorded, shards, partition)
+    contributed = _contributed(recorded, shards, process_group)
     for address, stage in chain.addressed:
         names = dict(chain.bindings.shared_of(address))
         if not isinstance(stage, SharedNumbers) or type(stage).share is SharedNumbers.share:
@@ -132,20 +132,20 @@ def changes(
 
 
 def _contributed(
-    recorded: Sequence[Recorded], shards: Sequence[Shard] | None, partition: Any
+    recorded: Sequence[Recorded], shards: Sequence[Shard] | None, process_group: Any
 ) -> dict[str, dict[str, torch.Tensor]]:
     """The sums of what each stage contributed."""
-    pool = Pool("sum")
+    accumulator = Accumulator("sum")
     for number, record in enumerate(recorded):
         partials = {name: value for (name, reduce), value in record.items() if reduce == "total"}
-        pool.add(partials, shards[number].group if shards is not None and partials else None)
-    reduce_pools([pool])
-    totals = pool.merge()
-    if partition is not None:
-        pool = Pool("sum")
-        for theirs in gather(totals, partition):
-            pool.add(theirs)
-        totals = pool.merge()
+        accumulator.add(partials, shards[number].group if shards is not None and partials else None)
+    reduce_accumulators([accumulator])
+    totals = accumulator.merge()
+    if process_group is not None:
+        accumulator = Accumulator("sum")
+        for theirs in gather(totals, process_group):
+            accumulator.add(theirs)
+        totals = accumulator.merge()
     result: dict[str, dict[str, torch.Tensor]] = {}
     for key, value in totals.items():
         address, _, name = key.rpartition(".")
@@ -158,7 +158,7 @@ def update(
     groups: Sequence[dict[str, Any]],
     recorded: Sequence[Recorded],
     shards: Sequence[Shard] | None = None,
-    partition: Any = None,
+    process_group: Any = None,
     in_place: bool = False,
     keep: torch.Tensor | None = None,
 ) -> None:
@@ -167,7 +167,7 @@ def update(
     Where `keep`, a 0-d bool tensor, is false, they stay as they were.
     """
     if chain.bindings.shared and groups:
-        changed = changes(chain, groups[0], recorded, shards, partition)
+        changed = changes(chain, groups[0], recorded, shards, process_group)
         for group in groups:
             for key, value in changed.items():
                 if keep is not None:

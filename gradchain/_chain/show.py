@@ -30,10 +30,6 @@ def stage_row(address: str, stage: Stage) -> tuple[str, str, str, str]:
     return address, ", ".join(options), ", ".join(slots), storage
 
 
-def chain_rows(chain: Composed) -> list[tuple[str, str, str, str]]:
-    return [stage_row(address, stage) for address, stage in chain.addressed]
-
-
 def chain_table(chain: Composed) -> str:
     """The chain as aligned text."""
-    return aligned(HEADER, chain_rows(chain))
+    return aligned(HEADER, [stage_row(address, stage) for address, stage in chain.addressed])

@@ -14,7 +14,7 @@ from gradchain._core.reduce import Request, Totals
 from gradchain._core.shard import Shard
 from gradchain.errors import ChainError, GradchainError
 from gradchain.ops import compute_dtype, finite
-from gradchain.storage import Kept, Parts, Storage, Storing
+from gradchain.storage import Parts, SlotView, Storage, Storing
 from gradchain.storage.base import Bits
 
 
@@ -99,8 +99,8 @@ def loaded(slot: Slot, parts: Parts, param: torch.Tensor, shard: Shard) -> torch
     return storage.load(parts, kept(slot, param, shard)).reshape(param.shape)
 
 
-def kept(slot: Slot, param: torch.Tensor, shard: Shard) -> Kept:
-    return Kept(shard.shape, compute_dtype(param.dtype), not slot.nonnegative, shard)
+def kept(slot: Slot, param: torch.Tensor, shard: Shard) -> SlotView:
+    return SlotView(shard.shape, compute_dtype(param.dtype), not slot.nonnegative, shard)
 
 
 def owned(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias, TypeVar, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import torch
 from typing_extensions import Self, dataclass_transform
@@ -16,6 +16,7 @@ from typing_extensions import Self, dataclass_transform
 from gradchain._chain import registry
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Read, Slot, check_slots
+from gradchain._chain.former import check_names
 from gradchain._core.fields import (
     KEY,
     Spec,
@@ -94,6 +95,8 @@ class Stage(_FrozenFields):
                 f"{cls.__name__}: a hyperparameter cannot be called {taken[0]!r}, which stages use themselves."
             )
         _check_attributes(cls)
+        if register:
+            check_names(cls, annotations)
         try:
             super().__init_subclass__(**kwargs)
         except (TypeError, ValueError) as error:  # dataclasses' own
@@ -122,7 +125,16 @@ class Stage(_FrozenFields):
             elif field.name == "keys":
                 object.__setattr__(self, field.name, self._checked_keys(value))
             else:
-                object.__setattr__(self, field.name, check_static(where, value, spec, field.type))
+                value = check_static(where, value, spec, field.type, field.default)
+                object.__setattr__(self, field.name, value)
+        for field in self.fields():
+            value, spec = getattr(self, field.name), spec_of(field)
+            if spec.follows or field.default is dataclasses.MISSING or value == field.default:
+                continue
+            if unused := self._unused(spec):
+                raise OptionError(
+                    f"{self.address}.{field.name} = {shown(value)} has no effect {unused}, or leave {field.name} out."
+                )
 
     # What an author writes.
 
@@ -177,15 +189,19 @@ class Stage(_FrozenFields):
         return {
             name: spec
             for name, spec in self.dynamic_fields().items()
-            if (spec.when is None or self._given(spec.when))
-            and not (spec.unless is not None and self._given(spec.unless))
-            and (not spec.follows or spec.key is not None or name in renamed)
+            if not self._unused(spec) and (not spec.follows or spec.key is not None or name in renamed)
         }
 
-    def _given(self, field: str) -> bool:
-        """Whether an option is neither `None` nor off."""
-        value = getattr(self, field)
-        return value is not None and value is not False
+    def _unused(self, spec: Spec) -> str:
+        """With which other option a field has no effect, and what to pass instead; empty if it has one."""
+        for condition, wanted in ((spec.when, True), (spec.unless, False)):
+            option, _, choice = (condition or "").partition("=")
+            value = getattr(self, option) if option else None
+            on = str(value) == choice if choice else value is not None and value is not False
+            if option and on != wanted:
+                instead = repr(choice) if choice else "True" if wanted else "None"
+                return f"with {option} = {shown(value)}. Pass {option}={instead}"
+        return ""
 
     def initial_entries(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """Entries that a parameter group gets when an optimizer is built, for fields that follow an `initial` value."""
@@ -205,10 +221,10 @@ class Stage(_FrozenFields):
         renamed = dict(self.keys).get(field)
         return renamed or self.dynamic_fields()[field].key or field
 
-    def expose(self, **keys: str) -> Self:
+    def rename(self, **keys: str) -> Self:
         """A copy whose dynamic fields go by other names in `param_groups`.
 
-        >>> first_moment(0.9).expose(beta="momentum").key_of("beta")
+        >>> first_moment(0.9).rename(beta="momentum").key_of("beta")
         'momentum'
         """
         return dataclasses.replace(self, keys=tuple(sorted({**dict(self.keys), **keys}.items())))
@@ -281,7 +297,7 @@ class Stage(_FrozenFields):
         positional = [repr(shown.pop(f.name)) for f in self.fields() if f.default is dataclasses.MISSING]
         arguments = positional + [f"{key}={value!r}" for key, value in shown.items()]
         exposed = ", ".join(f"{field}={key!r}" for field, key in self.keys)
-        return f"{type(self).__name__}({', '.join(arguments)})" + (f".expose({exposed})" if exposed else "")
+        return f"{type(self).__name__}({', '.join(arguments)})" + (f".rename({exposed})" if exposed else "")
 
 
 _SCALES = ("resolved", "any", "sets", "edits", "resolves")
@@ -304,9 +320,9 @@ def _check_attributes(cls: type[Stage]) -> None:
 def _check_conditions(cls: type[Stage]) -> None:
     """Raise for a field that is in use only beside another, which is not there."""
     names = {field.name for field in cls.fields()}
-    for name, spec in cls.dynamic_fields().items():
-        for other in (spec.when, spec.unless):
-            if other is not None and other not in names:
+    for name, spec in {field.name: spec_of(field) for field in cls.fields()}.items():
+        for other in filter(None, (spec.when, spec.unless)):
+            if other.partition("=")[0] not in names:
                 raise OptionError(f"{cls.__name__}.{name} goes by the field {shown(other)}. {nearest(other, names)}")
 
 
@@ -331,9 +347,6 @@ def _explain_unknown_keywords(cls: type[Stage]) -> Callable[..., None]:
 def storage_field() -> Any:
     """The `storage` option of a stateful stage."""
     return static(default="param", choices=tuple(STORAGES))
-
-
-F = TypeVar("F", bound=Callable[..., torch.Tensor])
 
 
 def stateless(function: Callable[..., torch.Tensor]) -> type[Stage]:

@@ -45,38 +45,30 @@ def structure(config: object) -> Structure:
     waiting: list[tuple[str, Any]] = [("", cast("Any", config).get("stages"))]  # a config may be nested deeply
     while waiting:
         prefix, items = waiting.pop()
-        if not isinstance(items, (list, tuple)):
-            raise ConfigError(f"{prefix}stages is {shown(items)}; it should be a list.")
-        for item in cast("list[Any]", items):
-            if not isinstance(item, Mapping) or not all(isinstance(key, str) for key in cast("Any", item)):
-                raise ConfigError(f"{prefix}stages has {shown(item)}; it should be a dict with strings as keys.")
-            entry = cast("Mapping[str, Any]", item)
-            if "partition" in entry:
-                waiting += [(f"{prefix}{label}/", stages) for label, stages in _branches(entry, prefix)]
-            else:
-                address, options = _stage(entry, prefix)
-                if address in result:
-                    raise ConfigError(f"stage {address} comes twice.")
-                result[address] = options
+        for item in _need(items, (list, tuple), f"{prefix}stages", "a list"):
+            item = _need(item, Mapping, f"an entry of {prefix}stages", "a dict with strings as keys")
+            if odd := [key for key in item if not isinstance(key, str)]:
+                raise ConfigError(
+                    f"{prefix}stages has the key {shown(odd[0])}; it should be a dict with strings as keys."
+                )
+            if "partition" in item:
+                branches = _need(item.get("branches"), Mapping, f"branches in {prefix}stages", "a dict")
+                waiting += [(f"{prefix}{label}/", stages) for label, stages in branches.items()]
+                continue
+            kind = _need(item.get("stage"), str, f"{prefix}stages: a stage", "a string")
+            address = prefix + (_need(item.get("name") or "", str, f"the name of {prefix}{kind}", "a string") or kind)
+            if address in result:
+                raise ConfigError(f"stage {address} comes twice.")
+            known = registry.stages().get(kind)
+            skipped = {"keys", *(known.dynamic_fields() if known is not None else ())}
+            result[address] = {k: _plain(x, f"stage {address}: {k}") for k, x in item.items() if k not in skipped}
     return result
 
 
-def _branches(item: Mapping[str, Any], prefix: str) -> list[tuple[Any, Any]]:
-    branches = item.get("branches")
-    if not isinstance(branches, Mapping):
-        raise ConfigError(f"a partition in {prefix}stages has branches {shown(branches)}; they should be a dict.")
-    return list(cast("Mapping[Any, Any]", branches).items())
-
-
-def _stage(item: Mapping[str, Any], prefix: str) -> tuple[str, dict[str, Any]]:
-    """The address of a stage and its static options."""
-    name, kind = item.get("name"), item.get("stage")
-    if not isinstance(kind, str) or not isinstance(name or "", str):
-        raise ConfigError(f"{prefix}stages has a stage {shown(kind)} with the name {shown(name)}; use strings.")
-    known = registry.stages().get(kind)
-    skipped = {"keys", *(known.dynamic_fields() if known is not None else ())}
-    address = prefix + (name or kind)
-    return address, {key: _plain(value, f"stage {address}: {key}") for key, value in item.items() if key not in skipped}
+def _need(value: Any, kind: Any, what: str, wanted: str) -> Any:
+    if not isinstance(value, kind):
+        raise ConfigError(f"{what} is {shown(value)}; it should be {wanted}.")
+    return value
 
 
 def _plain(value: Any, where: str, depth: int = 4) -> Any:

@@ -53,6 +53,7 @@ class Spec:
     when: str | None = None
     unless: str | None = None
     initial: str | None = None
+    inert: str = ""
 
 
 def hyper(
@@ -64,16 +65,16 @@ def hyper(
     lt: float | None = None,
     key: str | None = None,
     optional: bool = False,
-    kw_only: bool = False,
     when: str | None = None,
     unless: str | None = None,
+    inert: str = "",
 ) -> Any:
     """Declare a *dynamic* hyperparameter: a number that may differ per group and change at any step.
 
     `ge`, `gt`, `le`, `lt` bound it. `key` is its name in `param_groups` (the field's own name by default);
     `key="betas[1]"` makes it one entry of a tuple. `optional` also admits `None`, and
     `le=math.inf` infinity. `when="schedule"` keeps it out of `param_groups` unless that field is given: neither `None` nor
-    `False`; `unless` if it is.
+    `False`; `unless` if it is. `inert` is the reason why it changes nothing, for `gradchain.audit`.
 
     >>> class shrink(gradchain.Stage):
     ...     factor: float = gradchain.hyper(default=0.5, gt=0, le=1)
@@ -84,14 +85,10 @@ def hyper(
     ...
     gradchain.errors.OptionError: shrink.factor = 2.0 is outside (0, 1]. Pass a number in (0, 1], such as the default 0.5.
     """
-    _check_bounds(ge=ge, gt=gt, le=le, lt=lt)
     check_key("hyper", key)
-    low = gt if gt is not None else (ge if ge is not None else -math.inf)
-    high = lt if lt is not None else (le if le is not None else math.inf)
-    interval = Interval(low, high, gt is not None, lt is not None)
-    infinite = le == math.inf
-    spec = Spec(True, interval, key, optional=optional, infinite=infinite, when=when, unless=unless)
-    return dataclasses.field(default=default, kw_only=kw_only, metadata={_METADATA: spec})
+    interval, infinite = _interval(ge=ge, gt=gt, le=le, lt=lt), le == math.inf
+    spec = Spec(True, interval, key, optional=optional, infinite=infinite, when=when, unless=unless, inert=inert)
+    return dataclasses.field(default=default, metadata={_METADATA: spec})
 
 
 def static(
@@ -99,17 +96,23 @@ def static(
     default: Any = dataclasses.MISSING,
     choices: tuple[object, ...] = (),
     convert: Callable[[Any], Any] | None = None,
+    ge: float | None = None,
+    gt: float | None = None,
+    when: str | None = None,
+    inert: str = "",
     kw_only: bool = False,
 ) -> Any:
     """Declare a *static* option (bool, str, dtype, int): part of the chain's structure and of the compile key.
 
-    `choices` lists the values it may take; `convert` canonicalises what the user passed.
+    `choices` lists the values it may take; `convert` canonicalises what the user passed; `ge` and `gt` bound a number.
+    `when` and `inert` are as for `hyper`; `when="mode=fast"` asks for one value of another option.
     """
     if not isinstance(choices, (tuple, list)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"static(choices={shown(choices)}): pass a tuple of the values that the option may take.")
     if convert is not None and not callable(convert):
         raise OptionError(f"static(convert={shown(convert)}): pass a function of the value that was given.")
-    spec = Spec(dynamic=False, choices=tuple(choices), convert=convert)
+    bounds = _interval(ge=ge, gt=gt)
+    spec = Spec(False, bounds, choices=tuple(choices), convert=convert, when=when, inert=inert)
     return dataclasses.field(default=default, kw_only=kw_only, metadata={_METADATA: spec})
 
 
@@ -125,7 +128,7 @@ def follow(
     """Declare a number that another stage owns: the field takes the group's value of `key`, e.g. `follow("lr")`.
 
     The key may also be that of a shared number, such as Prodigy's `d`. A chain without the key is an error, unless
-    `optional`: then the field is `None`. Without a key it is `None` until `stage.expose(field="key")` names one.
+    `optional`: then the field is `None`. Without a key it is `None` until `stage.rename(field="key")` names one.
 
     `initial` takes the value that the optimizer was built with, which the group keeps as `constructor_lr`; whatever a
     scheduler does to `lr` since. `when` and `unless` are as for `hyper`.
@@ -148,17 +151,19 @@ def check_key(where: str, key: object) -> None:
         raise OptionError(f"{where}: key = {shown(key)}; pass a name such as 'momentum' or 'betas[0]'.")
 
 
-def _check_bounds(**bounds: float | None) -> None:
+def _interval(**bounds: float | None) -> Interval:
+    """The numbers within the bounds `ge`, `gt`, `le`, `lt`."""
     for name, bound in bounds.items():
         if bound is not None and (isinstance(bound, bool) or not isinstance(bound, (int, float)) or math.isnan(bound)):
             raise OptionError(f"hyper({name}={shown(bound)}): a bound is {kind_of(bound)}; pass a number.")
-    for one, other in (("ge", "gt"), ("le", "lt")):
-        if bounds[one] is not None and bounds[other] is not None:
-            raise OptionError(f"hyper({one}={bounds[one]}, {other}={bounds[other]}): pass one of {one} and {other}.")
     given = {name: bound for name, bound in bounds.items() if bound is not None}
-    lows, highs = [given[n] for n in ("ge", "gt") if n in given], [given[n] for n in ("le", "lt") if n in given]
-    if lows and highs and lows[0] > highs[0]:
-        raise OptionError(f"hyper: no number lies between {lows[0]} and {highs[0]}. Exchange the bounds.")
+    for one, other in (("ge", "gt"), ("le", "lt")):
+        if one in given and other in given:
+            raise OptionError(f"hyper({one}={given[one]}, {other}={given[other]}): pass one of {one} and {other}.")
+    low, high = given.get("ge", given.get("gt", -math.inf)), given.get("le", given.get("lt", math.inf))
+    if low > high:
+        raise OptionError(f"hyper: no number lies between {low} and {high}. Exchange the bounds.")
+    return Interval(low, high, "gt" in given, "lt" in given)
 
 
 def spec_of(field: dataclasses.Field[Any]) -> Spec:
@@ -283,7 +288,7 @@ def differ(old: object, new: object) -> bool:
         return True
 
 
-def check_static(where: str, value: object, spec: Spec, annotation: object) -> object:
+def check_static(where: str, value: object, spec: Spec, annotation: object, default: object) -> object:
     """Canonicalise and check one static option; returns the value to keep."""
     if spec.convert is not None:
         try:
@@ -291,20 +296,24 @@ def check_static(where: str, value: object, spec: Spec, annotation: object) -> o
         except (TypeError, ValueError, OverflowError) as error:
             raise OptionError(f"{where} = {shown(value)}: {error}") from None
     value = _frozen(as_number(value))
+    choices = ", ".join(map(repr, spec.choices))
+    kind, named = KINDS.get(getattr(annotation, "__name__", str(annotation)), (object, ""))
+    wanted = ", one of ".join(filter(None, (named, choices)))
     try:
         hash(value)
     except TypeError:
         raise OptionError(
             f"{where} = {shown(value)} is {kind_of(value)}, which cannot be an option: options are compared and hashed. "
-            f"Pass {_wanted(spec, annotation) or 'a number, a string, a dtype or a tuple of these'}."
+            f"Pass {wanted or 'a number, a string, a dtype or a tuple of these'}."
         ) from None
-    if isinstance(value, torch.Tensor) or not _is_kind(value, annotation):
-        wanted = _wanted(spec, annotation) or "a plain value"
-        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass {wanted}.")
+    if isinstance(value, torch.Tensor) or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass {wanted or 'a plain value'}.")
     if spec.choices and value not in spec.choices:
         hint = nearest(value, map(str, spec.choices)) if isinstance(value, str) else ""
         hint = f" {hint}" if hint.startswith("Did") else ""
-        raise OptionError(f"{where} = {shown(value)} is not one of {_listed(spec)}. Pass one of these.{hint}")
+        raise OptionError(f"{where} = {shown(value)} is not one of {choices}. Pass one of these.{hint}")
+    if spec.interval != Interval():
+        check_number(where, value, spec, default)
     if isinstance(value, int) and abs(value) >= LARGEST:
         raise OptionError(f"{where} = {shown(value)} is too large; pass an integer below 2**63.")
     return value
@@ -313,35 +322,16 @@ def check_static(where: str, value: object, spec: Spec, annotation: object) -> o
 LARGEST = 2**63
 
 
-_KINDS: Mapping[str, tuple[type, str]] = {
+KINDS: Mapping[str, tuple[type, str]] = {
     "bool": (bool, "True or False"),
     "int": (int, "an integer"),
     "str": (str, "a string"),
 }
 
 
-def _kind(annotation: object) -> tuple[type, str] | None:
-    return _KINDS.get(getattr(annotation, "__name__", str(annotation)))
-
-
-def _is_kind(value: object, annotation: object) -> bool:
-    kind = _kind(annotation)
-    return kind is None or (isinstance(value, kind[0]) and not (kind[0] is int and isinstance(value, bool)))
-
-
-def _wanted(spec: Spec, annotation: object) -> str:
-    kind = _kind(annotation)
-    named = kind[1] if kind else ""
-    return ", one of ".join(filter(None, (named, _listed(spec))))
-
-
-def _listed(spec: Spec) -> str:
-    return ", ".join(repr(choice) for choice in spec.choices)
-
-
 def _frozen(value: object) -> object:
     """Lists as tuples, also inside: a stage is hashable."""
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+    if type(value) in (list, tuple):
         return tuple(_frozen(item) for item in cast("list[object]", value))
     return value
 

@@ -1,8 +1,9 @@
-"""Text in columns."""
+"""Text for people: columns, and how far something has come."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 
 def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -12,3 +13,11 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
     rule = "  ".join("-" * width for width in widths)
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+class Progress(NamedTuple):
+    """What is about to be done, or (at the end) was done last; `done` of `total` are behind."""
+
+    done: int
+    total: int
+    text: str

@@ -35,7 +35,7 @@ class Route(Protocol):
 
 
 @dataclass
-class Pool:
+class Accumulator:
     """Partials that make one total: those of whole tensors, and for each process group those of parts of tensors."""
 
     combine: Literal["sum", "max"]
@@ -49,7 +49,7 @@ class Pool:
 
     def merge(self) -> Partials:
         """The totals, once the partials of each group have been reduced over it."""
-        merged = Pool(self.combine)
+        merged = Accumulator(self.combine)
         for partials in self.by_group.values():
             merged.add(partials)
         return merged.by_group.get(None, {})
@@ -68,28 +68,28 @@ def _places(waiting: Iterable[tuple[Route, str]]) -> tuple[set[str], set[str]]:
 
 
 APART: Any = object()
-"""In the place of a partition: the other parameters are stepped at another time, or elsewhere."""
+"""In the place of a process group: the other parameters are stepped at another time, or elsewhere."""
 
 
-def answers(waiting: Sequence[tuple[Route, Asked]], partition: Any = None) -> list[Totals | None] | None:
+def reduce_requests(waiting: Sequence[tuple[Route, Asked]], process_group: Any = None) -> list[Totals | None] | None:
     """An answer for each of those who wait, or `None` for those who have to go on waiting; `None` if nobody waits.
 
-    The order of those who wait must be the same in all processes. With a `partition`, the process group over which the
+    The order of those who wait must be the same in all processes. With a `process_group`, over which the
     parameters are divided, all its members must call this, and get an answer or `None` together.
     """
-    if partition is APART:
-        partition = _check_alone(waiting)
+    if process_group is APART:
+        process_group = _check_alone(waiting)
     at, later = _places((program, address) for program, (address, _) in waiting)
-    pools = _pools(waiting)
-    if partition is not None:
-        if (known := _of_all(partition, at, later, pools)) is None:
+    accumulators = _accumulators(waiting)
+    if process_group is not None:
+        if (known := _of_all(process_group, at, later, accumulators)) is None:
             return None
-        at, later, pools = known
+        at, later, accumulators = known
     elif not waiting:
         return None
-    pools = {key: pool for key, pool in pools.items() if isinstance(key, int) or key[0] in at - later}
-    reduce_pools(pools.values())
-    totals = {key: Totals(**pool.merge()) for key, pool in pools.items()}
+    ready = {key: sums for key, sums in accumulators.items() if isinstance(key, int) or key[0] in at - later}
+    reduce_accumulators(ready.values())
+    totals = {key: Totals(**sums.merge()) for key, sums in ready.items()}
     result: list[Totals | None] = []
     for number, (_, asked) in enumerate(waiting):
         total = totals.get(_key(number, asked))
@@ -114,30 +114,24 @@ def _key(number: int, asked: Asked) -> Key:
     return number if request.scope == "tensor" else (address, request.label)
 
 
-def _pools(waiting: Sequence[tuple[Route, Asked]]) -> dict[Key, Pool]:
-    pools: dict[Key, Pool] = {}
+def _accumulators(waiting: Sequence[tuple[Route, Asked]]) -> dict[Key, Accumulator]:
+    accumulators: dict[Key, Accumulator] = {}
     for number, (_, (address, request)) in enumerate(waiting):
-        pool = pools.setdefault(_key(number, (address, request)), Pool(request.combine))
-        pool.add(request.partials, request.group)
-    return pools
+        key = _key(number, (address, request))
+        accumulators.setdefault(key, Accumulator(request.combine)).add(request.partials, request.group)
+    return accumulators
 
 
-def reduce_pools(pools: Iterable[Pool]) -> None:
+def reduce_accumulators(accumulators: Iterable[Accumulator]) -> None:
     """Reduce what is held for each process group over that group."""
-    held = list(pools)
-    groups = dict.fromkeys(group for pool in held for group in pool.by_group if group is not None)
-    for group in groups:
-        places = [(pool, name) for pool in held if group in pool.by_group for name in pool.by_group[group]]
-        sums = [(pool, name) for pool, name in places if pool.combine == "sum"]
-        maxima = [(pool, name) for pool, name in places if pool.combine == "max"]
-        ordered = [*sums, *maxima]
-        totals = all_reduce(
-            [pool.by_group[group][name] for pool, name in sums],
-            [pool.by_group[group][name] for pool, name in maxima],
-            group,
-        )
-        for (pool, name), total in zip(ordered, totals):
-            pool.by_group[group][name] = total
+    held = list(accumulators)
+    for group in dict.fromkeys(group for one in held for group in one.by_group if group is not None):
+        places = [(one.combine, one.by_group[group], name) for one in held for name in one.by_group.get(group, ())]
+        sums = [(partials, name) for combine, partials, name in places if combine == "sum"]
+        maxima = [(partials, name) for combine, partials, name in places if combine == "max"]
+        totals = all_reduce([partials[n] for partials, n in sums], [partials[n] for partials, n in maxima], group)
+        for (partials, name), total in zip([*sums, *maxima], totals):
+            partials[name] = total
 
 
 def all_reduce(sums: Sequence[torch.Tensor], maxima: Sequence[torch.Tensor], group: Any) -> list[torch.Tensor]:
@@ -170,18 +164,17 @@ def all_reduce(sums: Sequence[torch.Tensor], maxima: Sequence[torch.Tensor], gro
 
 
 def _of_all(
-    partition: Any, at: set[str], later: set[str], pools: Mapping[Key, Pool]
-) -> tuple[set[str], set[str], dict[Key, Pool]] | None:
+    process_group: Any, at: set[str], later: set[str], accumulators: Mapping[Key, Accumulator]
+) -> tuple[set[str], set[str], dict[Key, Accumulator]] | None:
     """Where anybody in a partition waits, and what all together have; `None` if nobody waits any more."""
-    joint = {key: (pool.combine, pool.merge()) for key, pool in pools.items() if not isinstance(key, int)}
-    everybody = gather((at, later, joint), partition)
+    joint = {key: (sums.combine, sums.merge()) for key, sums in accumulators.items() if not isinstance(key, int)}
+    everybody = gather((at, later, joint), process_group)
     if not any(at for at, _, _ in everybody):
         return None
-    own = {key: pool for key, pool in pools.items() if isinstance(key, int)}
-    merged: dict[Key, Pool] = {**own}
+    merged: dict[Key, Accumulator] = {key: sums for key, sums in accumulators.items() if isinstance(key, int)}
     for _, _, theirs in everybody:
         for key, (combine, partials) in theirs.items():
-            merged.setdefault(key, Pool(combine)).add(partials)
+            merged.setdefault(key, Accumulator(combine)).add(partials)
     return set().union(*(at for at, _, _ in everybody)), set().union(*(later for _, later, _ in everybody)), merged
 
 

@@ -8,7 +8,7 @@ from gradchain._chain.program import Program, Starting, State
 from gradchain._chain.slots import owned
 from gradchain._core.autocast import no_autocast
 from gradchain._core.shard import Shard, distributed, is_distributed, local_of
-from gradchain._core.totals import answers
+from gradchain._core.totals import reduce_requests
 from gradchain.errors import ChainError
 
 
@@ -49,7 +49,7 @@ def _answered(program: Program, starting: Starting) -> State:
     try:
         asked = next(starting)
         while True:
-            (totals,) = answers([(program, asked)]) or (None,)
+            (totals,) = reduce_requests([(program, asked)]) or (None,)
             assert totals is not None  # a state asks about its own tensor
             asked = starting.send(totals)
     except StopIteration as stop:

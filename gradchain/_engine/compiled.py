@@ -4,7 +4,7 @@ A bucket holds tensors of one program: small ones several together, large ones a
 dtypes and static options; hyperparameters and per-step scalars come in as a tensor, so schedules never recompile.
 
 A program that requests totals over other parameters runs in phases: phase `k` runs the chain from the start with the
-answers to the first `k` requests, and either writes its results or returns the partials of the next request. Stages
+reduce_requests to the first `k` requests, and either writes its results or returns the partials of the next request. Stages
 are pure, so running one again is safe; the compiler drops what a phase does not need.
 """
 
@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 from gradchain._chain.context import Recorded
 from gradchain._core.reduce import Totals
-from gradchain._core.totals import APART, answers
+from gradchain._core.totals import APART, reduce_requests
 from gradchain._engine.call import Call, Key, OwnKernels, Plan
 from gradchain._engine.layouts import LayoutIds, ScalarArgs
 from gradchain._engine.param_step import ParamStep
@@ -118,7 +118,7 @@ def _answered(waiting: Sequence[Call], places: Mapping[int, int], partition: Any
     """
     rows = [(places[id(item)], call, asked) for call in waiting for item, asked in zip(call.due, call.asked)]
     rows.sort(key=lambda row: row[0])
-    given = answers([(call.due[0].program, asked) for _, call, asked in rows], partition)
+    given = reduce_requests([(call.due[0].program, asked) for _, call, asked in rows], partition)
     if given is None:
         return None
     totals = {place: total for (place, _, _), total in zip(rows, given) if total is not None}

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import torch
 
 from gradchain._chain.lockstep import run_lockstep
-from gradchain._core.totals import Pool, reduce_pools
+from gradchain._core.totals import Accumulator, reduce_accumulators
 from gradchain._core.update import Update
 from gradchain._dist.zero import Partitioned
 from gradchain._engine.param_step import ParamStep
@@ -213,11 +213,11 @@ def _largest(grad: torch.Tensor) -> torch.Tensor:
 
 def _over_shards(due: Sequence[ParamStep], bad: torch.Tensor) -> torch.Tensor:
     """The sums over the processes that hold the other rows of each tensor."""
-    pool = Pool("sum")
+    accumulator = Accumulator("sum")
     for place, (item, own) in enumerate(zip(due, bad.unbind())):
-        pool.add({str(place): own}, item.record.shard.group)
-    reduce_pools([pool])
-    whole = pool.merge()
+        accumulator.add({str(place): own}, item.record.shard.group)
+    reduce_accumulators([accumulator])
+    whole = accumulator.merge()
     return torch.stack([whole[str(place)] for place in range(len(due))])
 
 

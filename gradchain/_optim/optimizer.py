@@ -165,7 +165,7 @@ class Optimizer(Checkpointed):
             if not explicit:
                 group["role"] = assign(self._role, parameter_names(group), group["params"])
             roles_of(group, where, self._table.routing.labels)
-            shared.adopt(self.chain, group, self.param_groups[0])
+            shared.attach_shared(self.chain, group, self.param_groups[0])
             self._table.stamp_shared(self.param_groups)
             if self._guard.policy == "skip" and any(param.device.type != "cpu" for param in group["params"]):
                 self.capturable = True  # only the device knows how many steps were taken

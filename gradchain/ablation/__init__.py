@@ -8,6 +8,7 @@ from gradchain.ablation.errors import HINT
 from gradchain.ablation.errors import StudyError as StudyError
 
 try:
+    from gradchain._core.text import Progress as Progress
     from gradchain.ablation.arms import Arm as Arm
     from gradchain.ablation.arms import Arms as Arms
     from gradchain.ablation.arms import make_arms as make_arms
@@ -22,10 +23,8 @@ try:
     from gradchain.ablation.statistics import paired_difference as paired_difference
     from gradchain.ablation.study import LR_FACTORS as LR_FACTORS
     from gradchain.ablation.study import RESULTS as RESULTS
-    from gradchain.ablation.study import Progress as Progress
     from gradchain.ablation.study import Study as Study
     from gradchain.ablation.study import ablate as ablate
-    from gradchain.ablation.study import load_chain as load_chain
     from gradchain.ablation.study import study_name as study_name
     from gradchain.ablation.task import Part as Part
     from gradchain.ablation.task import Split as Split

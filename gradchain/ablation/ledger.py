@@ -46,7 +46,7 @@ class Ledger:
             return
         try:
             with self.path.open("ab") as file:
-                file.write(json.dumps(run.to_json(), allow_nan=False).encode() + b"\n")
+                file.write(json.dumps(vars(run), allow_nan=False).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from gradchain.ablation.errors import StudyError
-from gradchain.ablation.report import IDENTICAL, Row, rows
+from gradchain.ablation.report import Row, interval, rows
 from gradchain.ablation.results import Result, Results
 
 # Colours that stay apart for colour-blind readers (Paul Tol's "muted"); the full chain is black, the baseline grey.
@@ -80,14 +80,7 @@ def _draw_differences(axes: Any, table: Sequence[Row], colours: Sequence[str]) -
 
 def _caption(row: Row) -> str:
     difference = row.accuracy_difference
-    if difference is None:
-        return f"{100 * row.accuracy:.1f} %"
-    if row.identical:
-        return IDENTICAL
-    if difference.half_width is None:
-        return f"{100 * difference.mean:+.2f}"
-    star = " *" if difference.excludes_zero else ""
-    return f"{100 * difference.mean:+.2f} ± {100 * difference.half_width:.2f}{star}"
+    return f"{100 * row.accuracy:.1f} %" if difference is None else interval(row, difference, 100, 2).rstrip()
 
 
 def _draw_curves(axes: Any, study: Results, table: Sequence[Row], colours: Sequence[str]) -> None:

@@ -142,7 +142,7 @@ def _table(study: Results) -> Table:
     found = rows(study)
     columns = _columns(found)
     for title in columns:
-        table.add_column(title.removesuffix("\0"), justify="right", overflow="fold")
+        table.add_column(title, justify="right", overflow="fold")
     for place, row in enumerate(found):
         cells = [Text(cells[place]) for cells in columns.values()]
         table.add_row(Text(row.label), *cells, style="bold" if row.accuracy_difference is None else "")
@@ -151,20 +151,21 @@ def _table(study: Results) -> Table:
 
 def _columns(found: list[Row]) -> dict[str, list[str]]:
     """The cells of each column under its title."""
-    same = IDENTICAL
     return {
         "lr": ["-" if row.lr is None else f"{row.lr:g}" for row in found],
         "accuracy %": [f"{100 * row.accuracy:.2f}" for row in found],
-        "vs full (points)": [same if row.identical else _interval(row.accuracy_difference, 100, 2) for row in found],
+        "vs full (points)": [interval(row, row.accuracy_difference, 100, 2) for row in found],
         "loss": ["diverged" if row.loss is None else f"{row.loss:.4f}" for row in found],
-        "vs full": [same if row.identical else _interval(row.loss_difference, 1, 4) for row in found],
+        "vs full": [interval(row, row.loss_difference, 1, 4) for row in found],
         "step ms": [f"{1000 * row.step_seconds:.2f}" for row in found],
         "ratio": [f"{row.step_ratio:.2f}" for row in found],
         "state bytes": [f"{row.state_bytes:,}" for row in found],
     }
 
 
-def _interval(difference: Difference | None, factor: float, digits: int) -> str:
+def interval(row: Row, difference: Difference | None, factor: float, digits: int) -> str:
+    if row.identical:
+        return IDENTICAL
     if difference is None:
         return "-"
     mean = _signed(factor * difference.mean, digits)

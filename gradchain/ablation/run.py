@@ -10,7 +10,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Generator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
@@ -40,13 +40,7 @@ class Settings:
     compile: bool = False
 
     def described(self) -> dict[str, Any]:
-        return {
-            "task": self.task.name,
-            "epochs": self.epochs,
-            "batch_size": self.batch_size,
-            "dtype": self.dtype,
-            "compile": self.compile,
-        }
+        return {**vars(self), "task": self.task.name}
 
 
 @dataclass(frozen=True)
@@ -68,9 +62,6 @@ class Run:
     curve: list[list[float]]
     weights: str
     advice: list[str]
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def run_key(chain: Chain, settings: Settings, seed: int) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
-from gradchain._chain import recipes
 from gradchain._chain.chain import Chain
+from gradchain._chain.recipes import is_path, load_chain
+from gradchain._core.text import Progress
 from gradchain.ablation.arms import Arm, make_arms
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.ledger import Ledger
@@ -16,19 +18,10 @@ from gradchain.ablation.report import report_text
 from gradchain.ablation.results import Result, Results
 from gradchain.ablation.run import Run, Settings, run_key, train
 from gradchain.ablation.task import DTYPES, Task, find_task
-from gradchain.errors import GradchainError, kind_of, shown
+from gradchain.errors import kind_of, shown
 
 LR_FACTORS = (0.1, 0.3, 1.0, 3.0, 10.0)
 RESULTS = "results.jsonl"
-
-
-@dataclass(frozen=True)
-class Progress:
-    """One run that is about to start, or (at the end) the last one done."""
-
-    done: int
-    total: int
-    text: str
 
 
 Watch = Callable[[Progress], None]
@@ -81,8 +74,16 @@ def ablate(
 
     >>> print(ablate("rose", seeds=3))
     """
-    _check_kinds(recipe, baseline, options, compile=compile, fresh=fresh)
-    _check_places(out, watch)
+    chains, flag = "a recipe's name, a path, or a chain", "True or False"
+    _check_kind("recipe", recipe, (str, Chain), chains)
+    _check_kind("baseline", baseline, (str, Chain, NoneType), chains)
+    _check_kind("options", options, (Mapping, NoneType), "a dict of the recipe's options by name")
+    if any(not isinstance(key, str) for key in options or ()):
+        raise StudyError(f"options = {shown(options)}: pass a dict of the recipe's options by name.")
+    _check_kind("compile", compile, (bool,), flag)
+    _check_kind("fresh", fresh, (bool,), flag)
+    _check_kind("out", out, (str, Path, NoneType), "the path of a directory, or None")
+    _check_kind("watch", watch, (Callable, NoneType), "a function of a Progress")
     found = task if isinstance(task, Task) else find_task(task)
     settings = Settings(
         found,
@@ -92,10 +93,10 @@ def ablate(
         compile,
     )
     _check(settings, seeds, lr_factors)
-    chain = load_chain(recipe, options)
+    chain = load_chain(recipe, options or {})
     lr_factors = tuple(lr_factors)
     chain = chain if lr is None else chain.with_options(lr=lr)
-    other = None if baseline is None else (study_name(baseline, "baseline"), load_chain(baseline))
+    other = None if baseline is None else (study_name(baseline, "baseline"), load_chain(baseline, {}))
     plan = make_arms(chain, other)
     ledger = Ledger(None if out is None else Path(out) / RESULTS, fresh)
     runner = _Runner(settings, ledger, watch, len(plan.arms) * (seeds + max(0, len(lr_factors) - 1)))
@@ -162,27 +163,11 @@ def _best(sweep: list[tuple[Chain, Run]]) -> Chain:
     return min(sweep, key=rank)[0]
 
 
-def load_chain(recipe: str | Chain, options: Mapping[str, Any] | None = None) -> Chain:
-    """The chain of a recipe's name, of a path to a config, or the chain itself, with options set."""
-    options = options or {}
-    if isinstance(recipe, Chain):
-        return recipe.with_options(**options)
-    if recipe.endswith((".toml", ".json")):
-        return Chain.from_config(recipe).with_options(**options)
-    try:
-        return recipes.recipe(recipe, **options)
-    except GradchainError:
-        raise
-    except (TypeError, ValueError, IndexError) as error:  # from the recipe's own code
-        given = ", ".join(f"{name}={shown(value)}" for name, value in options.items())
-        raise StudyError(f"recipe {recipe!r} cannot be built with {given or 'its defaults'}: {error}") from error
-
-
 def study_name(recipe: str | Chain, unnamed: str = "chain") -> str:
     """What to call a chain in reports and directories."""
     if isinstance(recipe, Chain):
         return unnamed
-    return Path(recipe).stem if recipe.endswith((".toml", ".json")) else recipe
+    return Path(recipe).stem if is_path(recipe) else recipe
 
 
 MOST = 1_000_000
@@ -190,34 +175,18 @@ MOST = 1_000_000
 
 def _check(settings: Settings, seeds: int, lr_factors: Any) -> None:
     for name, value in (("seeds", seeds), ("epochs", settings.epochs), ("batch_size", settings.batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise StudyError(f"{name} = {shown(value)} is {kind_of(value)}; pass an integer of at least 1.")
-        if value < 1:
-            raise StudyError(f"{name} = {shown(value)}: pass at least 1.")
-        if value > MOST:
-            raise StudyError(f"{name} = {shown(value)}: pass at most {MOST:,}.")
+        _check_kind(name, value, (int,), "an integer of at least 1")
+        if isinstance(value, bool) or not 1 <= value <= MOST:
+            bound = f"at most {MOST:,}" if value > MOST else "at least 1"
+            raise StudyError(f"{name} = {shown(value)}: pass {bound}.")
     if not isinstance(settings.dtype, str) or settings.dtype not in DTYPES:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise StudyError(f"dtype = {shown(settings.dtype)} is not one of {', '.join(DTYPES)}. Pass one of these.")
-    sequence = isinstance(lr_factors, (list, tuple))
-    if not sequence or not all(isinstance(f, (int, float)) and not isinstance(f, bool) for f in lr_factors):
-        raise StudyError(f"lr_factors = {shown(lr_factors)}: pass a list of different positive numbers.")
-    if len(set(lr_factors)) < len(lr_factors) or any(not 0 < factor < float("inf") for factor in lr_factors):
-        raise StudyError(f"lr_factors = {shown(tuple(lr_factors))}: pass different positive numbers.")
+    _check_kind("lr_factors", lr_factors, (list, tuple), "a list of different positive numbers")
+    numbers = [f for f in lr_factors if isinstance(f, (int, float)) and not isinstance(f, bool) and 0 < f < math.inf]
+    if len(set(numbers)) < len(lr_factors):
+        raise StudyError(f"lr_factors = {shown(lr_factors)}: pass different positive numbers.")
 
 
-def _check_kinds(recipe: object, baseline: object, options: object, **flags: object) -> None:
-    for name, value in (("recipe", recipe), ("baseline", baseline)):
-        if not isinstance(value, (str, Chain)) and not (name == "baseline" and value is None):
-            raise StudyError(f"{name} = {shown(value)} is {kind_of(value)}; pass a recipe's name, a path, or a chain.")
-    if options is not None and not (isinstance(options, Mapping) and all(isinstance(key, str) for key in options)):
-        raise StudyError(f"options = {shown(options)}: pass a dict of the recipe's options by name.")
-    for name, value in flags.items():
-        if not isinstance(value, bool):
-            raise StudyError(f"{name} = {shown(value)} is {kind_of(value)}; pass True or False.")
-
-
-def _check_places(out: object, watch: object) -> None:
-    if out is not None and not isinstance(out, (str, Path)):
-        raise StudyError(f"out = {shown(out)} is {kind_of(out)}; pass the path of a directory, or None.")
-    if watch is not None and not callable(watch):
-        raise StudyError(f"watch = {shown(watch)} is {kind_of(watch)}; pass a function of a Progress.")
+def _check_kind(name: str, value: object, kinds: tuple[Any, ...], wanted: str) -> None:
+    if not isinstance(value, kinds):
+        raise StudyError(f"{name} = {shown(value)} is {kind_of(value)}; pass {wanted}.")

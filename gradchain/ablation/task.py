@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from gradchain.ablation.errors import StudyError, extra
-from gradchain.errors import nearest, shown
+from gradchain._chain.registry import find
+from gradchain.ablation.errors import extra
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
@@ -101,9 +101,7 @@ def register_task(task: Task) -> Task:
 
 
 def find_task(name: str) -> Task:
-    if not isinstance(name, str) or name not in _tasks:  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise StudyError(f"unknown task {shown(name)}. {nearest(str(name), _tasks)}")
-    return _tasks[name]
+    return find("task", name, _tasks)
 
 
 def tasks() -> tuple[str, ...]:

@@ -6,8 +6,8 @@
 (True, 'changes the update')
 """
 
-from gradchain.audit.inquiry import check as check
+from gradchain._core.text import Progress as Progress
 from gradchain.audit.report import HEADER as HEADER
 from gradchain.audit.report import Finding as Finding
-from gradchain.audit.report import Progress as Progress
 from gradchain.audit.report import Report as Report
+from gradchain.audit.runner import check as check

@@ -13,6 +13,7 @@ from gradchain._chain.bindings import Binding
 from gradchain._chain.chain import Chain
 from gradchain._chain.mixins import comes_first
 from gradchain._chain.recipes import Recipe
+from gradchain._chain.show import show
 from gradchain._chain.stage import Stage
 from gradchain._core.fields import Interval, spec_of
 from gradchain.audit.alternatives import named, numbers, values
@@ -71,15 +72,14 @@ class Item:
 def items_of(subject: Subject, recipe: Recipe | None) -> list[Item]:
     """Everything in a chain that should matter, and the options of its recipe."""
     chain = subject.chain
-    reasons = {address: _reasons(stage) for address, stage in chain.addressed}
-    found = [_removal(chain, address, reasons[address].get("", "")) for address in chain.names]
+    found = [_removal(chain, address) for address in chain.names]
     for key, index in dict.fromkeys((b.key, b.index) for b in chain.bindings.bindings if not b.spec.follows):
-        found.append(_hyperparameter(chain, key, index, reasons))
+        found.append(_hyperparameter(chain, key, index))
     for address, stage in chain.addressed:
         bound = {binding.field for binding in chain.bindings.of_stage(address)}
         for field in stage.fields():
             if field.init and field.name not in ("name", "keys", *bound):
-                found += _field(address, stage, field, reasons[address].get(field.name, ""))
+                found += _field(address, stage, field)
     for parameter in recipe.parameters if recipe is not None else ():
         found += _option(cast("Recipe", recipe), parameter, subject)
     return found
@@ -144,13 +144,7 @@ def _both(one: Edit, other: Edit) -> Edit:
 # Stages and their fields.
 
 
-def _reasons(stage: Stage) -> Mapping[str, str]:
-    """The stage's own reasons why something in it is inert."""
-    inert = getattr(stage, "inert", None)
-    return cast("Mapping[str, str] | None", inert() if callable(inert) else inert) or {}
-
-
-def _removal(chain: Chain, address: str, reason: str) -> Item:
+def _removal(chain: Chain, address: str) -> Item:
     def without(subject: Subject) -> Subject:
         less = subject.chain.without(address, *subject.chain.dependents(address))
         return Subject(less, tuple((key, value) for key, value in subject.numbers if key in less.hyperparameters))
@@ -160,15 +154,15 @@ def _removal(chain: Chain, address: str, reason: str) -> Item:
     except GradchainError:
         also = ()
     label = f"removed with {', '.join(also)}" if also else "removed"
-    return Item("stage", address, ((label, without),), owners=(address,), reason=reason)
+    return Item("stage", address, ((label, without),), owners=(address,))
 
 
-def _hyperparameter(chain: Chain, key: str, index: int | None, reasons: Mapping[str, Mapping[str, str]]) -> Item:
+def _hyperparameter(chain: Chain, key: str, index: int | None) -> Item:
     bound = [b for b in chain.bindings.bindings if (b.key, b.index) == (key, index)]
     held = [b for b in bound if not b.spec.follows]
     value = held[0].pick(chain.hyperparameters)
     tried = numbers(value, _common(held), optional=all(b.spec.optional for b in held))
-    why = [reasons[b.address].get(b.field, "") for b in bound]
+    why = [b.spec.inert for b in bound]
 
     def in_group(subject: Subject, new: Any) -> Subject:
         numbers = {key: subject.chain.hyperparameters.get(key), **dict(subject.numbers)}
@@ -197,7 +191,7 @@ def _common(bound: Sequence[Binding]) -> Interval:
     return Interval(low, high, any(low not in i for i in intervals), any(high not in i for i in intervals))
 
 
-def _field(address: str, stage: Stage, field: dataclasses.Field[Any], reason: str) -> list[Item]:
+def _field(address: str, stage: Stage, field: dataclasses.Field[Any]) -> list[Item]:
     """A static field, or a number that is no hyperparameter as things stand."""
     name, spec = field.name, spec_of(field)
 
@@ -219,7 +213,7 @@ def _field(address: str, stage: Stage, field: dataclasses.Field[Any], reason: st
             _edits(value, tried, edit),
             value=value,
             owners=(address,),
-            reason=reason,
+            reason=spec.inert,
         )
 
     return [item(place, value) for place, value in _parts(getattr(stage, name))]
@@ -296,11 +290,7 @@ def _edits(old: Any, tried: Sequence[Any], edit: Callable[[Subject, Any], Subjec
     def to(new: Any) -> Edit:
         return lambda subject: edit(subject, new)
 
-    return tuple((f"{_shown(old)} → {_shown(new)}", to(new)) for new in tried)
-
-
-def _shown(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return tuple((f"{show(old)} → {show(new)}", to(new)) for new in tried)
 
 
 def _parts(value: Any) -> list[tuple[int | None, Any]]:

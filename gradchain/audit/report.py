@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
+from gradchain._core.text import aligned
 from gradchain.audit.changes import Kind
 
 Verdict = Literal[
@@ -60,18 +61,7 @@ class Report:
         return f"{self.name}: {listed}. {wrong} ({self.runs} runs, {self.seconds:.1f} s)"
 
     def __str__(self) -> str:
-        rows = [HEADER, *(found.cells for found in self.findings)]
-        widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
-        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, "", self.summary])
+        return f"{aligned(HEADER, [found.cells for found in self.findings])}\n\n{self.summary}"
 
 
 HEADER = ("what", "name", "verdict", "because")
-
-
-class Progress(NamedTuple):
-    """How far a check has come."""
-
-    done: int
-    total: int
-    text: str

@@ -20,12 +20,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gradchain.storage.anchors import Affine, Float8, ScaledFloat8
-from gradchain.storage.base import Kept, Parts, Storage, Storing, near_square
+from gradchain.storage.base import Parts, SlotView, Storage, Storing, near_square
 from gradchain.storage.dense import AsParameter, Float16, Float32, RoundedBfloat16
 from gradchain.storage.factored import CompactFactored, Factored
 from gradchain.storage.int8 import Int8
 
-__all__ = ["ANCHORS", "STORAGES", "Kept", "Parts", "Storage", "Storing", "near_square"]
+__all__ = ["ANCHORS", "STORAGES", "Parts", "SlotView", "Storage", "Storing", "near_square"]
 
 STORAGES: Mapping[str, Storage] = {
     "param": AsParameter(),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from gradchain._core.reduce import tensor_partials, tensor_partials_max, whole_tensor_max
-from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing, blocks, of_blocks, placed, unblocked
+from gradchain.storage.base import Bits, Parts, SlotView, Storage, Storing, blocks, of_blocks, placed, unblocked
 
 LARGEST = 448.0
 """The largest number of float8 (e4m3)."""
@@ -17,10 +17,10 @@ LARGEST = 448.0
 class Float8(Storage):
     r"""float8 (e4m3), unscaled: sizes above 448 are kept as 448, and below about $10^{-3}$ there are few steps left."""
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts:
         return {"data": _bytes(dense.to(torch.float32))}
 
-    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+    def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         return _numbers(parts["data"])
 
 
@@ -28,14 +28,14 @@ class Float8(Storage):
 class ScaledFloat8(Storage):
     r"""float8 (e4m3) with one float32 scale for the whole tensor, $s = \max|x| / 448$; 1 for a tensor of zeros."""
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Storing:
         x = dense.to(torch.float32)
         totals = yield whole_tensor_max(peak=x.abs())
         scale = totals.peak / LARGEST
         scale = torch.where(scale > 0, scale, torch.ones_like(scale))  # also of an empty tensor
         return {"data": _bytes(x / scale), "scale": scale}
 
-    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+    def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         return _numbers(parts["data"]) * parts["scale"]
 
 
@@ -69,7 +69,7 @@ class Affine(Storage):
     def splits(self, part: str, shape: torch.Size) -> bool:
         return part == "data" and (self.bits == 8 or len(shape) > 1)
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Storing:
         rows = blocks(dense.to(torch.float32), self.block, kept)
         low, high = (rows.amin(1), rows.amax(1)) if rows.numel() else (rows.new_zeros(0),) * 2
         ends = (placed(x, self.block, kept, -torch.inf) for x in (-low, high))
@@ -90,14 +90,14 @@ class Affine(Storage):
             data = torch.where(data > 127, data - 256, data).to(torch.int8)
         return {"data": data, "scale": scale.to(kept.dtype), "low": low.to(kept.dtype)}
 
-    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+    def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         codes = parts["data"] if self.bits == 8 else _codes(parts["data"], kept)
         rows = blocks(codes, self.block, kept).to(torch.float32)
         start, step = (of_blocks(parts[name].to(torch.float32), rows, kept)[:, None] for name in ("low", "scale"))
         return unblocked((rows + self.offset) * step + start, kept)
 
 
-def _halves(codes: torch.Tensor, kept: Kept) -> torch.Tensor:
+def _halves(codes: torch.Tensor, kept: SlotView) -> torch.Tensor:
     """Bytes of two codes each, for each row; of a vector, all bytes, with zeros for what is not here."""
     part, codes = kept.part, codes & 15
     if len(kept.shape) < 2:
@@ -109,7 +109,7 @@ def _halves(codes: torch.Tensor, kept: Kept) -> torch.Tensor:
     return (rows[:, 0::2] << 4) | rows[:, 1::2]
 
 
-def _codes(data: torch.Tensor, kept: Kept) -> torch.Tensor:
+def _codes(data: torch.Tensor, kept: SlotView) -> torch.Tensor:
     """The inverse: the codes that are here."""
     part, byte = kept.part, data.to(torch.int32)
     low = byte & 15

@@ -23,7 +23,7 @@ Storing: TypeAlias = "Generator[Request, Totals, Parts]"
 
 
 @dataclass(frozen=True)
-class Kept:
+class SlotView:
     """The dense slot that a storage stands for: the shape of the whole, and what part of it is here."""
 
     shape: torch.Size
@@ -66,15 +66,15 @@ class Storage:
     in_tiles: ClassVar[bool] = False
     """Whether a large tensor can be stepped in tiles of rows (`gradchain._engine.tiles`)."""
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts | Storing:
         """The tensors to keep for `dense`. Like a stage it may yield, for a statistic of the whole tensor."""
         return {"": narrowed(dense, kept.dtype)}
 
-    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+    def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         """The dense tensor that `parts` stand for: what is here of it, in order, in whatever shape."""
         return parts[""]
 
-    def matrix(self, kept: Kept) -> tuple[int, int] | None:
+    def matrix(self, kept: SlotView) -> tuple[int, int] | None:
         """The matrix as which this storage looks at a slot, if it looks at it as one."""
         return None
 
@@ -83,7 +83,7 @@ class Storage:
         return part in ("", "data")
 
 
-def blocks(dense: torch.Tensor, size: int, kept: Kept) -> torch.Tensor:
+def blocks(dense: torch.Tensor, size: int, kept: SlotView) -> torch.Tensor:
     """The blocks of `size` consecutive elements of the whole that some elements here belong to, as rows.
 
     What belongs to a block and is not here, or nowhere, is filled up with copies of the element next to it.
@@ -97,13 +97,13 @@ def blocks(dense: torch.Tensor, size: int, kept: Kept) -> torch.Tensor:
     return flat.view(-1, size)
 
 
-def unblocked(rows: torch.Tensor, kept: Kept) -> torch.Tensor:
+def unblocked(rows: torch.Tensor, kept: SlotView) -> torch.Tensor:
     """The inverse of `blocks`."""
     part, size = kept.part, rows.shape[1]
     return rows.reshape(-1)[part.offset % size :][: part.numel].view(part.here)
 
 
-def placed(here: torch.Tensor, size: int, kept: Kept, fill: float = 0.0) -> torch.Tensor:
+def placed(here: torch.Tensor, size: int, kept: SlotView, fill: float = 0.0) -> torch.Tensor:
     """One number for each block of the whole, given those for the blocks of `blocks`; `fill` for all others."""
     total, start = -(-kept.shape.numel() // size), kept.part.offset // size
     if len(here) == total:
@@ -112,7 +112,7 @@ def placed(here: torch.Tensor, size: int, kept: Kept, fill: float = 0.0) -> torc
     return torch.nn.functional.pad(here, (start, total - start - len(here)), value=fill)
 
 
-def of_blocks(whole: torch.Tensor, rows: torch.Tensor, kept: Kept) -> torch.Tensor:
+def of_blocks(whole: torch.Tensor, rows: torch.Tensor, kept: SlotView) -> torch.Tensor:
     """The inverse of `placed`: one number for each row of `blocks`."""
     start = kept.part.offset // rows.shape[1]
     return whole[start : start + len(rows)]

@@ -10,7 +10,7 @@ import torch
 from gradchain._core.noise import round_to_bf16
 from gradchain._core.reduce import tensor_partials_max
 from gradchain.ops import narrowed
-from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
+from gradchain.storage.base import Bits, Parts, SlotView, Storage, Storing
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Float32(Storage):
     elementwise: ClassVar[bool | None] = True
     in_tiles: ClassVar[bool] = True
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts:
         return {"": narrowed(dense, torch.float32)}
 
 
@@ -39,14 +39,14 @@ class Float16(Storage):
     Slots that are never negative are kept as their roots: of squares, float16 would lose all but the largest.
     """
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Storing:
         wide = dense.to(torch.promote_types(dense.dtype, torch.float32))
         wide = wide if kept.signed else wide.sqrt()
         totals = yield tensor_partials_max(peak=wide.abs().amax() if wide.numel() else wide.new_zeros(()))
         scale = torch.where(totals.peak > 0, totals.peak, torch.ones_like(totals.peak))
         return {"data": (wide / scale).to(torch.float16), "scale": scale.to(torch.float32)}
 
-    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+    def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         wide = parts["data"].to(torch.float32) * parts["scale"]
         return wide if kept.signed else wide.square()
 
@@ -55,5 +55,5 @@ class Float16(Storage):
 class RoundedBfloat16(Storage):
     """bfloat16, stochastically rounded."""
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts:
         return {"": dense if dense.dtype == torch.bfloat16 else round_to_bf16(dense, bits())}

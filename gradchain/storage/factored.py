@@ -11,7 +11,7 @@ import torch
 from gradchain._core.noise import round_to_bf16
 from gradchain._core.reduce import run_locally, tensor_partials
 from gradchain.ops import finite, narrowed
-from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing
+from gradchain.storage.base import Bits, Parts, SlotView, Storage, Storing, placed, unblocked
 from gradchain.storage.int8 import Int8
 from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
 
@@ -36,25 +36,25 @@ class Factored(Storage):
     in_tiles: ClassVar[bool] = True
     vectors: bool = False
 
-    def factors(self, kept: Kept) -> bool:
+    def factors(self, kept: SlotView) -> bool:
         """Whether a slot is factored at all."""
         enough_axes = len(kept.shape) >= (1 if self.vectors else 2)
         return enough_axes and kept.square[1] > 1
 
-    def matrix(self, kept: Kept) -> tuple[int, int] | None:
+    def matrix(self, kept: SlotView) -> tuple[int, int] | None:
         return kept.square if self.factors(kept) else None
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts | Storing:
         return self._factors(dense, kept) if self.factors(kept) else {"": narrowed(dense, torch.float32)}
 
     def splits(self, part: str, shape: torch.Size) -> bool:
         return part == "" or (part == "sign" and len(shape) > 1)
 
-    def _factors(self, dense: torch.Tensor, kept: Kept) -> Storing:
-        start, matrix = _matrix(dense.to(torch.float32), kept)
+    def _factors(self, dense: torch.Tensor, kept: SlotView) -> Storing:
+        matrix = _matrix(dense.to(torch.float32), kept)
         sizes = matrix.abs() if kept.signed else matrix
         rows, columns = sizes.sum(1, dtype=torch.float64), _column_sums(sizes)
-        partials = {"row": _among(rows, start, kept.square[0]), "column": columns}
+        partials = {"row": placed(rows, columns.numel(), kept), "column": columns}
         vector = kept.signed and len(kept.shape) < 2
         if vector:
             partials["sign"] = pack_vector(dense > 0, kept.part, columns.numel())
@@ -66,17 +66,14 @@ class Factored(Storage):
             return parts
         return {**parts, "sign": totals.sign if vector else pack(dense.reshape(-1, kept.part.row_numel) > 0)}
 
-    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+    def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         if "" in parts:
             return parts[""]
         row, column, part = parts["row"], parts["column"], kept.part
         if part.group is not None:  # only the rows of the matrix that reach in here
             first, last = part.offset // column.numel(), -(-(part.offset + part.numel) // column.numel())
             row = row[first:last]
-        sizes = torch.outer(row, column)
-        if part.group is not None:
-            skipped = part.offset % column.numel()
-            sizes = sizes.view(-1)[skipped : skipped + part.numel]
+        sizes = unblocked(torch.outer(row, column), kept)
         if not kept.signed:
             return sizes
         if len(kept.shape) < 2:
@@ -95,10 +92,10 @@ class CompactFactored(Factored):
 
     vectors: bool = True
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Parts | Storing:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts | Storing:
         return self._compact(dense, kept, bits) if self.factors(kept) else {"": narrowed(dense, torch.float32)}
 
-    def _compact(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
+    def _compact(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Storing:
         parts = dict((yield from self._factors(dense, kept)))
         for name in ("row", "column"):
             factor = parts.pop(name)
@@ -110,7 +107,7 @@ class CompactFactored(Factored):
             parts |= {f"{name}_{part}": tensor for part, tensor in codes.items()}
         return parts
 
-    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+    def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         if "" in parts:
             return parts[""]
         if kept.signed:
@@ -137,21 +134,14 @@ def _column_sums(matrix: torch.Tensor) -> torch.Tensor:
     return matrix[:whole].view(-1, ROWS, columns).sum(1, dtype=torch.float64).sum(0) + last
 
 
-def _unsigned(shape: torch.Size) -> Kept:
-    return Kept(shape, torch.float32, signed=False)
+def _unsigned(shape: torch.Size) -> SlotView:
+    return SlotView(shape, torch.float32, signed=False)
 
 
-def _matrix(dense: torch.Tensor, kept: Kept) -> tuple[int, torch.Tensor]:
-    """The rows of the near-square matrix that reach into what is here, with zeros for what is not, and the first one."""
-    columns, part = kept.square[1], kept.part
-    if part.group is None:
-        return 0, dense.reshape(-1, columns)
-    flat = dense.reshape(-1)
-    head = part.offset % columns
-    flat = torch.nn.functional.pad(flat, (head, -(head + part.numel) % columns))
-    return part.offset // columns, flat.view(-1, columns)
-
-
-def _among(here: torch.Tensor, start: int, total: int) -> torch.Tensor:
-    """Some numbers in their places among more, which are 0."""
-    return here if len(here) == total else torch.nn.functional.pad(here, (start, total - start - len(here)))
+def _matrix(dense: torch.Tensor, kept: SlotView) -> torch.Tensor:
+    """The rows of the near-square matrix that reach into what is here, with zeros for what is not."""
+    columns, part, flat = kept.square[1], kept.part, dense.reshape(-1)
+    if part.group is not None:
+        head = part.offset % columns
+        flat = torch.nn.functional.pad(flat, (head, -(head + part.numel) % columns))
+    return flat.view(-1, columns)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from gradchain._core.reduce import tensor_partials_max
-from gradchain.storage.base import Bits, Kept, Parts, Storage, Storing, blocks, of_blocks, placed, unblocked
+from gradchain.storage.base import Bits, Parts, SlotView, Storage, Storing, blocks, of_blocks, placed, unblocked
 
 BLOCK = 2048
 FINEST = 1e-38
@@ -27,7 +27,7 @@ class Int8(Storage):
     A number between two that have codes becomes one of them, with such probabilities that it is right on average.
     """
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Storing:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Storing:
         rows = blocks(dense.to(torch.float32), BLOCK, kept)
         peaks = rows.abs().amax(1) if rows.numel() else rows.new_zeros(0)
         totals = yield tensor_partials_max(peak=placed(peaks, BLOCK, kept))
@@ -36,7 +36,7 @@ class Int8(Storage):
         codes = _signed_codes(part, noise) if kept.signed else _fourth_power_codes(part, noise)
         return {"data": unblocked(codes, kept), "scale": totals.peak}
 
-    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+    def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         rows = blocks(parts["data"], BLOCK, kept).to(torch.float32)
         part = rows / 127 if kept.signed else _fourth_power(rows)
         return unblocked(part * of_blocks(parts["scale"], rows, kept)[:, None], kept)

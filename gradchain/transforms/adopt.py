@@ -78,7 +78,7 @@ class adopt(Stage):
         storage = STORAGES[self.storage]
         if self.skip_first or not isinstance(storage, Factored):
             return start
-        return (yield from ctx.as_kept(storage, start, "start", signed=False))
+        return (yield from ctx.as_stored(storage, start, "start", signed=False))
 
 
 class step_clip(Stage):

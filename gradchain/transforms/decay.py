@@ -38,7 +38,7 @@ class decoupled_decay(Decay):
         clamp: bound $\kappa\lambda$ by 1, so that the decay never flips a sign.
         fan_in: divide the decay of a tensor of two or more axes by its fan-in, the product of all axes but the first.
 
-    The field `gate` is inert until `expose(gate="key")` ties it to another hyperparameter: while that is 0, so is the
+    The field `gate` is inert until `rename(gate="key")` ties it to another hyperparameter: while that is 0, so is the
     decay.
 
     Raises:
@@ -64,14 +64,6 @@ class decoupled_decay(Decay):
     gate: float | None = follow()
     lr: float | None = follow("lr")
     constructor_lr: float | None = follow("lr", initial=True, when="schedule")
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.reference_lr is not None and not self.schedule:
-            raise OptionError(
-                f"{self.address}.reference_lr = {self.reference_lr!r} has no effect without schedule=True. Pass both, "
-                "or neither."
-            )
 
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
         if not self.schedule or values["reference_lr"] is not None:
@@ -185,13 +177,8 @@ class centered_decay(decoupled_decay):
     weight_decay: float = hyper(default=1e-2, ge=0, key="centered_wd")
     anchor: str = static(default="full", choices=tuple(ANCHORS))
     geometric: bool = static(default=False)
-    snr: bool = static(default=False)
+    snr: bool = static(default=False, when="geometric")
     adapters: bool = static(default=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.snr and not self.geometric:
-            raise OptionError(f"{self.address}.snr = True has no effect without geometric=True. Pass both, or neither.")
 
     @property
     def reads(self) -> tuple[Read, ...]:  # type: ignore[override]
@@ -201,15 +188,12 @@ class centered_decay(decoupled_decay):
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
         return {"anchor_param": Slot("param", storage=ANCHORS[self.anchor])} if self._anchors(p.role) else {}
 
-    def update(self, update: Update, ctx: Context) -> Update | Yields:
-        if not self._anchors(ctx.role):
-            return update
-        return self._pulled(update, ctx)
-
     def _anchors(self, role: str | None) -> bool:
         return self.adapters or role not in ADAPTERS
 
-    def _pulled(self, update: Update, ctx: Context) -> Yields:
+    def update(self, update: Update, ctx: Context) -> Yields:
+        if not self._anchors(ctx.role):
+            return update
         anchor = ctx.read("anchor_param")
         if self.geometric:
             target = yield from _geometric(ctx.param - anchor, ctx, self.snr)
@@ -300,16 +284,13 @@ class fisher_decay(Stage):
         eps = 1 / layers if self.eps is None else self.eps
         return {"shift": eps if self.d is None else self.d * eps}
 
-    def update(self, update: Update, ctx: Context) -> Update | Yields:
+    def update(self, update: Update, ctx: Context) -> Yields:
         assert update.scale is not None
         if self.bound == "atan2":
             weight = torch.atan2(torch.ones_like(update.scale), update.scale) * (4 / math.pi)
             return update.weigh_decay(weight)
-        return self._bounded(update, wide(update.scale), ctx)
-
-    def _bounded(self, update: Update, scale: torch.Tensor, ctx: Context) -> Yields:
         shift = ctx["shift"] / math.sqrt(max(ctx.numel, 1)) if self.eps is None else ctx["shift"]
-        f = 1 / nonzero(scale + shift)
+        f = 1 / nonzero(wide(update.scale) + shift)
         totals = yield whole_tensor(squares=(wide(ctx.param) * f).square())
         rms = root(totals.squares / max(ctx.numel, 1))
         weight = f / rms.clamp_min(1.0)

@@ -28,8 +28,7 @@ def check_averaged(self: Stage, before: Sequence[Stage]) -> None:
     if not any(averages(stage) for stage in before):
         raise ChainError(
             f"{self.address} compares a momentum with the gradient in it, and no stage before it averages. Put "
-            f"first_moment(...), or another stage with a slot 'exp_avg' or 'momentum_buffer', before {self.address}.",
-            stage=self.address,
+            f"first_moment(...), or another stage with a slot 'exp_avg' or 'momentum_buffer', before {self.address}."
         )
 
 
@@ -41,8 +40,7 @@ def check_units(self: Stage, before: Sequence[Stage]) -> None:
     if resolved and any(averages(stage) for stage in before):
         raise ChainError(
             f"{self.address} adds the gradient to its momentum, which {resolved} has divided and the gradient not. Put "
-            f"{self.address} before {resolved}.",
-            stage=self.address,
+            f"{self.address} before {resolved}."
         )
 
 
@@ -157,8 +155,7 @@ class nesterov(Stage):
         if self.coef is None and not followed & keys:
             raise ChainError(
                 f"{self.address}.coef is None, and no stage before it has a number that goes by 'betas[0]' or 'momentum', "
-                f"which it would take instead. Pass coef, such as nesterov(0.9).",
-                stage=self.address,
+                f"which it would take instead. Pass coef, such as nesterov(0.9)."
             )
 
     def scalars(self, step: Number) -> dict[str, Number]:

@@ -92,8 +92,8 @@ class kourkoutas_beta(Stage):
         return {"w": where(waited >= k, 1.0, ramp)}
 
     def update(self, update: Update, ctx: Context) -> Yields:
-        nu = root(ctx.read("grad_sq", as_kept=True))
-        rho = ema(ctx.read("grad_ema", as_kept=True), nu, self.ema_alpha)
+        nu = root(ctx.read("grad_sq", storage_dtype=True))
+        rho = ema(ctx.read("grad_ema", storage_dtype=True), nu, self.ema_alpha)
         r = nu / (rho + self.tiny_spike)
         assert self.beta2_max is not None
         beta2 = self.beta2_max - ctx["w"] * (self.beta2_max - self.beta2_min) * (r / (1 + r))

@@ -16,7 +16,7 @@ ADAM = "Adam, arXiv:1412.6980"
 
 def supplied_beta2(ctx: Context, default: Number) -> Any:
     """The `beta2` that an earlier stage provides; not in compute precision, where bfloat16 would round 0.999 to 1."""
-    return ctx.read_or("beta2", default, as_kept=True)
+    return ctx.read_or("beta2", default, storage_dtype=True)
 
 
 class first_moment(Stage):

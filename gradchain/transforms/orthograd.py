@@ -11,7 +11,6 @@ from gradchain._chain.stage import Stage, Yields
 from gradchain._core.fields import static
 from gradchain._core.reduce import Request, Totals
 from gradchain._core.update import Update
-from gradchain.errors import OptionError
 from gradchain.ops import finite, nonzero, root, wide
 from gradchain.transforms.adapters import Part, numel_of, ranks_of, sums
 
@@ -65,19 +64,8 @@ class orthograd(Stage):
     source = "OrthoGrad, arXiv:2501.04697"
 
     mode: str = static(default="flattened", choices=("flattened", "per_rank", "iterative"))
-    sweeps: int = static(default=3)
-    relative_floor: bool = static(default=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.sweeps < 1:
-            raise OptionError(f"{self.address}.sweeps = {self.sweeps!r} is outside [1, inf). Pass a positive integer.")
-        for name in ("sweeps", "relative_floor"):
-            if self.mode != "iterative" and (value := getattr(self, name)) != getattr(type(self), name):
-                raise OptionError(
-                    f"{self.address}.{name} = {value!r} has no effect with mode={self.mode!r}. Pass mode='iterative', or "
-                    f"leave {name} out."
-                )
+    sweeps: int = static(default=3, ge=1, when="mode=iterative")
+    relative_floor: bool = static(default=False, when="mode=iterative")
 
     def update(self, update: Update, ctx: Context) -> Yields:
         g, w = wide(update.value), wide(ctx.param)

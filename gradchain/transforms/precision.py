@@ -83,7 +83,7 @@ class master_weights(Precision):
         stored = ctx.stored_param
         if stored.dtype == DTYPES[self.dtype]:
             return param
-        master = ctx.read("master_param", as_kept=True)
+        master = ctx.read("master_param", storage_dtype=True)
         return torch.where(master.to(stored.dtype) == stored, master, stored.to(master.dtype))
 
     def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
@@ -120,14 +120,12 @@ class stochastic_round(Precision):
         if any(isinstance(stage, master_weights) for stage in before):
             raise ChainError(
                 f"{self.address} and master_weights contradict each other: with a master, the parameter is its image under "
-                f"ordinary rounding. Remove one of them.",
-                stage=self.address,
+                f"ordinary rounding. Remove one of them."
             )
         if not any(isinstance(stage, (promote, master_weights)) and stage.widens() for stage in before):
             raise ChainError(
                 f"{self.address} would have nothing to round: bfloat16 parameters are computed in bfloat16. Put "
-                f"promote('fp32') at the front, or remove {self.address}.",
-                stage=self.address,
+                f"promote('fp32') at the front, or remove {self.address}."
             )
 
     def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:

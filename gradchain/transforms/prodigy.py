@@ -23,17 +23,6 @@ REFERENCES = ("initial_lr", "max_lr", "constructor_lr", "reference_lr")
 """What a learning rate is compared with: their ratio stays."""
 
 
-_RANGES = {"d": Interval(0, low_open=True), "d_max": Interval(0, low_open=True), "k": Interval(0)}
-
-
-def positive(value: object) -> float:
-    """A positive number."""
-    number = as_number(value)
-    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 < number < math.inf:
-        raise ValueError("not a number in (0, inf). Pass one, such as the default 1e-6.")
-    return float(number)
-
-
 class prodigy(SharedNumbers):
     r"""Find the step size: scale the gradient by $d$, and the learning rate of all other stages too.
 
@@ -81,17 +70,20 @@ class prodigy(SharedNumbers):
     """
 
     scale = "any"
-    shared_ranges: ClassVar[Mapping[str, Interval]] = _RANGES
+    shared_ranges: ClassVar[Mapping[str, Interval]] = {
+        **dict.fromkeys(("d", "d_max"), Interval(0, low_open=True)),
+        "k": Interval(0),
+    }
     source = "Prodigy, arXiv:2306.06101"
 
-    d0: float = static(default=1e-6, convert=positive)
+    d0: float = static(default=1e-6, gt=0)
     d_coef: float = hyper(default=1.0, gt=0)
     growth_rate: float = hyper(default=math.inf, ge=1, le=math.inf)
     beta3: float | None = hyper(default=None, ge=0, lt=1, optional=True)
     prodigy_steps: float = hyper(default=0, ge=0)
     safeguard_warmup: bool = static(default=False)
     d_limiter: bool = static(default=False)
-    slice_p: int = static(default=11)
+    slice_p: int = static(default=11, ge=1)
     beta2: float | None = follow("betas[1]", unless="beta3")
     lr: float | None = follow("lr")
 
@@ -99,13 +91,6 @@ class prodigy(SharedNumbers):
     d_max: ClassVar[torch.Tensor]
     d_numerator: ClassVar[torch.Tensor]
     k: ClassVar[torch.Tensor]
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.slice_p < 1:
-            raise OptionError(
-                f"{self.address}.slice_p = {self.slice_p!r} is outside [1, inf). Pass a positive integer."
-            )
 
     def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
         for stage in before:
@@ -116,8 +101,7 @@ class prodigy(SharedNumbers):
             if early or scaled or stage.scale in ("sets", "resolves"):
                 raise ChainError(
                     f"{self.address} multiplies the gradient by d, but {stage.address} before it has seen it without. Move "
-                    f"{self.address} before {stage.address}.",
-                    stage=self.address,
+                    f"{self.address} before {stage.address}."
                 )
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
@@ -150,8 +134,8 @@ class prodigy(SharedNumbers):
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         assert self.beta3 is not None
         g = self._sliced(wide(update.value), ctx.shard)
-        s = self.beta3 * ctx.read("s", as_kept=True) + ctx["weight"] * g
-        travelled = wide(ctx.read("p0", as_kept=True)) - self._sliced(wide(ctx.param), ctx.shard)
+        s = self.beta3 * ctx.read("s", storage_dtype=True) + ctx["weight"] * g
+        travelled = wide(ctx.read("p0", storage_dtype=True)) - self._sliced(wide(ctx.param), ctx.shard)
         ctx.contribute(numerator=ctx["kappa"] * accumulate(g * travelled), denominator=accumulate(s.abs()))
         return update.replace(value=self.d * update.value), {"s": s}
 

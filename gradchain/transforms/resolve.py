@@ -10,7 +10,6 @@ from gradchain._chain.context import Context
 from gradchain._chain.stage import Number, Stage
 from gradchain._core.fields import follow, hyper
 from gradchain._core.update import Update
-from gradchain.errors import OptionError
 from gradchain.ops import arctangent, nonzero
 
 
@@ -41,14 +40,6 @@ class divide(Stage):
     eps: float | None = hyper(default=0.0, ge=0, optional=True)
     n_layers: float = hyper(default=1.0, gt=0, unless="eps")
     d: float | None = follow("d", optional=True)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.eps is not None and self.n_layers != 1.0:
-            raise OptionError(
-                f"{self.address}.n_layers = {self.n_layers!r} has no effect with eps = {self.eps!r}. Pass eps=None, or "
-                "leave n_layers out."
-            )
 
     def scalars(self, step: Number) -> dict[str, Number]:
         eps = 1 / self.n_layers if self.eps is None else self.eps

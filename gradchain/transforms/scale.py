@@ -156,4 +156,4 @@ class scale_update(Stage):
 def _kept(ctx: Context, *slots: str) -> tuple[torch.Tensor, ...]:
     """Slots in the precision in which this stage computes."""
     dtype = torch.promote_types(ctx.dtype, torch.float32)
-    return tuple(ctx.read(slot, as_kept=True).to(dtype) for slot in slots)
+    return tuple(ctx.read(slot, storage_dtype=True).to(dtype) for slot in slots)

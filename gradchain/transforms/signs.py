@@ -14,19 +14,13 @@ from gradchain._core.fields import hyper, static
 from gradchain._core.reduce import Request, Totals, tensor_partials, tensor_partials_max, whole_tensor
 from gradchain._core.shard import Shard
 from gradchain._core.update import Update
-from gradchain.errors import ChainError, OptionError
+from gradchain.errors import ChainError
 from gradchain.ops import arctangent, finite, nonzero, root, where, wide
 from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector, words_of
 
 ADV_OPTM = "adv_optm, pypi.org/project/adv-optm"
 _TINY = 1e-12
 MOMENTA = ("exp_avg", "momentum_buffer")
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"a {type(value).__name__}; pass a number.")
-    return float(value)
 
 
 class lion_k(Stage):
@@ -53,16 +47,8 @@ class lion_k(Stage):
 
     source = "Lion-K, arXiv:2310.05898"
 
-    kappa: float = static(default=1.0, convert=_number)
+    kappa: float = static(default=1.0, ge=1)
     auto: bool = static(default=False)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.kappa < math.inf:
-            raise OptionError(
-                f"{self.address}.kappa = {self.kappa!r} is outside [1, inf). Pass 1 for signs, or 2 for the normalised "
-                "direction."
-            )
 
     def update(self, update: Update, ctx: Context) -> Yields:
         kappa = (2.0 if len(ctx.shape) >= 4 else 1.0) if self.auto else self.kappa
@@ -145,8 +131,7 @@ class freeze_on_flip(Stage):
         if self.watch == "momentum" and not owned & set(MOMENTA):
             raise ChainError(
                 f"{self.address} watches the signs of a momentum, and no stage before it owns 'exp_avg' or "
-                f"'momentum_buffer'. Put first_moment(...) before {self.address}, or pass watch='direction'.",
-                stage=self.address,
+                f"'momentum_buffer'. Put first_moment(...) before {self.address}, or pass watch='direction'."
             )
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:

@@ -103,7 +103,7 @@ TRANSFORMS: dict[str, Case] = {
     ),
     "decoupled_decay/fan_in": equivariant(gc.decoupled_decay(0.5, fan_in=True), LR),
     "decoupled_decay/gate": equivariant(
-        gc.decoupled_decay(0.1).expose(gate="max_norm"), gc.clip_by_norm(0.5), LR, units=("max_norm",)
+        gc.decoupled_decay(0.1).rename(gate="max_norm"), gc.clip_by_norm(0.5), LR, units=("max_norm",)
     ),
     "divide": invariant(gc.second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
     "divide/by_size": invariant(

@@ -78,8 +78,8 @@ resolve = one(
 clipped = st.one_of(none, st.just((gc.step_clip(),)))
 shifting = st.builds(
     lambda warm_in, correction, storage: (
-        gc.kourkoutas_beta(k_warmup_steps=1, warm_in=warm_in).expose(beta2_max="beta2"),  # betas[1] may be another's
-        gc.second_moment(0.99, correction, storage).expose(beta="beta2"),
+        gc.kourkoutas_beta(k_warmup_steps=1, warm_in=warm_in).rename(beta2_max="beta2"),  # betas[1] may be another's
+        gc.second_moment(0.99, correction, storage).rename(beta="beta2"),
     ),
     st.sampled_from(["linear", "switch"]),
     st.booleans(),
@@ -104,7 +104,7 @@ spectral = st.builds(
 )
 routed = st.builds(
     lambda matrix, vector: gc.partition(
-        {"matrix": matrix, "vector": vector.expose(weight_decay="vector_decay")}, gc.matrix_or_vector
+        {"matrix": matrix, "vector": vector.rename(weight_decay="vector_decay")}, gc.matrix_or_vector
     ),
     spectral,
     plain,

@@ -159,11 +159,11 @@ def _decay_of_2_4(weight_decay: float, centered_wd: float, first: bool) -> Any:
     In dev2 OFT has no fan-in, and LoRA and OFT take their strength from `centered_wd`, if there is one.
     """
     decay = gradchain.decoupled_decay(weight_decay, schedule=True, fan_in=True)
-    nothing = gradchain.decoupled_decay(0.0).expose(weight_decay="vector_wd")
+    nothing = gradchain.decoupled_decay(0.0).rename(weight_decay="vector_wd")
     branches = {"matrix": decay, "vector": nothing, "dora_scale": decay}
     if first:
         own = gradchain.decoupled_decay(centered_wd or weight_decay, schedule=True, fan_in=True)
-        own = own.expose(weight_decay="adapter_wd")
+        own = own.rename(weight_decay="adapter_wd")
         branches |= {"lora_A": own, "lora_B": own, "oft": dataclasses.replace(own, fan_in=False)}
     return gradchain.partition(branches, matrix_or_vector)
 

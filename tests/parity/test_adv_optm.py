@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from gradchain.storage import STORAGES, Kept, near_square
+from gradchain.storage import STORAGES, SlotView, near_square
 from gradchain.storage.signs import unpack
 from tests.parity import adv_optm
 from tests.parity.replay import Replayed, run
@@ -137,7 +137,7 @@ def check_factors(
     else:
         assert sides[1] == 1
         parts = {"": state[prefix]}
-    ours = STORAGES["factored_vectors"].load(parts, Kept(shape, torch.float32, sign is not None)).reshape(sides)
+    ours = STORAGES["factored_vectors"].load(parts, SlotView(shape, torch.float32, sign is not None)).reshape(sides)
     theirs = torch.outer(row, column)
     if sign is not None:
         bits = (sign[:, :, None] >> torch.arange(8)) & 1  # column 8j + k is bit k of byte j

@@ -106,7 +106,7 @@ def test_clamp_leaves_weaker_decays_alone() -> None:
 
 
 def test_the_gate_is_another_hyperparameter() -> None:
-    decay = gc.decoupled_decay(0.5).expose(gate="momentum")
+    decay = gc.decoupled_decay(0.5).rename(gate="momentum")
     for momentum, expected in ((0.0, [0.0, 0.0]), (0.9, [0.1, -0.2])):
         (u,) = directions(decay, gc.heavy_ball(momentum), LR, grads=[[0.0, 0.0]], param=THETA)
         close(u, expected)

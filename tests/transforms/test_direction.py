@@ -86,7 +86,7 @@ def test_nesterov() -> None:
     ("moment", "q"),
     [
         (gc.first_moment(0.8, bias_correction=False), 0.8),
-        (gc.first_moment(0.8, bias_correction=False).expose(beta="momentum"), 0.8),
+        (gc.first_moment(0.8, bias_correction=False).rename(beta="momentum"), 0.8),
         (gc.lion_interpolate(0.8, 0.8), 0.8),
     ],
 )
@@ -187,11 +187,11 @@ def test_divided_and_undivided_do_not_mix(stage: gc.Stage) -> None:
 
 
 def test_a_coefficient_must_come_from_somewhere() -> None:
-    moment = gc.first_moment().expose(beta="memory")
+    moment = gc.first_moment().rename(beta="memory")
     with pytest.raises(gc.ChainError, match=r"nesterov.coef is None, .* Pass coef"):
         gc.chain(moment, gc.nesterov())
     gc.chain(moment, gc.nesterov(0.9))
-    gc.chain(moment, gc.nesterov().expose(beta="memory"))
+    gc.chain(moment, gc.nesterov().rename(beta="memory"))
 
 
 def test_a_scaled_nesterov_needs_an_average_to_read() -> None:

@@ -222,13 +222,13 @@ class Witness(Context):
         self._looks("shard")
         return self.__dict__["shard"]
 
-    def _read(self, state: Any, slot: str, as_kept: bool) -> torch.Tensor:
+    def _read(self, state: Any, slot: str, storage_dtype: bool) -> torch.Tensor:
         with self.watch.paused():  # storages are looked at apart
-            return super()._read(state, slot, as_kept)
+            return super()._read(state, slot, storage_dtype)
 
-    def as_kept(self, storage: Storage, dense: torch.Tensor, purpose: str, *, signed: bool = True) -> Keeping:
+    def as_stored(self, storage: Storage, dense: torch.Tensor, purpose: str, *, signed: bool = True) -> Keeping:
         """The work of a storage, and not of the stage."""
-        running, watch = super().as_kept(storage, dense, purpose, signed=signed), self.watch
+        running, watch = super().as_stored(storage, dense, purpose, signed=signed), self.watch
         answer: Any = None
         while True:
             with watch.paused():

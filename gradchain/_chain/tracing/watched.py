@@ -21,7 +21,7 @@ from gradchain._chain.tracing.watch import Deeds, Looks, Watch, Witness
 from gradchain._core.noise import parameter_key
 from gradchain._core.reduce import Request, Totals
 from gradchain._core.update import Update
-from gradchain.storage import Kept, Parts, Storage
+from gradchain.storage import Parts, SlotView, Storage
 from gradchain.storage.base import Bits
 
 STEPS = (1, 2, 1000)
@@ -103,13 +103,13 @@ class WatchedStage:
         return result
 
 
-class WatchedKept(Kept):
+class WatchedKept(SlotView):
     """What a storage is told of a slot; that it has looked at the shape is noted."""
 
     deeds: Deeds
 
     @staticmethod
-    def of(kept: Kept, deeds: Deeds) -> WatchedKept:
+    def of(kept: SlotView, deeds: Deeds) -> WatchedKept:
         watched = WatchedKept(kept.shape, kept.dtype, kept.signed, kept.shard)
         object.__setattr__(watched, "deeds", deeds)
         return watched
@@ -135,7 +135,7 @@ class WatchedStorage:
     def __class__(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # to `isinstance` it is the storage
         return type(self.storage)
 
-    def store(self, dense: torch.Tensor, kept: Kept, bits: Bits) -> Any:
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Any:
         def noted(*args: Any) -> torch.Tensor:
             self.deeds.mixing("its noise depends on the place of an element")
             with self.watch.paused():
@@ -156,7 +156,7 @@ class WatchedStorage:
             self.deeds.mixing("its store asks for totals")
             answer = yield request
 
-    def load(self, parts: Parts, kept: Kept) -> torch.Tensor:
+    def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         with self._at("load", [*parts.values()]):
             return self.storage.load(parts, WatchedKept.of(kept, self.deeds))
 

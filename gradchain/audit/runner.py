@@ -11,11 +11,11 @@ import torch
 from gradchain._chain import recipes
 from gradchain._chain.chain import Chain
 from gradchain._chain.recipes import Recipe
+from gradchain._core.text import Progress
 from gradchain.audit.changes import Edit, Item, companions, items_of
 from gradchain.audit.probe import Effect, Probe, Subject, Trajectory, difference, make_probe
-from gradchain.audit.report import Finding, Progress, Report, Verdict
-from gradchain.errors import GradchainError, OptionError, kind_of
-from gradchain.errors import shown as printed
+from gradchain.audit.report import Finding, Report, Verdict
+from gradchain.errors import GradchainError
 
 Outcome: TypeAlias = "Effect | Literal['refused', 'broken']"
 
@@ -37,39 +37,33 @@ def check(chain: Chain | str, /, *, watch: Callable[[Progress], None] | None = N
         watch: is told of each `Progress`.
         options: of the recipe, or of the chain as for `Chain.with_options`.
 
-    A stage may say why something is inert as it stands: a method `inert()` that gives a dict from fields (`""` for the
-    stage itself) to reasons. A recipe says so by `register_recipe(..., inert={"option": "reason"})`.
+    A field may say why it is inert, as in `static(inert="only the speed depends on it")`; an option of a recipe by
+    `register_recipe(..., inert={"option": "reason"})`.
     """
     started, threads = time.perf_counter(), torch.get_num_threads()
     name, subject, recipe = _subject(chain, options)
-    inquiry = _Inquiry(subject)
+    runner = _Runner(subject)
     try:
         torch.set_num_threads(1)  # the tensors are tiny
         items = items_of(subject, recipe)
-        findings = list(inquiry.soundness())
+        findings = list(runner.soundness())
         for done, item in enumerate(items):
             if watch is not None:
                 watch(Progress(done, len(items), f"{item.kind} {item.name}"))
-            findings.append(inquiry.judge(item, items))
+            findings.append(runner.judge(item, items))
     finally:
         torch.set_num_threads(threads)
-    return Report(name, tuple(findings), inquiry.runs, time.perf_counter() - started)
+    return Report(name, tuple(findings), runner.runs, time.perf_counter() - started)
 
 
 def _subject(chain: Chain | str, options: Mapping[str, Any]) -> tuple[str, Subject, Recipe | None]:
-    if isinstance(chain, Chain):
-        return "chain", Subject(chain.with_options(**options)), None
-    if not isinstance(chain, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError(
-            f"chain = {printed(chain)} is {kind_of(chain)}; pass a chain, the path of a config, or a recipe's name."
-        )
-    if chain.endswith((".toml", ".json")):
-        return chain, Subject(Chain.from_config(chain).with_options(**options)), None
-    recipe = recipes.find_recipe(chain)
-    return chain, Subject(recipe(**options), options=tuple(options.items())), recipe
+    made = recipes.load_chain(chain, options)
+    if isinstance(chain, Chain) or recipes.is_path(chain):
+        return "chain" if isinstance(chain, Chain) else chain, Subject(made), None
+    return chain, Subject(made, options=tuple(options.items())), recipes.find_recipe(chain)
 
 
-class _Inquiry:
+class _Runner:
     """The runs of one check; what other runs are compared with is kept."""
 
     def __init__(self, subject: Subject) -> None:
