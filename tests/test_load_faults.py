@@ -140,7 +140,10 @@ ATTRIBUTES: dict[str, Callable[[dict[str, Any]], Any]] = {
     "None": lambda held: None,
     "a list": lambda held: [held],
     "empty": lambda held: {},
-    **{f"no {key}": without(key) for key in ("chain", "defaults", "state", "param_groups", "fresh", "capturable", "nonfinite")},
+    **{
+        f"no {key}": without(key)
+        for key in ("chain", "defaults", "state", "param_groups", "fresh", "capturable", "nonfinite")
+    },
     "chain None": also(chain=None),
     "state a list": also(state=[]),
     "state of None": lambda held: {**held, "state": dict.fromkeys(held["state"])},

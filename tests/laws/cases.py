@@ -16,8 +16,6 @@ SHAPES = [(), (1,), (7,), (1, 1), (4, 1), (1, 4), (8, 16), (4, 3, 3, 3), (2, 4, 
 """Every rank, and sides of 1 wherever they may be. Most sides are at most 4: such shapes are traced as they are."""
 FEW_SHAPES = [(), (7,), (1, 4), (8, 16), (4, 3, 3, 3)]
 """For laws about what is called, and not about numbers."""
-LIVE_SHAPES = [(7,), (8, 16)]
-"""Where everything that a chain does has to show."""
 MATRICES = [(1, 4), (8, 16), (4, 3, 3, 3), (2, 4, 3)]
 """Shapes whose slices along the first axis have more than one element."""
 
