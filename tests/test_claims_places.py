@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradchain as gc
+from gradchain._chain.program import Program
 from gradchain._chain.tracing import traits, traits_of
 from tests.claims import LR, POINTWISE, noisy, of, stage
 from tests.laws.cases import CASES
@@ -29,6 +30,12 @@ class counting_mode(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+def forget(monkeypatch: pytest.MonkeyPatch, program: Program) -> None:
+    """Let a program be tried as if for the first time; what is known of others stays, for other tests."""
+    monkeypatch.setattr(traits, "_known", {})
+    program.traced.clear()
+
+
 PLACES: dict[str, Any] = {
     "inference": torch.inference_mode,
     "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
@@ -41,18 +48,17 @@ PLACES: dict[str, Any] = {
 
 @pytest.mark.parametrize("where", PLACES)
 @pytest.mark.parametrize("name", ["adamw", "rose", "adam-atan2", "adv-lion", "clip_by_global_norm"])
-def test_it_does_not_matter_where_a_program_is_tried(where: str, name: str) -> None:
+def test_it_does_not_matter_where_a_program_is_tried(where: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     param = torch.zeros(3, 3)
     program = CASES[name].chain.route("", param)
     expected = traits_of(program, param)
-    traits._known.clear()
+    forget(monkeypatch, program)
     with PLACES[where]():
         assert traits_of(program, param) == expected
 
 
 def test_the_default_dtype_does_not_matter() -> None:
     expected = [of(stage(POINTWISE[what][0])) for what in POINTWISE]
-    traits._known.clear()
     torch.set_default_dtype(torch.float64)
     try:
         assert [of(stage(POINTWISE[what][0])) for what in POINTWISE] == expected
@@ -60,14 +66,13 @@ def test_the_default_dtype_does_not_matter() -> None:
         torch.set_default_dtype(torch.float32)
 
 
-def test_under_functorch() -> None:
+def test_under_functorch(monkeypatch: pytest.MonkeyPatch) -> None:
     chain = gc.chain(stage(noisy), gc.first_moment(), LR)
     params = torch.ones(4, 3)
     state = chain.init(params[0])
 
     def loss(param: torch.Tensor, grad: torch.Tensor) -> torch.Tensor:
-        traits._known.clear()
-        chain.route("", param).traced.clear()
+        forget(monkeypatch, chain.route("", param))
         updates, _ = chain.update(grad, state, param)
         return gc.apply_updates(param, updates).sum()
 
