@@ -12,17 +12,21 @@ demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two 
 	$(BIN)/gradchain ablate rose --task digits --seeds 3 --fresh --out runs/demo
 
 test: $(STAMP)  ## all tests but the slow ones
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 test-all: $(STAMP)  ## the slow ones too
 	$(BIN)/pytest -m ""
 
 parity: $(STAMP)  ## against reference trajectories and the published packages, which it installs
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[parity]"
-	$(BIN)/pytest tests/parity -m "" -n 2
+	$(BIN)/pytest tests/parity -m "" -n 2 --dist worksteal
 
-check: $(STAMP)  ## that every stage and option of every recipe matters, and every storage under every recipe
-	$(BIN)/pytest -m "slow or not slow" tests/test_audit.py tests/test_product.py -n 2
+# What `make test` leaves out of tests whose fast part is a selection.
+CHECKED := tests/test_audit.py tests/test_product.py "tests/distributed/test_sharded.py::test_all_on_more[three]" \
+	"tests/test_user_compile.py::test_a_compiled_caller_gets_the_same_steps[compiled]"
+
+check: $(STAMP)  ## the rest of what `make test` has a selection of: every recipe's options, every storage under every recipe
+	$(BIN)/pytest -m slow -n 2 --dist worksteal $(CHECKED)
 
 fuzz: $(STAMP)  ## 10,000 random chains, others every time
 	FUZZ=10000 $(BIN)/pytest tests/fuzz

@@ -15,7 +15,6 @@ from tests.laws.cases import RECIPES, TRANSFORMS
 from tests.laws.running import build, gradients, tensors
 
 SHAPES = [(8, 16), (7,)]
-MODES = ("eager", "step_parameter", "functional")
 
 
 class autocast_products(gradchain.Stage):
@@ -62,7 +61,13 @@ def run(made: gradchain.Chain, mode: str, autocast: bool, steps: int = 3, **opti
     return [param.detach() for param in params]
 
 
-PAIRS = [(name, mode) for name in CHAINS for mode in MODES if mode != "step_parameter" or name not in TOGETHER]
+PAIRS = [(name, "eager") for name in CHAINS] + [
+    (name, mode)
+    for name in (*RECIPES, "a user's")
+    for mode in ("step_parameter", "functional")
+    if mode != "step_parameter" or name not in TOGETHER
+]
+"""What a stage computes shows in eager steps; that the other ways turn autocast off too, recipes show."""
 
 
 @pytest.mark.parametrize(("name", "mode"), PAIRS)

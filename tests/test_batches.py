@@ -9,20 +9,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradchain as gc
-from gradchain._chain.tracing import traits_of
 from gradchain._engine import eager
+from tests.declared import EXACT
 from tests.laws.cases import CASES
 from tests.laws.running import gradients, optimize, tensors
 
 SHAPES = [(40, 5), (7,), (), (3, 4), (0, 3), (2, 3, 4, 5), (1,), (6, 6)]
 
 
-def elementwise(name: str) -> bool:
-    return traits_of(CASES[name].chain.route("", torch.zeros(2, 2)), torch.zeros(2, 2)).exact
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-@pytest.mark.parametrize("name", [name for name in CASES if elementwise(name)])
+@pytest.mark.parametrize("name", EXACT)
 def test_batches_are_the_whole(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     params, grads = tensors(1, SHAPES, dtype), gradients(4, SHAPES, dtype)
     monkeypatch.setattr(eager, "divided", lambda works: ([], list(works)))
@@ -38,8 +34,8 @@ def test_batches_are_the_whole(name: str, dtype: torch.dtype, monkeypatch: pytes
 
 
 def test_there_are_elementwise_recipes_and_others() -> None:
-    assert {name for name in gc.recipes() if elementwise(name)} >= {"adamw", "lion", "sgd", "adv-adamw"}
-    assert not elementwise("rose")
+    assert {"adamw", "lion", "sgd", "adv-adamw"} <= {*EXACT}
+    assert "rose" not in EXACT
 
 
 def test_what_is_no_row_of_elements_goes_tensor_by_tensor() -> None:

@@ -2,151 +2,38 @@
 
 from __future__ import annotations
 
-import copy
 import fractions
-import itertools
-import pickle
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import nn
 
 import gradchain as gc
-from tests.test_optimizer import assert_same, frozen_copy, train
-from tests.test_state import saved_and_loaded
+from tests.loading import (
+    AVG,
+    CHAINS,
+    GROUP,
+    SHAPES,
+    SLOT,
+    STEP,
+    Spoil,
+    also,
+    assert_steps_alike,
+    assert_untouched,
+    at,
+    everything,
+    keyed,
+    made,
+    spoilt,
+    trained,
+    without,
+)  # fmt: skip
+from tests.test_optimizer import assert_same, train
 
-SHAPES = {"weight": (4, 3), "bias": (3,), "head": (3, 2), "scale": ()}
-
-
-class drift(gc.SharedNumbers):
-    """A stage as users write them: a slot, a rate, and a number that all parameters share."""
-
-    shared_ranges: ClassVar[Any] = {"travelled": gc.Interval(0)}
-    rate: float = gc.hyper(default=0.5, ge=0, lt=1)
-
-    def slots(self, p: gc.ParamInfo) -> dict[str, gc.Slot]:
-        return {"mean": gc.Slot()}
-
-    def init_shared(self) -> dict[str, float]:
-        return {"travelled": 0.0}
-
-    def update(self, update: gc.Update, ctx: gc.Context) -> Any:
-        mean = self.rate * ctx.read("mean") + (1 - self.rate) * update.value
-        ctx.contribute(travelled=mean.abs().sum())
-        return update.replace(value=mean), {"mean": mean}
-
-    def share(self, totals: Any) -> dict[str, torch.Tensor]:
-        return {"travelled": self.travelled + totals["travelled"]}
-
-
-LR = gc.scale_by_learning_rate(0.05)
-CHAINS: dict[str, gc.Chain] = {
-    "adamw": gc.recipe("adamw", lr=0.05),
-    "prodigy": gc.recipe("adv-prodigy", lr=1.0),
-    "int8": gc.chain(gc.first_moment(0.9, storage="int8"), gc.second_moment(0.99), gc.divide(1e-8), LR),
-    "user": gc.chain(drift(), LR),
-    "routed": gc.recipe("adams", lr=0.05),
-}
-
-
-def made(kind: str, order: tuple[str, ...] = tuple(SHAPES), named: bool = True) -> tuple[list[Any], gc.Optimizer]:
-    """Parameters by name in two groups of two, and their optimizer."""
-    generator = torch.Generator().manual_seed(0)
-    values = {name: nn.Parameter(torch.randn(shape, generator=generator)) for name, shape in SHAPES.items()}
-    held: list[Any] = [(name, values[name]) if named else values[name] for name in order]
-    groups = [{"params": held[:2]}, {"params": held[2:], "disable": ["decoupled_decay"] if kind == "adamw" else []}]
-    return list(values.values()), gc.Optimizer(groups, CHAINS[kind], compile=False)
-
-
-def trained(kind: str = "adamw", **options: Any) -> tuple[list[Any], gc.Optimizer]:
-    params, optimizer = made(kind, **options)
-    train(optimizer, params, range(3))
-    return params, optimizer
-
-
-def everything(optimizer: gc.Optimizer) -> Any:
-    """Values, and the objects that hold them."""
-    groups = optimizer.param_groups
-    state = {param: dict(slots) for param, slots in optimizer.state.items()}
-    return (
-        frozen_copy(optimizer),
-        groups,
-        [dict(group) for group in groups],
-        copy.deepcopy(groups),
-        optimizer.state,
-        state,
-    )
-
-
-def assert_untouched(optimizer: gc.Optimizer, before: Any) -> None:
-    values, groups, shallow, deep, state, slots = before
-    assert_same(frozen_copy(optimizer), values)
-    assert optimizer.param_groups is groups
-    assert optimizer.state is state
-    for group, was, value in zip(groups, shallow, deep, strict=True):
-        assert group.keys() == was.keys()
-        assert all(group[key] is was[key] for key in was)
-        assert all(bool(group[key] == value[key]) for key in value if key not in ("params", "param_names"))
-    assert state.keys() == slots.keys()
-    for param, held in slots.items():
-        assert state[param].keys() == held.keys()
-        assert all(state[param][slot] is held[slot] for slot in held)
-
-
-def assert_steps_alike(left: tuple[list[Any], gc.Optimizer], right: tuple[list[Any], gc.Optimizer]) -> None:
-    for params, optimizer in (left, right):
-        train(optimizer, params, range(10, 13))
-    assert_same([p.detach() for p in left[0]], [p.detach() for p in right[0]])
-    assert_same(frozen_copy(left[1]), frozen_copy(right[1]))
-
-
-# The table: how a state dict may be spoilt, and what the error says.
-
-Spoil = Callable[[dict[str, Any]], Any]
-
-
-def at(*path: Any, to: Any) -> Spoil:
-    """Set an entry."""
-
-    def spoil(saved: dict[str, Any]) -> dict[str, Any]:
-        inner: Any = saved
-        for key in path[:-1]:
-            inner = inner[key]
-        inner[path[-1]] = to(inner[path[-1]]) if callable(to) else to
-        return saved
-
-    return spoil
-
-
-def without(*path: Any) -> Spoil:
-    def spoil(saved: dict[str, Any]) -> dict[str, Any]:
-        inner: Any = saved
-        for key in path[:-1]:
-            inner = inner[key]
-        del inner[path[-1]]
-        return saved
-
-    return spoil
-
-
-def keyed(convert: Callable[[Any], Any]) -> Spoil:
-    return lambda saved: {**saved, "state": {convert(key): value for key, value in saved["state"].items()}}
-
-
-def also(**entries: Any) -> Spoil:
-    return lambda saved: {**saved, **entries}
-
-
-AVG = "first_moment.exp_avg"
-STEP, SLOT = ("state", 0, "step"), ("state", 0, AVG)
-GROUP = ("param_groups", 0)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # deprecated, and still in old checkpoints
     QUANTIZED = torch.quantize_per_tensor(torch.zeros(4, 3), 0.1, 0, torch.qint8)
@@ -173,6 +60,7 @@ STRUCTURAL: dict[str, tuple[Spoil, list[str]]] = {
     "groups of None": (also(param_groups=[None, None]), ["group 0", "None"]),
     "groups of lists": (also(param_groups=[[0, 1], [2, 3]]), ["group 0", "list"]),
     "no groups at all": (also(param_groups=[]), ["[2, 2]"]),
+    "a group too many": (lambda saved: {**saved, "param_groups": [*saved["param_groups"], {"params": []}]}, ["groups of"]),
     "a group too few": (lambda saved: {**saved, "param_groups": saved["param_groups"][:1]}, ["[2]", "[2, 2]"]),
     "a group without params": (without(*GROUP, "params"), ["group 0", "'params'"]),
     "params None": (at(*GROUP, "params", to=None), ["group 0", "'params'", "None"]),
@@ -370,17 +258,6 @@ TABLE = {
 }
 
 
-def spoilt(kind: str, spoil: Spoil) -> Any:
-    saved = trained(kind)[1].state_dict()
-    plain = {
-        "state": {key: {k: v.clone() for k, v in state.items()} for key, state in saved["state"].items()},
-        "param_groups": [dict(group) for group in saved["param_groups"]],
-        "chain": copy.deepcopy(saved["chain"]),
-        "with_state": list(saved["with_state"]),
-    }
-    return spoil(plain)
-
-
 @pytest.mark.parametrize(("kind", "spoil", "words"), TABLE.values(), ids=TABLE)
 def test_a_spoilt_state_dict_is_refused_and_changes_nothing(kind: str, spoil: Spoil, words: list[str]) -> None:
     subject, twin = trained(kind), trained(kind)
@@ -472,310 +349,3 @@ def test_a_slot_that_is_not_finite_is_resumed_as_it_is(value: float) -> None:
     params, optimizer = made("adamw")
     assert optimizer.load_state_dict(saved).clean
     assert_same(optimizer.state[params[0]][AVG], torch.full((4, 3), value))
-
-
-# Random faults.
-
-RUBBISH = st.sampled_from([
-    None, True, -1, 0, 3, 0.5, -0.5, float("nan"), float("inf"), 10**400, 1j, "", "0", "lr", b"x", [], [0], [[]], (), {},
-    {0: 0}, {"step": 1}, {1, 2}, len, int, object(), range(3), slice(3), fractions.Fraction(1, 3),
-    torch.ones(()), torch.ones(3), torch.tensor(float("nan")), torch.tensor(1j), torch.ones(2, 2).to_sparse(), QUANTIZED,
-    torch.ones((), device="meta"), torch.tensor([True]), torch.zeros(0), torch.ones(3, dtype=torch.int8),
-    np.ones(3), np.float32(1), np.array("x"),
-])  # fmt: skip
-
-
-@st.composite
-def mutations(draw: Any) -> list[tuple[list[int], str, Any]]:
-    one = st.tuples(
-        st.lists(st.integers(0, 30), min_size=1, max_size=5), st.sampled_from(["set", "delete", "add", "swap"]), RUBBISH
-    )
-    return draw(st.lists(one, min_size=1, max_size=3))
-
-
-def mutated(saved: Any, faults: list[tuple[list[int], str, Any]]) -> Any:
-    for path, action, value in faults:
-        holder, key, inner = None, None, saved
-        for number in path:
-            if not isinstance(inner, (dict, list)) or not inner:
-                break
-            keys = list(inner) if isinstance(inner, dict) else list(range(len(inner)))
-            holder, key = inner, keys[number % len(keys)]
-            inner = holder[key]
-        if holder is None:
-            return value
-        hashable = value if isinstance(value, (int, float, str, bytes, type(None), tuple)) else "added"
-        if action == "delete":
-            del holder[key]
-        elif action == "set":
-            holder[key] = value
-        elif isinstance(holder, list):
-            holder.insert(0, holder[-1] if action == "swap" else value)
-        elif action == "add":
-            holder[hashable] = value
-        else:  # under another key
-            holder[hashable] = holder.pop(key)
-    return saved
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(kind=st.sampled_from(list(CHAINS)), faults=mutations(), strict=st.booleans())
-def test_random_faults_raise_state_errors_or_nothing(kind: str, faults: Any, strict: bool) -> None:
-    subject = trained(kind)
-    before = everything(subject[1])
-    saved = mutated(spoilt(kind, lambda saved: saved), faults)
-    try:
-        subject[1].load_state_dict(saved, strict=strict)
-    except gc.StateError:
-        assert_untouched(subject[1], before)
-    train(subject[1], subject[0], range(10, 12))
-    subject[1].load_state_dict(subject[1].state_dict())
-
-
-# Names.
-
-
-def test_named_parameters_in_another_order_are_matched_by_name() -> None:
-    params, original = trained()
-    others, resumed = made("adamw", order=("bias", "weight", "scale", "head"))
-    for mine, theirs in zip(others, params):
-        mine.data.copy_(theirs)
-    assert resumed.load_state_dict(original.state_dict()).clean
-    assert resumed.param_groups[0]["param_names"] == ["bias", "weight"]
-    train(original, params, range(3, 6))
-    train(resumed, others, range(3, 6))
-    assert_same([p.detach() for p in others], [p.detach() for p in params])
-    assert_same([dict(resumed.state[p]) for p in others], [dict(original.state[p]) for p in params])
-
-
-def test_roles_follow_the_names() -> None:
-    _, optimizer = made("user")
-    optimizer.param_groups[0]["role"] = ("first", None)
-    _, other = made("user", order=("bias", "weight", "head", "scale"))
-    assert other.load_state_dict(optimizer.state_dict()).clean
-    assert other.param_groups[0]["role"] == (None, "first")
-
-
-def test_equal_shapes_in_another_order_are_not_mixed_up() -> None:
-    held = {name: nn.Parameter(torch.zeros(2)) for name in "ab"}
-    first = gc.Optimizer(held.items(), CHAINS["adamw"], compile=False)
-    held["a"].grad, held["b"].grad = torch.ones(2), -torch.ones(2)
-    first.step()
-    other = gc.Optimizer(reversed(held.items()), CHAINS["adamw"], compile=False)
-    other.load_state_dict(first.state_dict())
-    assert (other.state[held["a"]][AVG] > 0).all()
-    assert (other.state[held["b"]][AVG] < 0).all()
-
-
-# Parameters without a state.
-
-
-def test_a_parameter_that_was_frozen_is_told_from_one_whose_state_is_lost() -> None:
-    params, optimizer = made("adamw")
-    frozen = nn.Parameter(torch.ones(2), requires_grad=False)
-    optimizer.add_param_group({"params": [("frozen", frozen)]})
-    train(optimizer, params, range(2))
-    saved = saved_and_loaded(optimizer.state_dict())
-    assert saved["with_state"] == [0, 1, 2, 3]
-    frozen.requires_grad_(True)
-    train(optimizer, [*params, frozen], range(2, 4))
-    optimizer.load_state_dict(saved)
-    assert not optimizer.state[frozen]
-    with pytest.raises(gc.StateError, match="state of head was saved"):
-        optimizer.load_state_dict(without("state", 2)(saved))
-
-
-# Nothing is shared.
-
-
-@pytest.mark.parametrize("capturable", [False, True])
-@pytest.mark.parametrize("kind", CHAINS)
-def test_two_optimizers_do_not_share_what_was_loaded(kind: str, capturable: bool) -> None:
-    (params, source), (others, target) = trained(kind), made(kind)
-    source.capturable = target.capturable = capturable
-    saved = source.state_dict()
-    target.load_state_dict(saved)
-    before = everything(source)
-    train(target, others, range(3))
-    assert_untouched(source, before)
-    held = copy.deepcopy([target.state[p] for p in others])
-    train(source, params, range(3))
-    assert_same([dict(target.state[p]) for p in others], [dict(s) for s in held])
-
-
-def test_a_load_in_inference_mode_leaves_a_state_that_can_be_stepped() -> None:
-    saved = trained()[1].state_dict()
-    params, optimizer = made("adamw")
-    with torch.inference_mode():
-        optimizer.load_state_dict(saved)
-    train(optimizer, params, range(2))
-
-
-# Hooks.
-
-
-class Broken(Exception):
-    pass
-
-
-def breaks(*_: Any) -> Any:
-    raise Broken
-
-
-@pytest.mark.parametrize("when", ["pre", "post"])
-def test_a_hook_that_raises_leaves_everything_as_it_was(when: str) -> None:
-    subject, twin = trained(), trained()
-    train(subject[1], subject[0], [5]), train(twin[1], twin[0], [5])
-    saved = spoilt("adamw", at(*GROUP, "lr", to=0.25))
-    getattr(subject[1], f"register_load_state_dict_{when}_hook")(breaks)
-    before = everything(subject[1])
-    with pytest.raises(Broken):
-        subject[1].load_state_dict(saved)
-    assert_untouched(subject[1], before)
-    assert_steps_alike(subject, twin)
-
-
-@pytest.mark.parametrize(
-    "given", [[], {}, 0, False, "x", {"state": {}}, {"state": None, "param_groups": None}], ids=repr
-)
-def test_a_pre_hook_may_not_return_rubbish(given: Any) -> None:
-    _, optimizer = trained()
-    optimizer.register_load_state_dict_pre_hook(lambda *_: given)
-    before = everything(optimizer)
-    with pytest.raises(gc.StateError):
-        optimizer.load_state_dict(optimizer.state_dict())
-    assert_untouched(optimizer, before)
-
-
-def test_a_pre_hook_may_make_a_state_dict_of_something_else() -> None:
-    _, optimizer = trained()
-    saved = optimizer.state_dict()
-    optimizer.register_load_state_dict_pre_hook(lambda _, state: state["wrapped"])
-    assert optimizer.load_state_dict({"wrapped": saved}).clean
-
-
-# Pickles.
-
-ATTRIBUTES: dict[str, Callable[[dict[str, Any]], Any]] = {
-    "None": lambda held: None,
-    "a list": lambda held: [held],
-    "empty": lambda held: {},
-    **{f"no {key}": without(key) for key in ("chain", "defaults", "state", "param_groups", "fresh", "capturable")},
-    "chain None": also(chain=None),
-    "state a list": also(state=[]),
-    "state of None": lambda held: {**held, "state": dict.fromkeys(held["state"])},
-    "groups None": also(param_groups=None),
-    "groups of None": also(param_groups=[None]),
-    "groups without params": also(param_groups=[{"lr": 1.0}]),
-    "groups of indices": also(param_groups=[{"params": [0, 1]}]),
-    "fresh out of range": also(fresh=[99]),
-    "fresh of text": also(fresh=["0"]),
-    "a key 3": lambda held: {**held, 3: 3},
-}
-
-
-@pytest.mark.parametrize("spoil", ATTRIBUTES.values(), ids=ATTRIBUTES)
-def test_rubbish_for_a_pickle_is_refused(spoil: Callable[[dict[str, Any]], Any]) -> None:
-    _, optimizer = trained()
-    before = everything(optimizer)
-    blank = object.__new__(gc.Optimizer)
-    with pytest.raises(gc.StateError):
-        blank.__setstate__(spoil(optimizer.__getstate__()))
-    assert not blank.__dict__
-    assert_untouched(optimizer, before)
-
-
-def test_rubbish_set_on_an_optimizer_in_use_changes_nothing() -> None:
-    subject, twin = trained(), trained()
-    before = everything(subject[1])
-    for rubbish in (None, [], {"param_groups": 1}, {"state": 1}, {"fresh": [0]}, {3: 3}, {"chain": "adamw"}):
-        with pytest.raises(gc.StateError):
-            subject[1].__setstate__(rubbish)  # type: ignore[arg-type]
-        assert_untouched(subject[1], before)
-    assert_steps_alike(subject, twin)
-
-
-def test_setting_attributes_does_not_consume_them() -> None:
-    _, optimizer = trained()
-    held = optimizer.__getstate__()
-    keys = set(held)
-    object.__new__(gc.Optimizer).__setstate__(held)
-    assert set(held) == keys
-
-
-def test_a_counter_set_by_hand_survives_a_copy() -> None:
-    for value, copied in itertools.product((3, torch.tensor(3), torch.tensor([3.0])), (copy.deepcopy, _pickled)):
-        subject, twin = trained(), trained()
-        subject[1].state[subject[0][0]]["step"] = value
-        assert_steps_alike(copied(subject), twin)
-
-
-def _pickled(value: Any) -> Any:
-    return pickle.loads(pickle.dumps(value))
-
-
-# Edits between steps.
-
-
-def edit(slot: Any, value: Any) -> Callable[[Any, torch.Tensor], None]:
-    def change(optimizer: Any, param: torch.Tensor) -> None:
-        optimizer.state[param][slot] = value(optimizer.state[param][slot]) if callable(value) else value
-
-    return change
-
-
-def drop(slot: str) -> Callable[[Any, torch.Tensor], None]:
-    return lambda optimizer, param: optimizer.state[param].pop(slot)
-
-
-def whole(value: Any) -> Callable[[Any, torch.Tensor], None]:
-    return lambda optimizer, param: optimizer.state.__setitem__(param, value)
-
-
-EDITS: dict[str, tuple[Callable[[Any, torch.Tensor], Any], list[str]]] = {
-    "step text": (edit("step", "3"), ["head", "'step'"]),
-    "step None": (edit("step", None), ["head", "'step'"]),
-    "step nan": (edit("step", float("nan")), ["head", "nan"]),
-    "step negative in place": (lambda o, p: o.state[p]["step"].fill_(-3), ["head", "-3"]),
-    "step fractional": (edit("step", torch.tensor(2.5)), ["head", "2.5"]),
-    "step of two": (edit("step", torch.ones(2)), ["head", "(2,)"]),
-    "step true": (edit("step", True), ["head", "'step'"]),
-    "step huge": (edit("step", 10**400), ["head", "'step'"]),
-    "a slot of another shape": (edit(AVG, torch.zeros(5)), ["head", AVG, "(5,)", "(3, 2)"]),
-    "a slot of integers": (edit(AVG, lambda x: x.int()), ["head", AVG, "int32", "float32"]),
-    "a complex slot": (edit(AVG, lambda x: x + 0j), ["head", AVG, "complex"]),
-    "a sparse slot": (edit(AVG, lambda x: x.to_sparse()), ["head", AVG, "sparse"]),
-    "a slot on meta": (edit(AVG, lambda x: x.to("meta")), ["head", AVG, "meta"]),
-    "a slot of None": (edit(AVG, None), ["head", AVG, "None"]),
-    "a slot as a list": (edit(AVG, lambda x: x.tolist()), ["head", AVG, "list"]),
-    "a slot as an array": (edit(AVG, lambda x: x.numpy()), ["head", AVG, "ndarray"]),
-    "a state of None": (whole(None), ["head", "None"]),
-    "a state that is a list": (whole([]), ["head", "list"]),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
-@pytest.mark.parametrize(("change", "words"), EDITS.values(), ids=EDITS)
-def test_a_state_that_was_spoilt_by_hand_is_refused_before_anything_is_written(
-    change: Any, words: list[str], compile: bool
-) -> None:
-    params, optimizer = trained()
-    optimizer.compile = compile
-    spoilt_one = params[2]
-    change(optimizer, spoilt_one)
-    values = [p.detach().clone() for p in params]
-    others = copy.deepcopy([dict(optimizer.state[p]) for p in params if p is not spoilt_one])
-    with pytest.raises(gc.StateError) as info:
-        train(optimizer, params, [5])
-    assert [word for word in words if word not in str(info.value)] == []
-    assert_same([p.detach() for p in params], values)
-    assert_same([dict(optimizer.state[p]) for p in params if p is not spoilt_one], others)
-    optimizer.state[spoilt_one] = {}  # the advice: clear it
-    train(optimizer, params, [6])
-
-
-def test_a_plain_dict_for_the_state_will_do() -> None:
-    params, optimizer = trained()
-    optimizer.state = {}
-    train(optimizer, params, [0])
-    assert int(optimizer.state[params[0]]["step"]) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -16,8 +17,8 @@ from gradchain.storage import ANCHORS, STORAGES
 from tests.laws.cases import CASES
 from tests.laws.running import build
 
-SHAPES = [(8, 16), (7,), (), (4, 3, 3, 3), (40, 64)]
-STEPS, SPIKE = 7, 2
+SHAPES = [(8, 16), (7,), (), (4, 3, 3, 3), (40, 64)]  # the last has more than one block of int8
+STEPS, SPIKE = 6, 2
 RATE = t.scale_by_learning_rate(0.05)
 
 
@@ -60,14 +61,14 @@ CHAINS: dict[str, Chain] = {
 }  # fmt: skip
 
 
-def run(made: Chain, size: float, dtype: torch.dtype = torch.float32, **options: Any) -> list[list[torch.Tensor]]:
-    """The parameters after each step; one element of each gradient is large in one of them."""
+def run(made: Chain, *sizes: float, dtype: torch.dtype = torch.float32, **options: Any) -> list[list[torch.Tensor]]:
+    """The parameters after each step; one element of each gradient is large in one of them, by sizes in turn."""
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(torch.randn(shape, generator=generator).to(dtype)) for shape in SHAPES]
     optimizer = build(params, made, **{"compile": False, **options})
     history: list[list[torch.Tensor]] = []
     for step in range(STEPS):
-        for param in params:
+        for param, size in zip(params, itertools.cycle(sizes)):
             param.grad = torch.randn(param.shape, generator=generator).to(dtype)
             if step == SPIKE and param.ndim:
                 param.grad.view(-1)[3] = size
@@ -82,30 +83,29 @@ def assert_no_nan(history: list[list[torch.Tensor]]) -> None:
             assert param.isfinite().all(), f"step {step}, shape {tuple(param.shape)}"
 
 
-@pytest.mark.parametrize("size", [1e20, -1e30])
 @pytest.mark.parametrize("name", CHAINS)
-def test_a_large_element_makes_no_nan(name: str, size: float) -> None:
-    assert_no_nan(run(CHAINS[name], size))
+def test_a_large_element_makes_no_nan(name: str) -> None:
+    assert_no_nan(run(CHAINS[name], 1e20, -1e30))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("name", CHAINS)
 def test_a_large_element_in_other_dtypes(name: str, dtype: torch.dtype) -> None:
     """What is large and leaves room for a step of it: 1e30 in bfloat16, 1e4 in float16."""
-    assert_no_nan(run(CHAINS[name], 1e4 if dtype == torch.float16 else 1e30, dtype))
+    assert_no_nan(run(CHAINS[name], 1e4 if dtype == torch.float16 else 1e30, dtype=dtype))
 
 
 LONG = ("projected_adaptivity/total", "projected_adaptivity/squared")
 """Chains that step by the sum of all elements, or by the square of their size: out of the range of float16."""
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)  # bfloat16 has the range of float32
 @pytest.mark.parametrize("size", [1e-6, 1e3])
 @pytest.mark.parametrize("name", CHAINS)
 def test_ordinary_gradients_make_no_nan(name: str, size: float, dtype: torch.dtype) -> None:
     generator = torch.Generator().manual_seed(0)
     start = [torch.randn(shape, generator=generator) / 8 for shape in SHAPES]
-    start += [torch.zeros(4, 6), torch.cat([torch.ones(3, 5), -torch.ones(3, 5)])]
+    start += [torch.zeros(4, 4), torch.cat([torch.ones(2, 4), -torch.ones(2, 4)])]
     params = [nn.Parameter(x.to(dtype)) for x in start]
     optimizer = build(params, CHAINS[name], compile=False)
     for step in range(4):

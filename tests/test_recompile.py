@@ -97,12 +97,12 @@ def test_a_new_group_compiles_only_its_own(made: dict[Any, Any]) -> None:
     assert len(made) == 3
 
 
-def test_five_hundred_shapes(made: dict[Any, Any]) -> None:
-    params = parameters([(rows, columns) for rows in range(1, 21) for columns in range(1, 26)])
+def test_two_hundred_shapes(made: dict[Any, Any]) -> None:
+    params = parameters([(rows, columns) for rows in range(1, 11) for columns in range(1, 21)])
     optimizer = gradchain.optimizer("sgd", params, lr=0.1, compile=True)
     for _ in range(2):
         step(optimizer, params, params)
-    assert len(made) == math.ceil(500 / compiled.TENSORS_PER_CALL)
+    assert len(made) == math.ceil(200 / compiled.TENSORS_PER_CALL)
     assert optimizer.compile_report().fallbacks == ()
     expected = parameters([(3, 3)])
     other = gradchain.optimizer("sgd", expected, lr=0.1, compile=False)

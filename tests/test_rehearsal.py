@@ -25,9 +25,9 @@ def rehearse(chain: gc.Chain, shape: tuple[int, ...]) -> None:
 
 
 @over_all_cases
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_split_tensors_are_stepped_as_whole_ones(case: Case, shape: tuple[int, ...]) -> None:
-    rehearse(case.chain, shape)
+def test_split_tensors_are_stepped_as_whole_ones(case: Case) -> None:
+    for shape in SHAPES:
+        rehearse(case.chain, shape)  # its error names the shape
 
 
 class by_hand(gc.Stage):

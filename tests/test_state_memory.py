@@ -57,7 +57,8 @@ def test_where_the_bytes_go() -> None:
     chain = gc.recipe(PLAIN)
     parts: Counter[str] = Counter()
     for shape, count in Counter(unet_shapes()).items():
-        slots = chain.init(torch.empty(shape, device="meta"))["slots"][""]
+        param = torch.empty(shape, device="meta")
+        slots = chain.route("", param).init(param)
         for name, slot in slots.items():
             parts[name.rpartition(".")[2]] += count * slot.numel() * slot.element_size()
     assert parts.keys() == {"sign", "row", "column"}

@@ -33,8 +33,15 @@ def case(recipe: str, how: str, compile: Any = False, **more: Any) -> Case:
     return {"recipe": recipe, "how": how, "compile": compile, **more}
 
 
+TRACED = {"options": {"backend": "aot_eager"}}
+"""All of torch.compile but inductor, which takes ten times as long."""
 SHORT = [
     case("own", "whole", "auto"),
+    case("adamw", "step", False, at="scheduler", **TRACED),
+    case("adamw", "whole", at="in_backward", **TRACED),
+    case("own", "pure", at="numbers", **TRACED),
+]
+COMPILED = [
     case("own", "step", True),
     case("adamw", "step", True, at="scheduler"),
     case("adamw", "whole", at="in_backward"),
@@ -82,6 +89,7 @@ def in_another_process(cases: Sequence[Case], cache: Path) -> list[dict[str, Any
     "cases",
     [
         pytest.param(SHORT, id="short"),
+        pytest.param(COMPILED, id="compiled", marks=pytest.mark.slow),
         pytest.param(FULL, id="recipes", marks=pytest.mark.slow),
         pytest.param(AROUND, id="situations", marks=pytest.mark.slow),
         pytest.param(BACKENDS, id="backends", marks=pytest.mark.slow),

@@ -103,7 +103,7 @@ def differences(ours: Any, theirs: Any, exact: bool, start: torch.Tensor | None 
 
 
 def compare(
-    name: str, chain: Chain, mesh: DeviceMesh, dtype: torch.dtype, steps: int = 6, compile: bool = False
+    name: str, chain: Chain, mesh: DeviceMesh, dtype: torch.dtype, steps: int = 4, compile: bool = False
 ) -> dict[str, Any]:
     """A chain on sharded parameters against the same on whole ones."""
     params, grads = tensors(1, SHAPES, dtype), gradients(steps, SHAPES, dtype)

@@ -14,7 +14,6 @@ from gradchain.distributed import Cost, cost
 from tests.distributed import costs, worlds
 
 NAMES = [*gradchain.recipes(), *costs.PARTS]
-ALONE = [name for name in NAMES if reaching_out(costs.chain_of(name), [torch.zeros(4, 4)]) is None]
 JOINT = {"adamw": 0, "gyro-adam": 0, "clip_by_global_norm": 2, "kourkoutas_beta": 2, "adv-prodigy": 2, "prodigy": 2}
 """Exchanges under ZeRO-1: one for each round of a stage over all parameters, one to find that there are no more, and one for
 shared numbers."""
@@ -23,6 +22,11 @@ shared numbers."""
 def on_paper(names: list[str], world: int, shapes: Any = costs.SHAPES) -> dict[str, list[int]]:
     found = {name: cost(costs.chain_of(name), shapes, world) for name in names}
     return {name: [each.collectives, each.numbers] for name, each in found.items()}
+
+
+def alone() -> list[str]:
+    """Those that ask about one parameter at a time."""
+    return [name for name in NAMES if reaching_out(costs.chain_of(name), [torch.zeros(4, 4)]) is None]
 
 
 def one_by_one(names: list[str], world: int) -> dict[str, list[int]]:
@@ -40,7 +44,7 @@ def check(world: int, monkeypatch: pytest.MonkeyPatch, *more: worlds.Job) -> Non
         if job is costs.partitioned:
             assert found == {name: [exchanges, 0] for name, exchanges in JOINT.items()}
         elif job is costs.one_by_one:
-            assert found == one_by_one(ALONE, world)
+            assert found == one_by_one(options["names"], world)
         else:
             monkeypatch.setattr(totals, "FEW", options["few"])
             assert found == on_paper(NAMES, world)
@@ -58,7 +62,7 @@ def test_as_many_with_many_maxima_or_one_by_one(world: int, monkeypatch: pytest.
         world,
         monkeypatch,
         (costs.partitioned, {"names": list(JOINT)}),
-        (costs.one_by_one, {"names": ALONE}),
+        (costs.one_by_one, {"names": alone()}),
         (costs.split_rows, {"names": NAMES, "few": 50}),
     )
 

@@ -12,8 +12,11 @@ from typing import Any, Literal
 import gradchain as gc
 from gradchain import Chain, chain
 
-SHAPES = [(), (1,), (7,), (1, 1), (5, 1), (1, 6), (8, 16), (4, 3, 3, 3), (2, 6, 10), (2, 3, 4, 5)]
-MATRICES = [(1, 6), (8, 16), (4, 3, 3, 3), (2, 6, 10), (2, 3, 4, 5)]
+SHAPES = [(), (1,), (7,), (1, 1), (4, 1), (1, 4), (8, 16), (4, 3, 3, 3), (2, 4, 3)]
+"""Every rank, and sides of 1 wherever they may be. Most sides are at most 4: such shapes are traced as they are."""
+FEW_SHAPES = [(), (7,), (1, 4), (8, 16), (4, 3, 3, 3)]
+"""For laws about what is called, and not about numbers."""
+MATRICES = [(1, 4), (8, 16), (4, 3, 3, 3), (2, 4, 3)]
 """Shapes whose slices along the first axis have more than one element."""
 
 
@@ -205,7 +208,7 @@ TRANSFORMS: dict[str, Case] = {
     "scale_by_learning_rate": equivariant(LR),
     "scale_update": invariant(
         gc.scale_update(), LR, inert=NO_BLOCKS,
-        scaling_shapes=((), (1,), (7,), (8, 16), (2, 6, 10)),  # those whose directions are above the floor
+        scaling_shapes=((), (1,), (7,), (8, 16), (2, 4, 3)),  # those whose directions are above the floor
     ),
     "scale_update/momentum": invariant(
         gc.first_moment(0.8), gc.sign(), gc.scale_update(vectors="rms", blocks="rms", seed=1), LR, inert=NO_BLOCKS

@@ -17,10 +17,11 @@ from tests.laws.running import assert_all_close, functional, gradients, optimize
 
 SHAPES = [(), (7,), (5, 1), (4, 6), (2, 3, 4)]
 quick = settings(max_examples=80, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+some = settings(quick, max_examples=50)  # each chain is traced
 few = settings(max_examples=12, derandomize=True, deadline=None)
 
 
-@quick
+@some
 @given(chains, st.sampled_from([torch.float32, torch.bfloat16, torch.float64]))
 def test_three_steps(chain: Chain, dtype: torch.dtype) -> None:
     params = tensors(1, SHAPES, dtype)
@@ -62,7 +63,7 @@ def test_equal_chains_are_equal_configs(left: Chain, right: Chain) -> None:
         assert hash(left) == hash(right)
 
 
-@quick
+@some
 @given(chains)
 def test_optimizer_and_functions_agree(chain: Chain) -> None:
     if any(getattr(stage, "storage", None) == "bf16" for stage in chain):

@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gradchain._chain.tracing import traits_of
-from tests.laws.cases import SHAPES, Case
+from tests.laws.cases import FEW_SHAPES, Case
 from tests.laws.running import (
     DECAYS,
     assert_all_close,
@@ -44,9 +44,9 @@ def equal(left: torch.Tensor, right: torch.Tensor) -> bool:
 
 def advanced(case: Case, dtype: torch.dtype) -> tuple[list[torch.Tensor], dict[str, Any]]:
     """Parameters and state after two steps, so that no slot is zero."""
-    params = tensors(1, dtype=dtype)
+    params = tensors(1, FEW_SHAPES, dtype)
     state = case.chain.init(params)
-    for grads in gradients(2, dtype=dtype):
+    for grads in gradients(2, FEW_SHAPES, dtype):
         _, state = case.chain.update(grads, state, params)
     return params, state
 
@@ -55,7 +55,7 @@ def advanced(case: Case, dtype: torch.dtype) -> tuple[list[torch.Tensor], dict[s
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_update_writes_to_nothing_and_repeats_itself(case: Case, dtype: torch.dtype) -> None:
     params, state = advanced(case, dtype)
-    grads = gradients(3, dtype=dtype)[2]
+    grads = gradients(3, FEW_SHAPES, dtype)[2]
     inputs = [x for x in tree_leaves((params, state, grads)) if isinstance(x, torch.Tensor)]
     before, versions = [x.clone() for x in inputs], [x._version for x in inputs]
     first = case.chain.update(grads, state, params)
@@ -67,7 +67,7 @@ def test_update_writes_to_nothing_and_repeats_itself(case: Case, dtype: torch.dt
 
 @over_all_cases
 def test_a_new_state_shares_no_memory_with_the_parameters(case: Case) -> None:
-    params = [torch.nn.Parameter(p) for p in tensors(1, dtype=torch.bfloat16)]
+    params = [torch.nn.Parameter(p) for p in tensors(1, FEW_SHAPES, torch.bfloat16)]
     slots = [x for x in tree_leaves(case.chain.init(params)["slots"]) if isinstance(x, torch.Tensor)]
     assert not {x.data_ptr() for x in slots if x.numel()} & {p.data_ptr() for p in params}
     assert not any(x.requires_grad for x in slots)
@@ -75,8 +75,8 @@ def test_a_new_state_shares_no_memory_with_the_parameters(case: Case) -> None:
 
 @over_all_cases
 def test_an_optimizer_leaves_the_gradients_alone(case: Case) -> None:
-    grads = gradients(1)[0]
-    _, optimizer = optimize(case.chain, tensors(1), [grads])
+    grads = gradients(1, FEW_SHAPES)[0]
+    _, optimizer = optimize(case.chain, tensors(1, FEW_SHAPES), [grads])
     held = optimizer.param_groups[0]["params"]
     versions = [param.grad._version for param in held]
     optimizer.step()
@@ -88,8 +88,8 @@ def test_an_optimizer_leaves_the_gradients_alone(case: Case) -> None:
 def test_a_step_never_syncs(case: Case) -> None:
     # Fake tensors have no values: `.item()`, `bool(tensor)` and branches on a dynamic hyperparameter raise.
     with FakeTensorMode():
-        params = [torch.empty(shape, dtype=torch.bfloat16) for shape in SHAPES]
-        params += [torch.empty(shape) for shape in SHAPES]
+        dtypes = (torch.bfloat16, torch.float32)
+        params = [torch.empty(shape, dtype=dtype) for dtype in dtypes for shape in FEW_SHAPES]
         hyper = as_tensors(case.chain.hyperparameters, lambda value: torch.empty((), dtype=torch.float64))
         state = case.chain.init(params)
         for _ in range(2):
@@ -109,7 +109,7 @@ def test_optimizer_and_functions_agree(case: Case, dtype: torch.dtype) -> None:
 
 @over_all_cases
 def test_hyperparameters_may_be_tensors(case: Case) -> None:
-    params, grads = tensors(1, dtype=torch.float64), gradients(4, dtype=torch.float64)
+    params, grads = tensors(1, FEW_SHAPES, torch.float64), gradients(4, FEW_SHAPES, torch.float64)
     hyper = as_tensors(case.chain.hyperparameters, lambda value: torch.tensor(value, dtype=torch.float64))
     by_tensor = functional(case.chain, params, grads, **hyper)
     rtol = tolerance(case.chain)
@@ -151,12 +151,12 @@ def test_empty_tensors_stay_empty(case: Case, dtype: torch.dtype) -> None:
 @over_all_cases
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_zero_gradients_move_nothing_but_decay(case: Case, dtype: torch.dtype) -> None:
-    params = tensors(1, dtype=dtype)
+    params = tensors(1, FEW_SHAPES, dtype)
     zeros = [[torch.zeros_like(p) for p in params]] * 2
     for now, before in zip(functional(case.chain, params, zeros, **no_decay(case)), params, strict=True):
         # True of every stage that we have, but for what a narrower compute dtype or master rounds away.
         assert torch.equal(now, before.to(precision(case.chain, dtype)).to(dtype))
-    for now in functional(case.chain, params, [*gradients(2, dtype=dtype), *zeros]):
+    for now in functional(case.chain, params, [*gradients(2, FEW_SHAPES, dtype), *zeros]):
         assert now.isfinite().all()
 
 

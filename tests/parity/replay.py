@@ -1,6 +1,6 @@
 """Replays a golden case: the published system's gradients and learning rates, through our recipe.
 
-`replay(case)` gives the parameters after the steps that the case has snapshots of. The case's options are the published
+`run(case)` gives the parameters after the steps that the case has snapshots of. The case's options are the published
 ones; the few that our recipes spell otherwise are translated here, so that the recipes stay clean.
 """
 
@@ -31,11 +31,6 @@ class Replayed:
     telemetry: list[dict[str, float]] = field(default_factory=list)
     shared: list[dict[str, float]] = field(default_factory=list)
     betas: list[list[torch.Tensor | None]] = field(default_factory=list)
-
-
-def replay(case: Case, *, compile: bool = False) -> dict[int, list[torch.Tensor]]:
-    """The parameters after each step that the case has a snapshot of."""
-    return run(case, compile=compile).snapshots
 
 
 def run(case: Case, *, compile: bool = False, edit: Callable[[Chain], Chain] = lambda chain: chain) -> Replayed:

@@ -85,13 +85,15 @@ def expectation(u: Array) -> Array:
 
 
 def test_stochastic_signs_are_unbiased() -> None:
-    draws = 4000
+    steps, copies = 100, 40  # side by side, where none is the largest of another's row or column
     for shape in [(4, 6), (3, 2, 2)]:
         g = sequence(shape, 1)[0]
-        u = torch.stack(directions(gc.stochastic_sign(), grads=[g.tolist()] * draws)).numpy()
+        wide = np.concatenate([g] * copies, axis=-1).tolist()
+        u = torch.stack(directions(gc.stochastic_sign(), grads=[wide] * steps)).numpy()
         assert set(np.unique(u)) <= {-1.0, 0.0, 1.0}
+        mean = u.reshape(steps, *shape[:-1], copies, shape[-1]).mean(axis=(0, -2))
         # Six standard errors of a mean of signs.
-        np.testing.assert_allclose(u.mean(axis=0), expectation(g), atol=6 / math.sqrt(draws))
+        np.testing.assert_allclose(mean, expectation(g), atol=6 / math.sqrt(steps * copies))
 
 
 def test_the_largest_of_each_column_is_certain() -> None:

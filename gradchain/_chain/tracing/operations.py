@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 import torch
 
@@ -35,38 +36,43 @@ POWERS = (-2, -1, -0.5, 0, 0.5, 1, 2, 3)
 HALF = (torch.bfloat16, torch.float16)
 
 
-def mixing(func: Any, leaves: list[torch.Tensor], known: set[torch.Size]) -> str | None:
-    """The operation, if by it elements of tensors of the known shapes come together."""
-    name = name_of(func)
-    shapes = [leaf.shape for leaf in leaves]
-    if name in RESHAPE and len({*shapes}) == 1:
-        return None
-    if torch.Tag.pointwise not in getattr(func, "tags", ()) and not (name in NO_COMPUTE and func.namespace == "aten"):
-        return str(func)
-    other = next((tuple(found) for found in shapes if found not in known), None)
-    return None if other is None else f"{func} on a tensor of another shape"
+class Operation(NamedTuple):
+    """What is known of one of torch's operations; found out once."""
 
-
-def is_half(leaf: torch.Tensor) -> bool:
-    return leaf.dtype in HALF
-
-
-def tensors_in(*given: Any) -> list[torch.Tensor]:
-    """The tensors in lists, tuples and dicts."""
-    found: list[torch.Tensor] = []
-    for value in given:
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-        elif isinstance(value, (list, tuple)):
-            found += tensors_in(*value)
-        elif isinstance(value, dict):
-            found += tensors_in(*value.values())
-    return found
+    elementwise: bool
+    """Whether it treats each element by itself."""
+    reshape: bool
+    computes: bool
+    exact: bool
+    """Whether an element's result has the same bits wherever it stands."""
+    power: bool
+    """Whether it is exact for some exponents only."""
+    looks: bool
+    """Whether it hands a value to the host."""
+    draws: bool
+    """Whether it draws from a generator of torch's."""
+    written: tuple[tuple[int, str], ...]
+    """The places and names of the arguments that it writes into."""
 
 
 @functools.cache
-def written(func: Any) -> tuple[tuple[int, str], ...]:
-    """The places and names of the arguments that an operation writes into."""
+def operation(func: Any) -> Operation:
+    packet, tags = getattr(func, "overloadpacket", None), getattr(func, "tags", ())
+    name = "" if packet is None else packet.__name__
+    power = name in ("pow", "pow_")
+    return Operation(
+        elementwise=torch.Tag.pointwise in tags or (name in NO_COMPUTE and func.namespace == "aten"),
+        reshape=name in RESHAPE,
+        computes=name not in NO_COMPUTE,
+        exact=not power and (name in NO_COMPUTE or name in RESHAPE or name.removesuffix("_") in ROUNDED),
+        power=power and str(func).endswith("Tensor_Scalar"),
+        looks=torch.Tag.data_dependent_output in tags,
+        draws=torch.Tag.nondeterministic_seeded in tags,
+        written=_written(func),
+    )
+
+
+def _written(func: Any) -> tuple[tuple[int, str], ...]:
     schema = getattr(func, "_schema", None)
     if schema is None or not schema.is_mutable:
         return ()
@@ -74,14 +80,35 @@ def written(func: Any) -> tuple[tuple[int, str], ...]:
     return tuple((place, a.name) for place, a in arguments if a.alias_info is not None and a.alias_info.is_write)
 
 
+def mixing(func: Any, leaves: list[torch.Tensor], known: set[torch.Size]) -> str | None:
+    """The operation, if by it elements of tensors of the known shapes come together."""
+    about = operation(func)
+    if about.reshape and len({leaf.shape for leaf in leaves}) == 1:
+        return None
+    if not about.elementwise:
+        return str(func)
+    other = next((leaf.shape for leaf in leaves if leaf.shape not in known), None)
+    return None if other is None else f"{func} on a tensor of another shape"
+
+
+def is_half(leaf: torch.Tensor) -> bool:
+    return leaf.dtype in HALF
+
+
+def tensors_in(given: Iterable[Any]) -> list[torch.Tensor]:
+    """The tensors among these, and in lists, tuples and dicts among them."""
+    found: list[torch.Tensor] = []
+    for value in given:
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif isinstance(value, (list, tuple)):
+            found += tensors_in(value)
+        elif isinstance(value, dict):
+            found += tensors_in(value.values())
+    return found
+
+
 def is_exact(func: Any, args: Any) -> bool:
-    name = name_of(func)
-    if name in ("pow", "pow_"):
-        return str(func).endswith("Tensor_Scalar") and args[1] in POWERS
-    return name in NO_COMPUTE or name in RESHAPE or name.removesuffix("_") in ROUNDED
-
-
-@functools.cache
-def name_of(func: Any) -> str:
-    packet = getattr(func, "overloadpacket", None)
-    return "" if packet is None else packet.__name__
+    """Whether an element's result has the same bits wherever it stands."""
+    about = operation(func)
+    return about.exact or (about.power and args[1] in POWERS)

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from gradchain._chain.declare import ParamInfo
 from gradchain._chain.elements import Composed, routes
 from gradchain._chain.mixins import SharedNumbers
 from gradchain._chain.program import Numbers, Program
@@ -86,13 +87,37 @@ def _traits_for(program: Program, dtype: torch.dtype, shape: torch.Size) -> Trai
     like = (program.structure, program.pattern, dtype, len(shape))
     if (known := _known.get(like)) is not None:
         return known
+    blind = _of_any_rank(program, dtype, shape)
+    if blind is not None and (known := _known.get(blind)) is not None:
+        return known
     small = torch.Size(min(max(size, 1), SIDE) for size in shape)
     known = _remembered((*like, small), program, lambda: _examined(program, dtype, small))
     if not known.own:
         _known[like] = known
+        if blind is not None:
+            _known[blind] = known
     elif small != shape:
         return _remembered((*like, shape), program, lambda: _widened(known, program, dtype, shape))
     return known
+
+
+def _of_any_rank(program: Program, dtype: torch.dtype, shape: torch.Size) -> Any:
+    """What to remember the traits by for all ranks but 0, if none of the stages looks at a shape; if there is such a thing.
+
+    That is so of gradchain's own stages, as tests hold. Another's might call what does something else for another rank
+    without a look at it, such as `movedim(1, -1)`.
+    """
+    own = not program.third_party and all(type(x).__module__.startswith("gradchain.") for x in program.storages)
+    if not own or not shape:
+        return None
+    p = ParamInfo(shape, dtype, torch.device("cpu"), program.role)
+    try:
+        slots = [(at, *item) for at, stage in program.stages for item in stage.slots_of(p).items()]
+    except Exception:  # it wants another shape; the step will say so
+        return None
+    if any(slot.shape is not None for _, _, slot in slots):
+        return None
+    return (program.structure, program.pattern, dtype, tuple((at, name) for at, name, _ in slots))
 
 
 def _remembered(key: Any, program: Program, make: Callable[[], Traits]) -> Traits:
@@ -144,7 +169,9 @@ def _examined(program: Program, dtype: torch.dtype, small: torch.Size) -> Traits
     if not any(deed.mixes or deed.shapes for deed in deeds.values()):
         compare(program, dtype, len(small), numbers[2], deeds)
     check_storages(program, watch.storages)
-    for other in _variants(program):
+    if "variants" not in program.traced:
+        program.traced["variants"] = tuple(_variants(program))
+    for other in program.traced["variants"]:
         more = _quietly(other, dtype, small)
         drawn = drawn or more.draws
         for address in more.joint:

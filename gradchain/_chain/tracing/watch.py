@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradchain._chain.context import Context, Keeping, Reduction
-from gradchain._chain.tracing.operations import NO_COMPUTE, is_exact, is_half, mixing, name_of, tensors_in, written
+from gradchain._chain.tracing.operations import is_exact, is_half, mixing, operation, tensors_in
 from gradchain._core.shard import Shard
 from gradchain.errors import ChainError
 from gradchain.storage import Storage
@@ -73,7 +73,8 @@ class Watch(TorchDispatchMode):
         """The shapes of what the stage was given, and of numbers."""
         self.deeds: Deeds | None = None
         self.address, self.method, self.last = "", "", ""
-        self.given: set[int] = set()
+        self.given: list[torch.Tensor] = []
+        """What the stage may read and not write."""
         self.tensor_numbers = False
         """Whether the hyperparameters are tensors: to read one is then to branch on it."""
         self.storing = False
@@ -92,8 +93,7 @@ class Watch(TorchDispatchMode):
         before = self.address, self.method, self.given, self.shapes, self.deeds
         self.address, self.method, self.last = address, f"its {method}", address
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
-            self.given = {memory(tensor) for tensor in given}
-            self.shapes = {torch.Size(), *(tensor.shape for tensor in given)}
+            self.given, self.shapes = given, {torch.Size(), *(tensor.shape for tensor in given)}
         self.deeds = deeds
         try:
             yield
@@ -127,45 +127,47 @@ class Watch(TorchDispatchMode):
         kwargs = kwargs or {}
         if self.key is not None and args and args[0] is self.key:
             self.drawn = True
-        deeds, self.deeds = self.deeds, None
+        deeds = self.deeds
+        if deeds is None:
+            return func(*args, **kwargs)
+        self.deeds = None
         try:
-            if deeds is None:
-                return func(*args, **kwargs)
             self._check(func, args, kwargs)
             if (generator := kwargs.get("generator")) is not None:  # one of the stage's own: it shall not notice
                 kwargs = {**kwargs, "generator": generator.clone_state()}
             result = func(*args, **kwargs)
-            self._note(deeds, func, args, tensors_in(args, kwargs, result))
+            if deeds.mixes is None or deeds.place is None:  # only the first of each is noted
+                self._note(deeds, func, args, tensors_in((*args, *kwargs.values(), result)))
             return result
         finally:
             self.deeds = deeds
 
-    def _note(self, deeds: Deeds, func: Any, args: Any, leaves: list[Any]) -> None:
+    def _note(self, deeds: Deeds, func: Any, args: Any, leaves: list[torch.Tensor]) -> None:
         if what := mixing(func, leaves, self.shapes):
             deeds.mixing(f"{self.method} calls {what}")
-        elif deeds.place is None and not is_exact(func, args):
+        elif deeds.place is not None:
+            return
+        elif not is_exact(func, args):
             deeds.place = f"{self.method} calls {func}, whose rounding may depend on the place of an element"
-        elif deeds.place is None and name_of(func) not in NO_COMPUTE and any(map(is_half, leaves)):
+        elif operation(func).computes and any(map(is_half, leaves)):
             deeds.place = (
                 f"{self.method} computes in half precision, which is rounded otherwise at the ends of a tensor"
             )
 
     def _check(self, func: Any, args: Any, kwargs: Any) -> None:
-        tags = getattr(func, "tags", ())
-        if torch.Tag.data_dependent_output in tags:
+        about = operation(func)
+        if about.looks:
             self.reads(str(func))
-        if torch.Tag.nondeterministic_seeded in tags and kwargs.get("generator") is None:
+        if about.draws and kwargs.get("generator") is None:
             raise Fault(
                 f"{self.address}: {self.method} calls {func}, whose random numbers are others after a resume, on another "
                 "device, or when sharded. Take them from ctx.random_bits().",
                 stage=self.address,
             )
-        self._check_written(func, args, kwargs)
-
-    def _check_written(self, func: Any, args: Any, kwargs: Any) -> None:
-        for position, name in written(func):
+        for position, name in about.written:
             held = args[position] if position < len(args) else kwargs.get(name)
-            if any(memory(x) in self.given for x in tensors_in(held)):
+            given = {memory(tensor) for tensor in self.given}
+            if any(memory(x) in given for x in tensors_in([held])):
                 raise Fault(
                     f"{self.address}: {self.method} wrote into a gradient, a parameter or a slot that it got ({func}). "
                     "Return new tensors (value * 2, not value.mul_(2)).",
@@ -185,9 +187,9 @@ class Looks(TorchFunctionMode):
         if deeds is not None:
             if func in READS:
                 self.watch.reads(READS[func])
-            if func in SHAPES:
-                deeds.shapes = deeds.shapes or f"{self.watch.method} reads {SHAPES[func]}"
-        return func(*args, **(kwargs or {}))
+            if func in SHAPES and deeds.shapes is None:
+                deeds.shapes = f"{self.watch.method} reads {SHAPES[func]}"
+        return func(*args, **kwargs) if kwargs else func(*args)
 
 
 class Witness(Context):

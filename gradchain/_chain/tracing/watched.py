@@ -211,12 +211,23 @@ class Watching:
         """Numbers between -1 and 1, the same in every process; undefined ones on the meta device."""
         if self.device == "meta":
             return torch.empty(shape, dtype=self.dtype, device="meta")
-        places = torch.arange(shape.numel(), dtype=torch.float64)
-        return (places * 1.7 + seed * 2.3 + 0.5).sin().view(shape).to(self.dtype)
+        return _waves(shape.numel(), seed).view(shape).to(self.dtype, copy=True)
+
+
+@functools.lru_cache(maxsize=1024)
+def _waves(count: int, seed: int) -> torch.Tensor:
+    return (torch.arange(count, dtype=torch.float64) * 1.7 + seed * 2.3 + 0.5).sin()
 
 
 def usual_numbers(program: Program, steps: tuple[int, ...] = STEPS) -> dict[int, Numbers]:
     """The numbers that the stages were built with, at the steps that are watched."""
+    known = program.traced.get(steps)
+    if known is None:
+        known = program.traced[steps] = _numbers(program, steps)
+    return known
+
+
+def _numbers(program: Program, steps: tuple[int, ...]) -> dict[int, Numbers]:
     bindings = bind_keys(program.stages)
     route: Any = SimpleNamespace(addressed=program.stages, bindings=bindings)
     group: dict[str, Any] = dict(bindings.defaults)

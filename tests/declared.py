@@ -1,0 +1,45 @@
+"""What gradchain's own cases do, as their stages said before it was found out."""
+
+from __future__ import annotations
+
+import gradchain as gc
+from tests.laws.cases import CASES
+
+PROJECTION = ("mean_cos", "projection_rate", "mean_norm_g", "mean_norm_m", "valid_cosines")
+
+ELEMENTWISE = {
+    "adamw", "adamw:betas", "add_decayed_weights", "ademamix", "ademamix/alone", "ademamix/warmup", "adopt",
+    "adopt/factored", "adv-adamw", "adv-adopt", "adv-lion", "adv-signsgd", "cautious_decay",
+    "centered_decay/float8", "centered_decay/float8_scaled", "centered_decay/full", "centered_decay/int4",
+    "centered_decay/int8", "clip_by_value", "debias", "decoupled_decay", "decoupled_decay/schedule", "divide",
+    "factored_moment", "factored_moment/raw", "first_moment", "first_moment/bf16", "first_moment/factored",
+    "first_moment/factored_compact", "first_moment/factored_vectors", "first_moment/fp16", "first_moment/fp32",
+    "first_moment/int8", "first_moment/raw", "grams", "heavy_ball", "heavy_ball/nesterov", "lion",
+    "lion_interpolate", "lion_k", "master_weights", "multiply", "nesterov", "nesterov/coef", "nesterov/momentum",
+    "nesterov/scaled", "promote", "promote/at_least", "promote/bf16", "scale_by_learning_rate", "second_moment",
+    "second_moment/bf16", "second_moment/factored", "second_moment/int8", "second_moment/raw", "sgd",
+    "sgd:dampening", "sgd:nesterov", "sign", "step_clip", "stochastic_round", "track_first_moment",
+}  # fmt: skip
+"""`factored_moment` did not say so, and is; what calls `atan2` is not, since its bits depend on an element's place."""
+
+RANDOM = {
+    "first_moment/bf16", "first_moment/int8", "first_moment/factored_compact", "second_moment/int8",
+    "second_moment/bf16", "stochastic_sign", "adv-adopt-factored-ademamix",
+}  # fmt: skip
+
+JOINT = {
+    "clip_by_global_norm": ["clip_by_global_norm"],
+    "kourkoutas_beta": ["kourkoutas_beta"],
+    "adv-adamw:all": ["kourkoutas_beta"],
+    "adv-adopt:all": ["kourkoutas_beta"],
+}
+
+
+def packs(stage: gc.Stage) -> bool:
+    """Whether a stage keeps a slot as something else than a row of numbers."""
+    kept = {type(slot.kept_as).__name__ for slot in stage.known_slots.values()}
+    return not kept <= {"NoneType", "AsParameter", "Float32", "Float8"}
+
+
+EXACT = sorted(name for name in ELEMENTWISE if not any(map(packs, CASES[name].chain)))
+"""Those whose tensors may be cut and joined."""
