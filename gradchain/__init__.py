@@ -50,8 +50,9 @@ from gradchain.transforms import *
 from gradchain.transforms.spectral import matrix_or_vector as matrix_or_vector
 
 if TYPE_CHECKING:
+    from gradchain import optim as optim
     from gradchain._chain.recipes import recipe_names as recipes  # pyright: ignore[reportUnusedImport]
 else:
-    from gradchain import recipes  # the package, which is also the function
+    from gradchain import optim, recipes  # the package, which is also the function
 
 __version__ = "0.1.0"

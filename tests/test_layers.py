@@ -18,14 +18,26 @@ LAYERS = (
     ("_chain",),
     ("transforms", "_dist", "_engine"),
     ("recipes", "_optim"),
-    ("distributed",),
+    ("distributed", "optim"),
     ("gradchain",),
     ("audit", "ablation"),
     ("cli",),
 )
 """Each room imports from itself and from the rows above it; `gradchain` is the public face, `__init__.py`."""
 
-PUBLIC = {"ablation", "audit", "cli", "distributed", "errors", "ops", "recipes", "roles", "storage", "transforms"}
+PUBLIC = {
+    "ablation",
+    "audit",
+    "cli",
+    "distributed",
+    "errors",
+    "ops",
+    "optim",
+    "recipes",
+    "roles",
+    "storage",
+    "transforms",
+}
 
 
 def modules() -> dict[str, Path]:

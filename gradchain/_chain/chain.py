@@ -14,6 +14,7 @@ from gradchain._chain.elements import Composed, Element, Partition, elements_of
 from gradchain._chain.functional import ChainState, Tree
 from gradchain._chain.show import chain_table
 from gradchain._chain.stage import Stage
+from gradchain._core.fields import as_tuple
 from gradchain.errors import ChainError, UnknownOptionError, kind_of, nearest, shown
 from gradchain.roles import Rule
 
@@ -101,7 +102,7 @@ class Chain(Composed):
         """
         changes: dict[str, dict[str, Any]] = {}
         for name, value in options.items():
-            for address, field, picked in self._targets(name, value):
+            for address, field, picked in self._targets(name, as_tuple(value)):
                 changes.setdefault(address, {})[field] = picked
         return self._edit(
             (address, lambda stage, fields=fields: (dataclasses.replace(stage, **fields),))

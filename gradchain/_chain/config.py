@@ -96,12 +96,12 @@ def _build(item: Any, where: str, depth: int) -> Element:
         raise ConfigError(f"{where}: 'stage' and all keys must be strings; got {shown(item)}.")
     try:
         cls = registry.stage(item["stage"])
-        return _construct(cls, options)
+        return stage_of(cls, options)
     except GradchainError as error:
         raise ConfigError(f"{where}: {error}") from None
 
 
-def _construct(cls: type[Stage], options: dict[str, Any]) -> Stage:
+def stage_of(cls: type[Stage], options: dict[str, Any]) -> Stage:
     """A stage from plain values. Lists become tuples, an empty table means `None`, keys become what `rename` makes."""
     keys = options.pop("keys", {})
     values = {

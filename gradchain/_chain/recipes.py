@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 
 from gradchain._chain import registry
 from gradchain._chain.chain import Chain
-from gradchain._core.fields import KINDS, differ
+from gradchain._core.fields import KINDS, as_tuple, differ
 from gradchain.errors import (
     ChainError,
     GradchainError,
@@ -83,7 +83,7 @@ def register_recipe(
         @functools.wraps(build)
         def checked(*args: Any, **kwargs: Any) -> Chain:
             try:
-                options = signature.bind(*args, **kwargs).arguments
+                bound = signature.bind(*args, **kwargs)
             except TypeError as error:
                 if unknown := [option for option in kwargs if option not in signature.parameters]:
                     known = nearest(unknown[0], signature.parameters)
@@ -91,10 +91,13 @@ def register_recipe(
                 raise UnknownOptionError(
                     f"recipe {name!r}: {error}. It has: {', '.join(signature.parameters)}"
                 ) from None
+            options = bound.arguments
             for option, value in options.items():
-                _check_option(f"recipe {name!r}: {option}", str(signature.parameters[option].annotation), value)
+                annotation = str(signature.parameters[option].annotation)
+                options[option] = as_tuple(value) if annotation.startswith("tuple[") else value
+                _check_option(f"recipe {name!r}: {option}", annotation, options[option])
             _check_needs(name, signature, options, needs or {})
-            return _built(name, build, args, kwargs, options)
+            return _built(name, build, bound.args, bound.kwargs, options)
 
         _recipes[name] = Recipe(name, checked, source, dict(inert or {}))
         return cast("Build", checked)
@@ -197,7 +200,7 @@ def _check_option(where: str, annotation: str, value: Any) -> None:
         raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass {wanted}.")
     if annotation.startswith("tuple["):
         wanted = annotation.count(",") + 1
-        if not isinstance(value, (tuple, list)) or len(cast("tuple[Any, ...]", value)) != wanted:
+        if not isinstance(value, tuple) or len(cast("tuple[Any, ...]", value)) != wanted:
             raise OptionError(f"{where} = {shown(value)}: pass a tuple of {wanted} numbers.")
 
 

@@ -7,7 +7,7 @@ import math
 import numbers
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -359,3 +359,10 @@ def dtype_name(value: object) -> str | None:
     if name not in DTYPES:
         raise ValueError(f"not a floating dtype; pass one of {', '.join(DTYPES)}, their torch dtypes, or None.")
     return name
+
+
+def as_tuple(value: Any) -> Any:
+    """A list, or a list-like thing of a configuration library, as a tuple; anything else as it is."""
+    if isinstance(value, Sequence) and not isinstance(value, (str, bytes)):
+        return tuple(cast("Sequence[Any]", value))
+    return value

@@ -133,11 +133,20 @@ def _check_kind(what: str, param: torch.Tensor) -> None:
         )
 
 
-def check_named_alike(group: Mapping[str, Any], others: Sequence[Mapping[str, Any]], where: str) -> None:
-    """Raise `ParameterError` if the parameters of some groups have names and those of others do not."""
+def named_alike(group: dict[str, Any], others: Sequence[Mapping[str, Any]], where: str) -> dict[str, Any]:
+    """A new group with names if the others have some: empty ones, if its parameters came without.
+
+    Raises:
+        ParameterError: it has names, and the others do not.
+    """
     named = "param_names" in group or any(isinstance(item, tuple) for item in group["params"])
-    if any(("param_names" in other) != named for other in others):
-        raise ParameterError(f"{where}some groups have named parameters and others do not. Name all, or none.")
+    if named and any("param_names" not in other for other in others):
+        raise ParameterError(
+            f"{where}its parameters have names, and those of the groups before have none. Name all, or leave these unnamed."
+        )
+    if not named and any("param_names" in other for other in others):
+        return {**group, "param_names": [""] * len(group["params"])}
+    return group
 
 
 def check_live(group: object, where: str) -> None:

@@ -52,7 +52,7 @@ def optimizer(
     if isinstance(name, Chain) or isinstance(params, Chain):
         raise OptionError("gradchain.optimizer takes the name of a recipe; for a chain use Optimizer(params, chain).")
     chain = recipes.recipe(name, **options)
-    return Optimizer(
+    made = Optimizer(
         params,
         chain,
         disable=disable,
@@ -66,3 +66,5 @@ def optimizer(
         partition_of=partition_of,
         partition_group=partition_group,
     )
+    made.name = name
+    return made

@@ -31,6 +31,8 @@ class Checkpointed(torch.optim.Optimizer):
     """The part of `gradchain.Optimizer` that is saved, and how it comes back."""
 
     chain: Chain
+    name: str = "Optimizer"
+    """What to call the optimizer in logs: its recipe's name, or that of its class."""
     compile: Compile
     capturable: bool
     _guard: Guard
@@ -40,6 +42,7 @@ class Checkpointed(torch.optim.Optimizer):
     _telemetry: Telemetry
     _partition: Partitioned
     _in_backward: Callable[[Iterable[torch.Tensor]], None] | None
+    _guests: set[str]
 
     def state_dict(self) -> dict[str, Any]:
         """As of any torch optimizer, plus the chain's config under `"chain"`, and under `"with_state"` whose state it has.
@@ -121,6 +124,7 @@ class Checkpointed(torch.optim.Optimizer):
         kept = {
             "chain": self.chain,
             "compile": self.compile,
+            "name": self.name,
             "capturable": self.capturable,
             "nonfinite": (self._guard.policy, self._guard.scope),
             "_role": None,
@@ -136,7 +140,7 @@ class Checkpointed(torch.optim.Optimizer):
         if fresh is not None:  # unpickled or copied
             self._table, self._executor, self._replay_plan = ParamTable(self.chain), Executor(), None
             self._guard, self._telemetry = Guard(*nonfinite), Telemetry()
-            self._in_backward = None
+            self._in_backward, self._guests = None, set[str]()
             parameters = self._parameters()
             place_together(state for state in self.state.values() if "step" in state)
             made = {parameters[index]: self.state.get(parameters[index], {}) for index in fresh}

@@ -14,7 +14,8 @@ from gradchain._chain.chain import Chain
 from gradchain._chain.routes_table import Route, routing_table
 from gradchain._chain.tracing import sharing
 from gradchain._core.autocast import no_autocast
-from gradchain._core.parameters import check_named_alike, checked_group, listed
+from gradchain._core.fields import as_tuple
+from gradchain._core.parameters import checked_group, listed, named_alike
 from gradchain._core.shard import Shard
 from gradchain._core.totals import APART
 from gradchain._core.untraced import untraced
@@ -24,6 +25,7 @@ from gradchain._engine.replay import ReplayPlan
 from gradchain._engine.report import CompileReport
 from gradchain._optim.arguments import check_arguments
 from gradchain._optim.checkpoint import Checkpointed, Compile
+from gradchain._optim.guests import check_guests
 from gradchain._optim.nonfinite import Guard, NonfiniteReport, Policy, Scope, any_kept
 from gradchain._optim.nonfinite import origins as origins_of
 from gradchain._optim.register import register
@@ -38,12 +40,6 @@ from gradchain.errors import (
     shown,
 )
 from gradchain.roles import Rule, assign, check_matched, roles_of
-
-# Group keys that torch's schedulers and training loops write.
-_FOREIGN = frozenset({
-    "name", "initial_lr", "max_lr", "min_lr", "base_lr", "max_momentum", "base_momentum", "swa_lr",
-    "constructor_lr", "param_names",
-})  # fmt: skip
 
 
 class Optimizer(Checkpointed):
@@ -103,6 +99,7 @@ class Optimizer(Checkpointed):
         check_arguments(params, chain, compile, capturable)
         disable = stage_names(disable)
         self.chain = chain
+        self.name = type(self).__name__
         self.compile: Compile = compile
         self.capturable = capturable
         self._guard = Guard(nonfinite, nonfinite_scope)
@@ -117,6 +114,7 @@ class Optimizer(Checkpointed):
         self._in_backward: Callable[[Iterable[torch.Tensor]], None] | None = None  # takes up parameters that are added
         self._telemetry = Telemetry()
         self._role = role
+        self._guests: set[str] = set()  # entries of groups that were warned of
         self._partition = partition_of_all(chain, partition_of, partition_group, self._guard.joint)
         defaults = {
             **chain.hyperparameters,
@@ -130,7 +128,7 @@ class Optimizer(Checkpointed):
                 raise UnknownOptionError(
                     f"unknown hyperparameter {shown(name)}. {nearest(name, chain.hyperparameters)}"
                 )
-            defaults[name] = value
+            defaults[name] = as_tuple(value)
         self._table.routing.check(defaults, "")
         super().__init__(listed(params), defaults)
         names = [name for group in self.param_groups for name in parameter_names(group)]
@@ -142,12 +140,14 @@ class Optimizer(Checkpointed):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Take up more parameters, at any time; an invalid group leaves the optimizer as it was."""
         where = f"group {len(self.param_groups)}: "
-        param_group = checked_group(param_group, where, set(self._parameters()))
+        param_group = named_alike(checked_group(param_group, where, set(self._parameters())), self.param_groups, where)
+        param_group |= {
+            key: as_tuple(param_group[key]) for key in self.chain.hyperparameters.keys() & param_group.keys()
+        }
         group = {**self.defaults, **param_group}
         group["disable"] = stage_names(group["disable"], where)
-        for key in param_group:
-            if key not in {*self.defaults, *_FOREIGN, "params", *shared.keys(self.chain)}:
-                raise UnknownOptionError(f"{where}unknown entry {shown(key)}. {nearest(key, self.defaults)}")
+        own = {*self.defaults, *shared.keys(self.chain)}
+        check_guests(param_group, own, self.chain.hyperparameters, where, self._guests)
         if isinstance(group["role"], Mapping) or callable(group["role"]):
             raise OptionError(f"{where}role: pass rules to the optimizer; a group holds strings.")
         self._table.routing.check(group, where)
@@ -158,7 +158,6 @@ class Optimizer(Checkpointed):
             initial = {key: value.clone() if torch.is_tensor(value) else value for key, value in entries}
             param_group = {**initial, **param_group}
         explicit = "role" in param_group
-        check_named_alike(param_group, self.param_groups, where)
         super().add_param_group(param_group)
         group = self.param_groups[-1]
         try:
@@ -266,8 +265,11 @@ class Optimizer(Checkpointed):
 
     @untraced
     @torch.no_grad()
-    def step_parameter(self, param: torch.Tensor) -> None:
-        """One step for one parameter, which has a gradient: what `step_in_backward` does. Its chain must not be joint."""
+    def step_parameter(self, param: torch.Tensor, group: Any = None, i: int | None = None) -> None:
+        """One step for one parameter, which has a gradient: what `step_in_backward` does. Its chain must not be joint.
+
+        `group` and `i` are what trainers with a fused backward pass hand over besides; the optimizer knows them.
+        """
         due = [self._table.due_one(param, self.param_groups, self._info())]
         self._guard.check_one_by_one()
         if not (due := self._admit(due)):
@@ -278,6 +280,10 @@ class Optimizer(Checkpointed):
         self._count(due)
         self._telemetry.add(param, due[0].counted, recorded[0], due[0].telemetry)
         self._opt_called = True  # learning-rate schedulers look whether there has been a step
+
+    def step_param(self, param: torch.Tensor, group: Any = None) -> None:
+        """`step_parameter` by the name that other trainers call."""
+        self.step_parameter(param, group)
 
     def _admit(self, due: list[ParamStep]) -> list[ParamStep]:
         """Those that are to be stepped, by what the optimizer does about gradients that are not finite."""

@@ -1,0 +1,734 @@
+"""A class for each recipe. Written by `python -m tests.optim_stub`; do not edit."""
+
+import collections.abc
+import typing
+
+import torch
+
+import gradchain
+from gradchain._optim.edited import FromRecipe as FromRecipe
+
+CLASSES: dict[str, str]
+
+def optimizer_class(recipe: str) -> type[gradchain.Optimizer]: ...
+def class_name(recipe: str) -> str: ...
+
+class Rose(gradchain.Optimizer):
+    """Rose 1.0.0: each slice of the gradient divided by its range. Keeps no state."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        *,
+        weight_decay: float | None = 0.0001,
+        wd_schedule: bool | float = False,
+        centralize: bool = True,
+        stabilize: bool = True,
+        bf16_sr: bool = True,
+        compute_dtype: str | None = "fp64",
+        seed: int = 0,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class Rose_1_0_2(gradchain.Optimizer):
+    """Rose 1.0.2, the revised shape rules: |max| - min, signs for scalars, no damping of vectors."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        *,
+        weight_decay: float | None = 0.0001,
+        wd_schedule: bool | float = False,
+        centralize: bool = True,
+        stabilize: bool = True,
+        bf16_sr: bool = True,
+        compute_dtype: str | None = "fp64",
+        skip_singletons: bool = False,
+        seed: int = 0,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class GYROAdam(gradchain.Optimizer):
+    """GYRO-Adam: AdamW on gradients whose part against the momentum has been turned away."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        *,
+        theta_base: float = 0.0,
+        proj_factor: float = 1.0,
+        warmup_steps: int | None = None,
+        residual_rtol: float = 1e-06,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class GYROSGD(gradchain.Optimizer):
+    """GYRO-SGD: plain gradient steps, turned where they oppose a running average that serves as detector only."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        momentum: float = 0.9,
+        theta_base: float = 0.0,
+        proj_factor: float = 1.0,
+        warmup_steps: int | None = None,
+        eps: float = 1e-08,
+        *,
+        residual_rtol: float = 1e-06,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class Adams(gradchain.Optimizer):
+    """Adams: bounded steps by atan2, and decay of the largest singular value of each matrix."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.1,
+        scalar_vector_weight_decay: float = 0.1,
+        *,
+        master_dtype: str = "fp32",
+        hat_inside: bool = False,
+        independent_vector_decay: bool = False,
+        restart: bool = False,
+        spectral_precision: str = "param",
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class AdamW_adv(gradchain.Optimizer):
+    """AdamW_adv: AdamW whose every part can be exchanged."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float | None = 1e-08,
+        weight_decay: float = 0.0,
+        *,
+        use_bias_correction: bool = True,
+        use_atan2: bool = False,
+        normed_momentum: bool = False,
+        nesterov: bool = False,
+        nesterov_coef: float | None = None,
+        grams: bool = False,
+        cautious: bool = False,
+        ademamix: bool = False,
+        alpha: float = 5.0,
+        beta3_ema: float = 0.9999,
+        t_alpha: float | None = None,
+        orthogonal_gradient: typing.Literal["disabled", "flattened", "per_rank", "iterative"] = "disabled",
+        spectral_normalization: bool = False,
+        kourkoutas_beta: bool = False,
+        beta2_min: float = 0.9,
+        ema_alpha: float = 0.95,
+        tiny_spike: float = 1e-09,
+        k_warmup_steps: int = 0,
+        kourkoutas_layers: typing.Literal["shape", "role", "tensor"] = "shape",
+        fisher_wd: bool = False,
+        cautious_wd: bool = False,
+        decoupled_wd: bool = False,
+        routed_wd: bool = False,
+        centered_wd: float = 0.0,
+        centered_wd_mode: typing.Literal["full", "float8", "float8_scaled", "int8", "int4"] = "float8",
+        state_precision: typing.Literal["auto", "fp32", "fp16", "bf16_sr", "int8_sr", "factored"] = "auto",
+        nnmf_factor: bool = False,
+        factored_2nd: bool = False,
+        vector_reshape: bool = False,
+        stochastic_rounding: bool = True,
+        seed: int = 0,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class AdamW_adv_OrthoGrad(gradchain.Optimizer):
+    """Fine-tuning that should not overfit: Adam on the part of the gradient that does not just stretch the weights."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class AdamW_adv_Scaled(gradchain.Optimizer):
+    """Tune once, train anywhere: steps of one size in what a layer puts out, for any width, rank or adapter."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class Adopt_adv(gradchain.Optimizer):
+    """Adopt_adv: ADOPT, which divides by the second moment of the step before and then averages."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.0001,
+        betas: tuple[float, float] = (0.9, 0.9999),
+        eps: float | None = 1e-06,
+        weight_decay: float = 0.0,
+        *,
+        clip_lambda: float | None = 0.25,
+        use_atan2: bool = False,
+        nesterov: bool = False,
+        nesterov_coef: float | None = None,
+        grams: bool = False,
+        cautious: bool = False,
+        ademamix: bool = False,
+        alpha: float = 5.0,
+        beta3_ema: float = 0.9999,
+        t_alpha: float | None = None,
+        orthogonal_gradient: typing.Literal["disabled", "flattened", "per_rank", "iterative"] = "disabled",
+        spectral_normalization: bool = False,
+        kourkoutas_beta: bool = False,
+        beta2_min: float = 0.9,
+        ema_alpha: float = 0.95,
+        tiny_spike: float = 1e-09,
+        k_warmup_steps: int = 0,
+        kourkoutas_layers: typing.Literal["shape", "role", "tensor"] = "shape",
+        fisher_wd: bool = False,
+        cautious_wd: bool = False,
+        decoupled_wd: bool = False,
+        routed_wd: bool = False,
+        centered_wd: float = 0.0,
+        centered_wd_mode: typing.Literal["full", "float8", "float8_scaled", "int8", "int4"] = "float8",
+        state_precision: typing.Literal["auto", "fp32", "fp16", "bf16_sr", "int8_sr", "factored"] = "auto",
+        nnmf_factor: bool = False,
+        factored_2nd: bool = False,
+        vector_reshape: bool = False,
+        stochastic_rounding: bool = True,
+        seed: int = 0,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class Adopt_adv_Factored(gradchain.Optimizer):
+    """Full fine-tuning in little memory: ADOPT with factored moments and atan2, an eighth of a byte per weight."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.0001,
+        betas: tuple[float, float] = (0.9, 0.9999),
+        weight_decay: float = 0.0,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class Adopt_adv_Factored_AdEMAMix(gradchain.Optimizer):
+    """Long runs of full fine-tuning: the same with a second, slow momentum; take beta3_ema 0.999 below 4,000 steps."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 4e-05,
+        betas: tuple[float, float] = (0.9, 0.9999),
+        weight_decay: float = 0.0,
+        beta3_ema: float = 0.9999,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class Prodigy_adv(gradchain.Optimizer):
+    """Prodigy_adv: Adam that finds its own learning rate; leave `lr` at 1, or give it a schedule that starts there."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float | None = 1e-08,
+        weight_decay: float = 0.0,
+        *,
+        beta3: float | None = None,
+        d0: float = 1e-06,
+        d_coef: float = 1.0,
+        growth_rate: float = float("inf"),
+        safeguard_warmup: bool = False,
+        slice_p: int = 11,
+        prodigy_steps: int = 0,
+        d_limiter: bool = False,
+        use_atan2: bool = False,
+        nesterov: bool = False,
+        nesterov_coef: float | None = None,
+        grams: bool = False,
+        cautious: bool = False,
+        ademamix: bool = False,
+        alpha: float = 5.0,
+        beta3_ema: float = 0.9999,
+        t_alpha: float | None = None,
+        orthogonal_gradient: typing.Literal["disabled", "flattened", "per_rank", "iterative"] = "disabled",
+        spectral_normalization: bool = False,
+        kourkoutas_beta: bool = False,
+        beta2_min: float = 0.9,
+        ema_alpha: float = 0.95,
+        tiny_spike: float = 1e-09,
+        k_warmup_steps: int = 0,
+        kourkoutas_layers: typing.Literal["shape", "role", "tensor"] = "shape",
+        fisher_wd: bool = False,
+        cautious_wd: bool = False,
+        decoupled_wd: bool = False,
+        routed_wd: bool = False,
+        centered_wd: float = 0.0,
+        centered_wd_mode: typing.Literal["full", "float8", "float8_scaled", "int8", "int4"] = "float8",
+        state_precision: typing.Literal["auto", "fp32", "fp16", "bf16_sr", "int8_sr", "factored"] = "auto",
+        nnmf_factor: bool = False,
+        factored_2nd: bool = False,
+        vector_reshape: bool = False,
+        stochastic_rounding: bool = True,
+        seed: int = 0,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class Prodigy_adv_Factored(gradchain.Optimizer):
+    """When the learning rate is not known: Prodigy with factored moments and atan2."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 1.0,
+        d_coef: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class Lion_adv(gradchain.Optimizer):
+    """Lion_adv: Lion-K, of which Lion is kappa_p = 1; kappa_p = 2 gives steps of one length instead of one size."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.0001,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        kappa_p: float = 1.0,
+        auto_kappa_p: bool = False,
+        stochastic_sign: bool = False,
+        cautious: bool = False,
+        freeze_on_flip: bool = False,
+        projected_adaptivity: typing.Literal["disabled", "auto", "mean", "row", "total", "auto_squared"] = "disabled",
+        clip_threshold: float = 0.0,
+        orthogonal_gradient: typing.Literal["disabled", "flattened", "per_rank", "iterative"] = "disabled",
+        spectral_normalization: bool = False,
+        cautious_wd: bool = False,
+        decoupled_wd: bool = False,
+        routed_wd: bool = False,
+        centered_wd: float = 0.0,
+        centered_wd_mode: typing.Literal["full", "float8", "float8_scaled", "int8", "int4"] = "float8",
+        state_precision: typing.Literal["auto", "fp32", "fp16", "bf16_sr", "int8_sr", "factored"] = "auto",
+        nnmf_factor: bool = False,
+        vector_reshape: bool = False,
+        stochastic_rounding: bool = True,
+        seed: int = 0,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class Lion_Prodigy_adv(gradchain.Optimizer):
+    """Lion_Prodigy_adv: Lion with the step size that Prodigy finds."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 1.0,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        beta3: float | None = None,
+        d0: float = 1e-06,
+        d_coef: float = 1.0,
+        growth_rate: float = float("inf"),
+        safeguard_warmup: bool = False,
+        slice_p: int = 11,
+        prodigy_steps: int = 0,
+        d_limiter: bool = True,
+        kappa_p: float = 1.0,
+        auto_kappa_p: bool = False,
+        stochastic_sign: bool = False,
+        cautious: bool = False,
+        freeze_on_flip: bool = False,
+        projected_adaptivity: typing.Literal["disabled", "auto", "mean", "row", "total", "auto_squared"] = "disabled",
+        clip_threshold: float = 0.0,
+        orthogonal_gradient: typing.Literal["disabled", "flattened", "per_rank", "iterative"] = "disabled",
+        spectral_normalization: bool = False,
+        cautious_wd: bool = False,
+        decoupled_wd: bool = False,
+        routed_wd: bool = False,
+        centered_wd: float = 0.0,
+        centered_wd_mode: typing.Literal["full", "float8", "float8_scaled", "int8", "int4"] = "float8",
+        state_precision: typing.Literal["auto", "fp32", "fp16", "bf16_sr", "int8_sr", "factored"] = "auto",
+        nnmf_factor: bool = False,
+        vector_reshape: bool = False,
+        stochastic_rounding: bool = True,
+        seed: int = 0,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class SignSGD_adv(gradchain.Optimizer):
+    """SignSGD_adv: the sign of an average, or the average of signs."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.0001,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        *,
+        normed_momentum: bool = False,
+        snr_cond: bool = False,
+        nesterov: bool = False,
+        nesterov_coef: float | None = None,
+        stochastic_sign: bool = False,
+        auto_kappa_p: bool = False,
+        freeze_on_flip: bool = False,
+        projected_adaptivity: typing.Literal["disabled", "auto", "mean", "row", "total", "auto_squared"] = "disabled",
+        heavy_ball: bool = False,
+        orthogonal_gradient: typing.Literal["disabled", "flattened", "per_rank", "iterative"] = "disabled",
+        spectral_normalization: bool = False,
+        geometric_wd: bool = False,
+        cautious_wd: bool = False,
+        decoupled_wd: bool = False,
+        routed_wd: bool = False,
+        centered_wd: float = 0.0,
+        centered_wd_mode: typing.Literal["full", "float8", "float8_scaled", "int8", "int4"] = "float8",
+        state_precision: typing.Literal["auto", "fp32", "fp16", "bf16_sr", "int8_sr", "factored"] = "auto",
+        nnmf_factor: bool = False,
+        vector_reshape: bool = False,
+        stochastic_rounding: bool = True,
+        seed: int = 0,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class AdamW(gradchain.Optimizer):
+    """AdamW: Adam with decoupled weight decay."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.01,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class SGD(gradchain.Optimizer):
+    """SGD with L2 decay and, if `momentum` is not 0, heavy-ball or Nesterov momentum."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class Lion(gradchain.Optimizer):
+    """Lion: the sign of an interpolated momentum."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.0001,
+        betas: tuple[float, float] = (0.9, 0.99),
+        weight_decay: float = 0.0,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
+
+class AdamATan2(gradchain.Optimizer):
+    """Adam with the quotient replaced by an arctangent: no eps, bounded steps, blind to the gradient's units."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        weight_decay: float = 0.01,
+        a: float = 1.27,
+        b: float = 1.0,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+    ) -> None: ...
