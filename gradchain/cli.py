@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 from gradchain._chain import registry
-from gradchain._chain.chain import Chain
 from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
 from gradchain._chain.show import HEADER, stage_row
 from gradchain.errors import GradchainError, OptionError, shown
@@ -75,7 +74,14 @@ def show(
         if toml or json:
             typer.echo(chain.to_toml() if toml else chain.to_json(), nl=False)
             return
-        _show_table(recipe, chain)
+        table = _table(*HEADER, "source")
+        for address, stage in chain.addressed:
+            _add(table, *stage_row(address, stage), stage.source)
+        console = _console()
+        if recipe in recipe_names():
+            known = find_recipe(recipe)
+            console.print(Text(f"{recipe}: {known.summary}\nSource: {known.source}\n"))
+        console.print(table)
 
 
 @app.command()
@@ -148,17 +154,6 @@ def check(recipe: RecipeArgument, option: OptionOption = None) -> None:
 
 
 # Helpers.
-
-
-def _show_table(recipe: str, chain: Chain) -> None:
-    table = _table(*HEADER, "source")
-    for address, stage in chain.addressed:
-        _add(table, *stage_row(address, stage), stage.source)
-    console = _console()
-    if recipe in recipe_names():
-        known = find_recipe(recipe)
-        console.print(Text(f"{recipe}: {known.summary}\nSource: {known.source}\n"))
-    console.print(table)
 
 
 def _options(given: list[str] | None) -> dict[str, Any]:

@@ -182,12 +182,10 @@ def _because(needs: Sequence[str], values: Mapping[str, Any]) -> str:
 
 def _holds(need: str, values: Mapping[str, Any]) -> bool:
     option, _, value = need.removeprefix("not ").partition("=")
-    holds = str(values[option]).lower() == value if value else _is_on(values[option])
+    given = values[option]
+    off = any(given is nothing or not differ(given, nothing) for nothing in (False, 0, 0.0, None, "disabled"))
+    holds = str(given).lower() == value if value else not off
     return holds != need.startswith("not ")
-
-
-def _is_on(value: object) -> bool:
-    return not any(value is off or not differ(value, off) for off in (False, 0, 0.0, None, "disabled"))
 
 
 def _check_option(where: str, annotation: str, value: Any) -> None:

@@ -8,7 +8,7 @@ import inspect
 import itertools
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 import torch
 from typing_extensions import Self, dataclass_transform
@@ -300,14 +300,12 @@ class Stage(_FrozenFields):
         return f"{type(self).__name__}({', '.join(arguments)})" + (f".rename({exposed})" if exposed else "")
 
 
-_SCALES = ("resolved", "any", "sets", "edits", "resolves")
-
-
 def _check_attributes(cls: type[Stage]) -> None:
     """Raise for a class attribute that would mean nothing. One that is a property is asked for when it is used."""
     scale, reads = cls.__dict__.get("scale", "any"), cls.__dict__.get("reads", ())
-    if not isinstance(scale, property) and scale not in _SCALES:
-        raise OptionError(f"{cls.__name__}.scale = {shown(scale)} is not one of {', '.join(map(repr, _SCALES))}.")
+    rules = get_args(ScaleRule)
+    if not isinstance(scale, property) and scale not in rules:
+        raise OptionError(f"{cls.__name__}.scale = {shown(scale)} is not one of {', '.join(map(repr, rules))}.")
     if isinstance(reads, property):
         return
     if not isinstance(reads, (tuple, list)) or not all(isinstance(read, Read) for read in cast("Any", reads)):

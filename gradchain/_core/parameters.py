@@ -103,16 +103,12 @@ def check(pairs: Iterable[tuple[str, Any]], where: str = "", held: Container[tor
             raise ParameterError(f"{what} = {shown(param)} is {kind_of(param)}, not a tensor.")
         if nn.parameter.is_lazy(param):
             raise ParameterError(f"{what} has no shape yet. Run the model once before you make the optimizer.")
-        what += f" of shape {_shape(param)}"
+        what += f" of shape {'(nested)' if param.is_nested else tuple(param.shape)}"
         _check_kind(what, param)
         if param in seen or param in held:
             other = "in another group too" if param not in seen else "in the group twice"
             raise ParameterError(f"{what} is {other}: it would be stepped twice. Leave one out.")
         seen.add(param)
-
-
-def _shape(param: torch.Tensor) -> str:
-    return "(nested)" if param.is_nested else str(tuple(param.shape))
 
 
 def _check_kind(what: str, param: torch.Tensor) -> None:

@@ -73,7 +73,9 @@ class Factored(Storage):
         if part.group is not None:  # only the rows of the matrix that reach in here
             first, last = part.offset // column.numel(), -(-(part.offset + part.numel) // column.numel())
             row = row[first:last]
-        sizes = unblocked(torch.outer(row, column), kept)
+        sizes = torch.outer(row, column)
+        if part.group is not None:
+            sizes = unblocked(sizes, kept)
         if not kept.signed:
             return sizes
         if len(kept.shape) < 2:

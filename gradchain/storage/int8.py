@@ -33,17 +33,16 @@ class Int8(Storage):
         totals = yield tensor_partials_max(peak=placed(peaks, BLOCK, kept))
         part = rows / of_blocks(totals.peak, rows, kept).clamp_min(FINEST)[:, None]
         noise = ((blocks(bits(), BLOCK, kept) & 0xFFFF).to(torch.float32) + 0.5) / 65536
-        codes = _signed_codes(part, noise) if kept.signed else _fourth_power_codes(part, noise)
+        if kept.signed:
+            codes = torch.floor(part * 127 + noise).clamp(-127, 127).to(torch.int8)
+        else:
+            codes = _fourth_power_codes(part, noise)
         return {"data": unblocked(codes, kept), "scale": totals.peak}
 
     def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         rows = blocks(parts["data"], BLOCK, kept).to(torch.float32)
         part = rows / 127 if kept.signed else _fourth_power(rows)
         return unblocked(part * of_blocks(parts["scale"], rows, kept)[:, None], kept)
-
-
-def _signed_codes(part: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    return torch.floor(part * 127 + noise).clamp(-127, 127).to(torch.int8)
 
 
 def _fourth_power(code: torch.Tensor) -> torch.Tensor:
