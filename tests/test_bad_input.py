@@ -219,7 +219,7 @@ BAD_PARAMS: dict[str, tuple[Any, list[str]]] = {
     "a group of text": ([{"params": "abc"}], ["group 0", "'abc'"]),
     "a group in a set": ([{"params": {ONE}}], ["group 0", "set"]),
     "groups named and not": (
-        [{"params": [("a", ONE)]}, {"params": [nn.Parameter(torch.ones(1))]}],
+        [{"params": [nn.Parameter(torch.ones(1))]}, {"params": [("a", ONE)]}],
         ["group 1", "named"],
     ),
     "number keys": ([{"params": [ONE], 3: 4}], ["3"]),

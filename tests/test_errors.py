@@ -138,7 +138,9 @@ BAD_ENTRIES: list[tuple[dict[str, Any], list[str]]] = [
 IDS = [str(entry) for entry, _ in BAD_ENTRIES]
 
 
-@pytest.mark.parametrize(("entry", "words"), [*BAD_ENTRIES, ({"momentum": 0.9}, ["'momentum'"])], ids=[*IDS, "unknown"])
+@pytest.mark.parametrize(
+    ("entry", "words"), [*BAD_ENTRIES, ({"momentum": 0.9}, ["momentum = 0.9"])], ids=[*IDS, "unknown"]
+)
 def test_a_bad_group_is_refused(entry: dict[str, Any], words: list[str]) -> None:
     params = make_params()
     late = nn.Parameter(torch.ones(2))

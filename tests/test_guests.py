@@ -125,7 +125,7 @@ def test_lists_pass_where_tuples_are_wanted(sequence: Any) -> None:
         gradchain.Optimizer(params(), chain.with_options(betas=betas)),
         gradchain.Optimizer([{"params": params(), "betas": betas}], chain),
     ):
-        assert optimizer.param_groups[0]["betas"] == (0.8, 0.9)
+        assert tuple(optimizer.param_groups[0]["betas"]) == (0.8, 0.9)
         assert same(train(optimizer), wanted)
     with pytest.raises(gradchain.OptionError, match="tuple of 2"):
         gradchain.optimizer("adamw", params(), betas=sequence([0.8]))

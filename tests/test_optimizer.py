@@ -194,7 +194,7 @@ WRONG: list[Callable[[torch.Tensor], Any]] = [
     lambda p: [{"params": {p}}],
     lambda p: [("a", p), torch.ones(2)],
     lambda p: [torch.ones(2, requires_grad=True) * 2],
-    lambda p: [{"params": [("a", p)]}, {"params": [torch.ones(1)]}],
+    lambda p: [{"params": [torch.ones(1)]}, {"params": [("a", p)]}],
     lambda p: [{"params": [p]}, {"params": [p]}],
     lambda p: [{"params": p}, 3],
     lambda p: [p, p],

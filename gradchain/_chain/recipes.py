@@ -97,7 +97,10 @@ def register_recipe(
                 options[option] = as_tuple(value) if annotation.startswith("tuple[") else value
                 _check_option(f"recipe {name!r}: {option}", annotation, options[option])
             _check_needs(name, signature, options, needs or {})
-            return _built(name, build, bound.args, bound.kwargs, options)
+            made = _built(name, build, bound.args, bound.kwargs, options)
+            for option, value in options.items():
+                _check_none(f"recipe {name!r}: {option}", str(signature.parameters[option].annotation), value)
+            return made
 
         _recipes[name] = Recipe(name, checked, source, dict(inert or {}))
         return cast("Build", checked)
@@ -190,9 +193,6 @@ def _holds(need: str, values: Mapping[str, Any]) -> bool:
 
 def _check_option(where: str, annotation: str, value: Any) -> None:
     """The shape of an option, which a recipe takes apart before any stage can check it."""
-    kinds = {kind.strip() for kind in annotation.split("|")}
-    if value is None and kinds & {"float", "int", "bool", "str"} and "None" not in kinds:
-        raise OptionError(f"{where} = None is not {' or '.join(sorted(kinds))}; leave the option out for its default.")
     kind, wanted = KINDS.get(annotation, (object, ""))
     if kind in (bool, str) and not isinstance(value, kind):
         raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass {wanted}.")
@@ -200,6 +200,13 @@ def _check_option(where: str, annotation: str, value: Any) -> None:
         wanted = annotation.count(",") + 1
         if not isinstance(value, tuple) or len(cast("tuple[Any, ...]", value)) != wanted:
             raise OptionError(f"{where} = {shown(value)}: pass a tuple of {wanted} numbers.")
+
+
+def _check_none(where: str, annotation: str, value: Any) -> None:
+    """`None` where the signature does not have it, and no stage refused it: what it would mean is anyone's guess."""
+    kinds = {kind.strip() for kind in annotation.split("|")}
+    if value is None and kinds & {"float", "int", "bool", "str"} and "None" not in kinds:
+        raise OptionError(f"{where} = None is not {' or '.join(sorted(kinds))}; leave the option out for its default.")
 
 
 def find_recipe(name: str) -> Recipe:

@@ -141,9 +141,9 @@ class Optimizer(Checkpointed):
         """Take up more parameters, at any time; an invalid group leaves the optimizer as it was."""
         where = f"group {len(self.param_groups)}: "
         param_group = named_alike(checked_group(param_group, where, set(self._parameters())), self.param_groups, where)
-        param_group |= {
-            key: as_tuple(param_group[key]) for key in self.chain.hyperparameters.keys() & param_group.keys()
-        }
+        for key in self.chain.hyperparameters.keys() & param_group.keys():
+            if not isinstance(param_group[key], list):  # one may be written to later
+                param_group[key] = as_tuple(param_group[key])
         group = {**self.defaults, **param_group}
         group["disable"] = stage_names(group["disable"], where)
         own = {*self.defaults, *shared.keys(self.chain)}
