@@ -139,8 +139,11 @@ class Kernel:
     def write(self, flat: Sequence[torch.Tensor]) -> list[Recorded]:
         """Run a compiled phase that is the last: parameters and state are written in place."""
         assert self.compiled is not None
-        outputs = iter(self.compiled(*flat))
-        return [{key: next(outputs) for key in keys} for keys in self.recorded]
+        outputs = self.compiled(*flat)
+        if self.silent:
+            return [{}] * len(self.recorded)
+        values = iter(outputs)
+        return [{key: next(values) for key in keys} for keys in self.recorded]
 
     @property
     def noisy(self) -> bool:

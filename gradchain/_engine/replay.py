@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from operator import attrgetter, is_, methodcaller
 from typing import Any, Protocol
 
@@ -29,7 +30,8 @@ PLACES = 1 << 16
 """How many places of gradients are remembered; allocators come back to the same ones."""
 
 _GRAD, _SHAPE, _DTYPE = attrgetter("grad"), attrgetter("shape"), attrgetter("dtype")
-_STRIDE, _DATA_PTR = methodcaller("stride"), methodcaller("data_ptr")
+_STRIDE, _DATA_PTR, _CONTIGUOUS = torch.Tensor.stride, torch.Tensor.data_ptr, torch.Tensor.is_contiguous
+_NUMEL, _VALUES = torch.Tensor.numel, methodcaller("values")
 
 
 class Replayable(Protocol):
@@ -70,20 +72,22 @@ class ReplayPlan:
         self.params = [item.record.param for item in order]
         self.owners = [item.owner for item in order]
         self.whole = all(map(is_, self.params, self.owners))
-        self.grad_layouts = _strides([item.grad for item in order])
+        self.grad_layouts = _layouts([item.grad for item in order])
         self.states = [list(state), list(state.values())]
         stepped = {id(param) for param in self.params}
         self.idle = [param for group in groups for param in group["params"] if id(param) not in stepped]
-        slots = [(item, key) for item in order for key in ("step", *replayed.slots(item))]
-        self.slots = [(item.record.state, key, item.record.state[key]) for item, key in slots]
-        self.kept_slots = [item.state[key] for item, key in slots if key != "step"]
-        self.slot_layouts = list(map(_STRIDE, self.kept_slots))
-        self.places, self.inference = _places(self.owners), torch.is_inference_mode_enabled()
+        slots = [(item, key) for item in order for key in replayed.slots(item)]
+        self.held = [item.record.state for item in order]
+        self.keys, self.values = _entries(self.held)
+        self.slots = [item.state[key] for item, key in slots]
+        self.layouts, self.inference = _layouts([*self.owners, *self.slots]), torch.is_inference_mode_enabled()
+        self.shapes, self.places = list(map(_SHAPE, self.owners)), list(map(_DATA_PTR, self.owners))
         self.counters = Counters([item.state["step"] for item in order])
         self.versions = self.counters.versions()
         self.head_of = [id(item.numbers) for item in order]
         self.heads = {key: SharedNumbersOf(item, bindings) for key, item in zip(self.head_of, order)}
         self.telling = [item.telemetry for item in due]
+        self.tells = any(self.telling)
         self.shards = [item.record.shard for item in due]
         self.last = due[-1].step or 0
 
@@ -102,21 +106,23 @@ class ReplayPlan:
         for param in self.idle:
             if param.grad is not None:
                 return None
-        same = self._as_before(state) and _strides(grads) == self.grad_layouts
+        same = self._as_before(state) and _layouts(grads) == self.grad_layouts
         return grads if same and self.replayed.fits(grads) else None
 
     def _as_before(self, state: Mapping[Any, Any]) -> bool:
-        for held, key, tensor in self.slots:
-            if held.get(key) is not tensor:
-                return False
         known, values = self.states
+        keys, entries = _entries(self.held)
         owners = self.owners if self.whole else list(map(local_of, self.params))
         return (
             len(state) == len(known)
             and all(map(is_, state, known))
             and all(map(is_, state.values(), values))
-            and list(map(_STRIDE, self.kept_slots)) == self.slot_layouts  # someone may set `.data`
-            and _places(owners) == self.places
+            and keys == self.keys
+            and len(entries) == len(self.values)
+            and all(map(is_, entries, self.values))
+            and _layouts([*owners, *self.slots]) == self.layouts  # someone may set `.data`
+            and list(map(_SHAPE, owners)) == self.shapes
+            and list(map(_DATA_PTR, owners)) == self.places
             and self.counters.versions() == self.versions
             and torch.is_inference_mode_enabled() == self.inference
         )
@@ -174,6 +180,10 @@ class KernelReplay:
         self.kept = [[x for place in places for x in due[place].kept] for places, _ in plan.calls]
         self.spans = sorted({span for item in order for span in item.record.layout.spans})
         self.free: set[int] = set()  # where gradients have been that were apart from all this
+        firsts: dict[tuple[int, torch.device], int] = {}
+        self.pack_of = [firsts.setdefault((id(item.numbers), item.owner.device), at) for at, item in enumerate(order)]
+        self.packing = list(dict.fromkeys(self.pack_of))
+        """The places of those whose numbers are packed; others have the same."""
         self.noise = Noise(order) if any(item.index is not None for item in order) else None
 
     def slots(self, item: ParamStep) -> Sequence[str]:
@@ -192,13 +202,8 @@ class KernelReplay:
         return True
 
     def run(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> list[Recorded]:
-        packed: dict[Any, torch.Tensor] = {}
-        packs: list[torch.Tensor] = []
-        for owner, its in zip(self.owners, numbers):
-            key = (id(its), owner.device)
-            if key not in packed:
-                packed[key] = pack(its, owner.device)
-            packs.append(packed[key])
+        packed = {place: pack(numbers[place], self.owners[place].device) for place in self.packing}
+        packs = list(map(packed.__getitem__, self.pack_of))
         keys = self.noise.keys() if self.noise else None
         inputs: list[list[torch.Tensor]] = []
         start = 0
@@ -231,15 +236,12 @@ def _laid_otherwise(grad: Any, param: Any) -> bool:
     return is_distributed(param) and (grad.placements != param.placements or grad.device_mesh != param.device_mesh)
 
 
-def _strides(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any]]:
-    """How gradients lie in memory; torch sees to it that their shapes are those of the parameters."""
-    return list(map(_STRIDE, tensors)), list(map(_DTYPE, tensors))
+def _entries(states: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Any]]:
+    """What some states hold: all keys in a row, and all values."""
+    return list(chain.from_iterable(states)), list(chain.from_iterable(map(_VALUES, states)))
 
 
-def _places(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], ...]:
-    return (
-        list(map(_STRIDE, tensors)),
-        list(map(_DTYPE, tensors)),
-        list(map(_SHAPE, tensors)),
-        list(map(_DATA_PTR, tensors)),
-    )
+def _layouts(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any] | None, list[Any]]:
+    """How tensors lie in memory: their dtypes, their strides unless all are contiguous, and their sizes."""
+    strides = None if all(map(_CONTIGUOUS, tensors)) else list(map(_STRIDE, tensors))
+    return list(map(_DTYPE, tensors)), strides, list(map(_NUMEL, tensors))

@@ -209,7 +209,9 @@ class Optimizer(Checkpointed):
         if (numbers := plan.numbers()) is None:
             return False
         recorded = plan.run(grads, numbers)
-        self._take(recorded, plan.shards, plan.last, plan.telling)
+        if plan.tells or self.chain.bindings.shared:
+            self._take(recorded, plan.shards, plan.last, plan.telling)
+        self._telemetry.step = plan.last
         self._replay_plan = plan
         return True
 
