@@ -99,7 +99,7 @@ class TestArms:
         class ablation_loner(gradchain.Stage):
             def check(self, before, after):
                 if not before:
-                    raise gradchain.ChainError("something must come first.", stage=None)
+                    raise gradchain.ChainError("something must come first.", stage="sign")
 
         arms = ablation.make_arms(gradchain.chain(gradchain.sign(), ablation_loner()))
         assert labels(arms) == ["full", "without ablation_loner"]
