@@ -288,7 +288,6 @@ RECIPES: dict[str, Case] = {
         "adv-adamw", "invariant", ("eps",), NO_UNIT, betas=(0.8, 0.9), nesterov=True, cautious=True, ademamix=True,
         t_alpha=3.0, beta3_ema=0.9, orthogonal_gradient="iterative", kourkoutas_beta=True, beta2_min=0.3, fisher_wd=True,
         cautious_wd=True, weight_decay=0.1, centered_wd=0.3, state_precision="factored",
-        inert={"floor": "half of the elements agree"},
     ),
     "adv-adamw:normed": recipe("adv-adamw", "invariant", normed_momentum=True, use_atan2=True, grams=True),
     "adv-adamw:scaled": recipe(

@@ -110,13 +110,14 @@ def test_every_stage_matters(name: str, address: str) -> None:
         with pytest.raises(ChainError, match="raw gradient"):  # nothing is left to run
             stepped(rest, MOST, torch.float32)
         return
+    silent = address in case.silent or off(case.chain, address)
     # Stages that deal with precision show in bfloat16 or float32 only.
     shows = any(
         differs(as_it_is(name, shapes, dtype), stepped(rest, shapes, dtype))
-        for shapes in (MOST, REST)
+        for shapes in ((MOST,) if silent else (MOST, REST))
         for dtype in (torch.float64, torch.float32, torch.bfloat16)
     )
-    assert shows == (address not in case.silent and not off(case.chain, address))
+    assert shows != silent
 
 
 def off(chain: Chain, address: str) -> bool:
