@@ -63,7 +63,7 @@ def pairs() -> Iterator[Any]:
             yield pytest.param(name, storage, marks=() if fast else pytest.mark.slow)
 
 
-over_pairs = pytest.mark.parametrize(("name", "storage"), pairs())
+over_pairs = pytest.mark.parametrize(("name", "storage"), list(pairs()))
 
 
 class Run:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from gradchain._core import totals
-from tests.declared import ELEMENTWISE
+from tests.declared import EXACT
 from tests.distributed import nonfinite, sharded, worlds, zero
 from tests.laws.cases import CASES
 
@@ -21,7 +21,7 @@ PROMOTED = ["adams", "rose", "rose:plain", "stochastic_round", "master_weights"]
 """Chains that compute in float32 or wider: torch (2.13) rounds bfloat16 by where an element stands on a CPU."""
 
 FEW = ["rose", "adams", "adv-adopt-factored", "prodigy", "first_moment/int8", "freeze_on_flip", "centered_decay/int4"]
-SOME = ["adamw", "lion", "sgd:nesterov", "stochastic_round", "master_weights", "second_moment/bf16", "adopt/factored"]
+SOME = ["adamw", "lion", "sgd:nesterov", "stochastic_round", "master_weights", "second_moment/bf16"]
 MAXIMA = ["rose", "stochastic_sign", "first_moment/int8", "first_moment/fp16"]
 
 
@@ -41,7 +41,7 @@ def check(world: int, *jobs: worlds.Job, seconds: float = 300) -> None:
 
 def test_most_on_two() -> None:
     """Where each element goes by itself, it does so in a shard too: of those, some. `make check` has all, on three."""
-    names = [name for name in CASES if name not in ELEMENTWISE or name in SOME]
+    names = [name for name in CASES if name not in EXACT or name in SOME]
     check(2, job("fsdp", names), job("fsdp", MAXIMA, few=0))
 
 
