@@ -9,7 +9,7 @@ import pytest
 from gradchain._core import totals
 from tests.declared import EXACT
 from tests.distributed import nonfinite, sharded, worlds, zero
-from tests.laws.cases import CASES
+from tests.laws.cases import TRANSFORMS
 
 ROUNDS = {
     "adamw": 0, "lion": 0, "rose": 2, "gyro-adam": 2, "adams": 2, "prodigy": 1, "factored_moment": 2, "orthograd": 2,
@@ -21,7 +21,7 @@ PROMOTED = ["adams", "rose", "rose:plain", "stochastic_round", "master_weights"]
 """Chains that compute in float32 or wider: torch (2.13) rounds bfloat16 by where an element stands on a CPU."""
 
 FEW = ["rose", "adams", "adv-adopt-factored", "prodigy", "first_moment/int8", "freeze_on_flip", "centered_decay/int4"]
-SOME = ["adamw", "lion", "sgd:nesterov", "stochastic_round", "master_weights", "second_moment/bf16"]
+SOME = ["adamw", "lion", "sgd:nesterov", "adv-adamw:all", "stochastic_round", "master_weights", "second_moment/bf16"]
 MAXIMA = ["rose", "stochastic_sign", "first_moment/int8", "first_moment/fp16"]
 
 
@@ -40,8 +40,8 @@ def check(world: int, *jobs: worlds.Job, seconds: float = 300) -> None:
 
 
 def test_most_on_two() -> None:
-    """Where each element goes by itself, it does so in a shard too: of those, some. `make check` has all, on three."""
-    names = [name for name in CASES if name not in EXACT or name in SOME]
+    """Every transform; of those where each element goes by itself, some. `make check` has all, on three."""
+    names = [name for name in TRANSFORMS if name not in EXACT] + SOME
     check(2, job("fsdp", names), job("fsdp", MAXIMA, few=0))
 
 
