@@ -22,8 +22,8 @@ parity: $(STAMP)  ## against reference trajectories and the published packages, 
 	$(BIN)/pytest tests/parity -m "" -n 2 --dist worksteal
 
 # Tests of which `make test` has a selection.
-CHECKED := tests/test_audit.py tests/test_ablation.py tests/test_product.py tests/test_outliers.py tests/test_capturable.py tests/test_rehearsal.py \
-	$(addprefix tests/laws/test_,step.py meaning.py layouts.py differentiation.py) \
+CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation audit capturable outliers product rehearsal)) \
+	$(addsuffix .py,$(addprefix tests/laws/test_,differentiation layouts meaning step)) \
 	"tests/distributed/test_sharded.py::test_all_on_more[three]" \
 	"tests/test_user_compile.py::test_a_compiled_caller_gets_the_same_steps[compiled]"
 
