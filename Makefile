@@ -21,11 +21,13 @@ parity: $(STAMP)  ## against reference trajectories and the published packages, 
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[parity]"
 	$(BIN)/pytest tests/parity -m "" -n 2 --dist worksteal
 
-# What `make test` leaves out of tests whose fast part is a selection.
-CHECKED := tests/test_audit.py tests/test_product.py "tests/distributed/test_sharded.py::test_all_on_more[three]" \
+# Tests of which `make test` has a selection.
+CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation audit capturable outliers product rehearsal)) \
+	$(addsuffix .py,$(addprefix tests/laws/test_,differentiation layouts meaning step)) \
+	"tests/distributed/test_sharded.py::test_all_on_more[three]" \
 	"tests/test_user_compile.py::test_a_compiled_caller_gets_the_same_steps[compiled]"
 
-check: $(STAMP)  ## the rest of what `make test` has a selection of: every recipe's options, every storage under every recipe
+check: $(STAMP)  ## what `make test` has only a selection of: every option of every recipe, every storage under every recipe
 	$(BIN)/pytest -m slow -n 2 --dist worksteal $(CHECKED)
 
 fuzz: $(STAMP)  ## 10,000 random chains, others every time

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -90,6 +91,20 @@ def assert_untouched(optimizer: gc.Optimizer, before: Any) -> None:
         assert all(state[param][slot] is held[slot] for slot in held)
 
 
+@functools.cache
+def continued(kind: str) -> Any:
+    """What a trained optimizer comes to with three more steps."""
+    params, optimizer = trained(kind)
+    train(optimizer, params, range(10, 13))
+    return frozen_copy(optimizer)
+
+
+def assert_goes_on(kind: str, params: list[Any], optimizer: gc.Optimizer) -> None:
+    """As if nothing had been loaded."""
+    train(optimizer, params, range(10, 13))
+    assert_same(frozen_copy(optimizer), continued(kind))
+
+
 def assert_steps_alike(left: tuple[list[Any], gc.Optimizer], right: tuple[list[Any], gc.Optimizer]) -> None:
     for params, optimizer in (left, right):
         train(optimizer, params, range(10, 13))
@@ -137,11 +152,16 @@ STEP, SLOT = ("state", 0, "step"), ("state", 0, AVG)
 GROUP = ("param_groups", 0)
 
 
+@functools.cache
+def saved_once(kind: str) -> Any:
+    return trained(kind)[1].state_dict()
+
+
 def spoilt(kind: str, spoil: Spoil) -> Any:
-    saved = trained(kind)[1].state_dict()
+    saved = saved_once(kind)
     plain = {
         "state": {key: {k: v.clone() for k, v in state.items()} for key, state in saved["state"].items()},
-        "param_groups": [dict(group) for group in saved["param_groups"]],
+        "param_groups": copy.deepcopy(saved["param_groups"]),
         "chain": copy.deepcopy(saved["chain"]),
         "with_state": list(saved["with_state"]),
     }

@@ -193,7 +193,7 @@ class TestFindings:
 
 
 class TestLearning:
-    @pytest.mark.parametrize("name", ["digits", "digits-conv"])
+    @pytest.mark.parametrize("name", ["digits", pytest.param("digits-conv", marks=pytest.mark.slow)])
     def test_rose_learns_every_task_by_default(self, name):
         task = ablation.find_task(name)
         settings = ablation.Settings(task, task.epochs, task.batch_size)

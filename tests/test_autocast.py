@@ -11,7 +11,7 @@ from torch import nn
 
 import gradchain
 from gradchain import chain
-from tests.laws.cases import RECIPES, TRANSFORMS
+from tests.laws.cases import COVERING, RECIPES, TRANSFORMS
 from tests.laws.running import build, gradients, tensors
 
 SHAPES = [(8, 16), (7,)]
@@ -63,7 +63,7 @@ def run(made: gradchain.Chain, mode: str, autocast: bool, steps: int = 3, **opti
 
 PAIRS = [(name, "eager") for name in CHAINS] + [
     (name, mode)
-    for name in (*RECIPES, "a user's")
+    for name in (*COVERING, "a user's")
     for mode in ("step_parameter", "functional")
     if mode != "step_parameter" or name not in TOGETHER
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import json
 import os
 from pathlib import Path
@@ -140,10 +141,18 @@ def test_ablate_refuses_what_it_cannot_run(name: str, value: Any) -> None:
 # The folder of results.
 
 
-def results() -> Path:
-    result = CliRunner().invoke(app, ["ablate", "sgd", *QUICK, "--out", "here"])
+@functools.cache
+def lines() -> str:
+    result = CliRunner().invoke(app, ["ablate", "sgd", *QUICK, "--out", "there"])
     assert result.exit_code == 0, result.output
-    return Path("here/results.jsonl")
+    return Path("there/results.jsonl").read_text()
+
+
+def results() -> Path:
+    path = Path("here/results.jsonl")
+    path.parent.mkdir()
+    path.write_text(lines())
+    return path
 
 
 @pytest.mark.parametrize(
@@ -156,8 +165,8 @@ def results() -> Path:
 )  # fmt: skip
 def test_a_result_of_the_wrong_type_is_named(entry: str, value: Any) -> None:
     path = results()
-    lines = path.read_text().splitlines()
-    path.write_text("\n".join([lines[0], json.dumps({**json.loads(lines[1]), entry: value})]) + "\n")
+    first, second = path.read_text().splitlines()[:2]
+    path.write_text("\n".join([first, json.dumps({**json.loads(second), entry: value})]) + "\n")
     assert f"line 2 of {path}" in failed("ablate", "sgd", *QUICK, "--out", "here")
 
 

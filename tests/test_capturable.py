@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import gradchain
-from tests.laws.cases import RECIPES
+from tests.laws.cases import RECIPES, selected
 from tests.test_optimizer import frozen_copy
 
 SHAPES = [(6, 4), (4,), (2, 3, 4), ()]
@@ -86,7 +86,7 @@ def test_waiting_is_noticed() -> None:
 @pytest.mark.parametrize(
     ("dtype", "compile"), [(torch.float32, True), (torch.bfloat16, False)], ids=["float32 traced", "bfloat16 eager"]
 )
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("recipe", selected(RECIPES))
 def test_a_capturable_step_is_the_same_step(recipe: str, dtype: torch.dtype, compile: bool) -> None:
     results: list[Any] = []
     for capturable in (False, True):

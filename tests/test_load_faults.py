@@ -77,7 +77,7 @@ def mutated(saved: Any, faults: list[tuple[list[int], str, Any]]) -> Any:
     return saved
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(kind=st.sampled_from(list(CHAINS)), faults=mutations(), strict=st.booleans())
 def test_random_faults_raise_state_errors_or_nothing(kind: str, faults: Any, strict: bool) -> None:
     subject = trained(kind)

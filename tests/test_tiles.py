@@ -67,8 +67,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-@pytest.mark.parametrize("group", [{}, {"maximize": True}], ids=["down", "up"])
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize(("name", "group"), [*((name, {}) for name in CHAINS), ("adamw", {"maximize": True})])
 def test_tiles_make_the_step_of_the_whole(
     name: str, group: Any, counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,12 +36,13 @@ def case(recipe: str, how: str, compile: Any = False, **more: Any) -> Case:
 TRACED = {"options": {"backend": "aot_eager"}}
 """All of torch.compile but inductor, which takes ten times as long."""
 SHORT = [
-    case("own", "whole", "auto"),
-    case("adamw", "step", False, at="scheduler", **TRACED),
+    case("own", "whole", **TRACED),
+    case("adamw", "step", at="scheduler", **TRACED),
     case("adamw", "whole", at="in_backward", **TRACED),
     case("own", "pure", at="numbers", **TRACED),
 ]
 COMPILED = [
+    case("own", "whole", "auto"),
     case("own", "step", True),
     case("adamw", "step", True, at="scheduler"),
     case("adamw", "whole", at="in_backward"),
@@ -98,9 +99,12 @@ def in_another_process(cases: Sequence[Case], cache: Path) -> list[dict[str, Any
 def test_a_compiled_caller_gets_the_same_steps(cases: list[Case], tmp_path: Path) -> None:
     """With a cold cache and with a warm one, by the first optimizer of a process and by the second."""
     wrong: list[Any] = []
-    for start in ("cold", "warm"):
-        reports = in_another_process(cases, tmp_path)
-        assert [report["case"] for report in reports] == cases
+    cached = [case for case in cases if case.get("options") != TRACED["options"]]
+    for start, some in (("cold", cases), ("warm", cached)):
+        if not some:
+            continue
+        reports = in_another_process(some, tmp_path)
+        assert [report["case"] for report in reports] == some
         wrong += [(start, report) for report in reports if max(report["errors"]) > TOLERANCE or report["late"]]
     assert wrong == []
 

@@ -19,8 +19,8 @@ from gradchain._engine.replay import ReplayPlan
 from tests.laws.cases import CASES
 from tests.laws.running import build, gradients, tensors
 
-SHAPES = [(7, 6), (5, 4, 3), (1,), (1, 6), (6,), (5, 1), (12, 16), (33, 65), (3, 2, 2, 2), ()]
-"""Uneven and empty shards; more than a block of int8; a scalar, which cannot be split."""
+SHAPES = [(7, 6), (4, 4, 3), (1,), (1, 4), (5,), (4, 1), (33, 65), (3, 2, 2, 2), ()]
+"""Even, uneven and empty shards; more than a block of int8; a scalar, which cannot be split."""
 
 ROUNDED = ("atan2_scale", "snr_precondition", "spectral_decay")
 """Stages whose last bits depend on where an element stands: `atan2`, and products of matrices."""

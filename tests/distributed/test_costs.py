@@ -35,11 +35,11 @@ def one_by_one(names: list[str], world: int) -> dict[str, list[int]]:
     return {name: [sum(found[name][place] for found in each) for place in range(2)] for name in names}
 
 
-def check(world: int, monkeypatch: pytest.MonkeyPatch, *more: worlds.Job) -> None:
+def check(world: int, names: list[str], monkeypatch: pytest.MonkeyPatch, *more: worlds.Job) -> None:
     """Count, on so many processes."""
-    jobs: list[worlds.Job] = [(costs.split_rows, {"names": NAMES}), *more]
+    jobs: list[worlds.Job] = [(costs.split_rows, {"names": names}), *more]
     counted = worlds.run_all(jobs, world, seconds=120)[0]
-    assert counted[0] == on_paper(NAMES, world)
+    assert counted[0] == on_paper(names, world)
     for (job, options), found in zip(jobs[1:], counted[1:], strict=True):
         if job is costs.partitioned:
             assert found == {name: [exchanges, 0] for name, exchanges in JOINT.items()}
@@ -50,9 +50,12 @@ def check(world: int, monkeypatch: pytest.MonkeyPatch, *more: worlds.Job) -> Non
             assert found == on_paper(NAMES, world)
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_as_many_as_on_paper(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    check(world, monkeypatch, *[(costs.partitioned, {"names": list(JOINT)})] * (world == 2))
+def test_as_many_as_on_paper(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(2, NAMES, monkeypatch, (costs.partitioned, {"names": list(JOINT)}))
+
+
+def test_one_process_talks_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    check(1, list(JOINT), monkeypatch)
 
 
 @pytest.mark.slow
@@ -60,6 +63,7 @@ def test_as_many_as_on_paper(world: int, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_as_many_with_many_maxima_or_one_by_one(world: int, monkeypatch: pytest.MonkeyPatch) -> None:
     check(
         world,
+        NAMES,
         monkeypatch,
         (costs.partitioned, {"names": list(JOINT)}),
         (costs.one_by_one, {"names": alone()}),

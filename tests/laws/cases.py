@@ -5,9 +5,11 @@ A law is a test over `CASES`. A new transform or recipe needs a case here, and g
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import pytest
 
 import gradchain as gc
 from gradchain import Chain, chain
@@ -288,7 +290,6 @@ RECIPES: dict[str, Case] = {
         "adv-adamw", "invariant", ("eps",), NO_UNIT, betas=(0.8, 0.9), nesterov=True, cautious=True, ademamix=True,
         t_alpha=3.0, beta3_ema=0.9, orthogonal_gradient="iterative", kourkoutas_beta=True, beta2_min=0.3, fisher_wd=True,
         cautious_wd=True, weight_decay=0.1, centered_wd=0.3, state_precision="factored",
-        inert={"floor": "half of the elements agree"},
     ),
     "adv-adamw:normed": recipe("adv-adamw", "invariant", normed_momentum=True, use_atan2=True, grams=True),
     "adv-adamw:scaled": recipe(
@@ -327,3 +328,26 @@ RECIPES: dict[str, Case] = {
 }  # fmt: skip
 
 CASES: dict[str, Case] = {**TRANSFORMS, **RECIPES}
+
+
+def covering(cases: Mapping[str, Case]) -> list[str]:
+    """The first cases that between them have every stage that any of them has."""
+    seen: set[type] = set()
+    chosen: list[str] = []
+    for name, case in cases.items():
+        kinds = {type(stage) for _, stage in case.chain.addressed}
+        if not kinds <= seen:
+            chosen.append(name)
+            seen |= kinds
+    return chosen
+
+
+COVERING = covering(RECIPES)
+FAST = [*TRANSFORMS, *COVERING]
+"""Cases that suffice where a law holds of a chain if it holds of its stages; `make check` has the others."""
+
+
+def selected(names: Iterable[str], fast: Iterable[str] = FAST) -> list[Any]:
+    """Names to parametrize a test with: those that are not fast are slow."""
+    quick = {*fast}
+    return [pytest.param(name, marks=() if name in quick else pytest.mark.slow) for name in names]

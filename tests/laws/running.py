@@ -12,7 +12,7 @@ import torch
 import gradchain
 from gradchain import Chain
 from gradchain._core.fields import DTYPES
-from tests.laws.cases import CASES, SHAPES
+from tests.laws.cases import CASES, FAST, SHAPES
 
 Shape = tuple[int, ...]
 Tensors = list[torch.Tensor]
@@ -20,7 +20,10 @@ Tensors = list[torch.Tensor]
 DECAYS = ("weight_decay", "centered_wd")
 """How the keys of decays end."""
 
-over_all_cases = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+over_all_cases = pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=name, marks=() if name in FAST else pytest.mark.slow) for name, case in CASES.items()],
+)
 
 
 def tensors(seed: int, shapes: Sequence[Shape] = SHAPES, dtype: torch.dtype = torch.float32) -> Tensors:

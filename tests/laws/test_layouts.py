@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import gradchain
-from tests.laws.cases import RECIPES
+from tests.laws.cases import RECIPES, selected
 
 pytestmark = pytest.mark.usefixtures("traced")
 
@@ -65,7 +65,7 @@ def assert_agree(chain: gradchain.Chain) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*does not decay")
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize("name", selected(RECIPES))
 def test_recipes(name: str) -> None:
     assert_agree(RECIPES[name].chain)
 
