@@ -100,7 +100,7 @@ _SHOWN = _Shown()
 
 
 def shown(value: object) -> str:
-    """A value as a message shows it.
+    """Shorten a value for a message. Returns: its `repr`; for tensors shape and dtype instead of elements.
 
     >>> from gradchain.errors import shown
     >>> shown(0.1), shown(torch.zeros(1000)), shown("x" * 1000)[:8], shown(10**400)
@@ -110,7 +110,7 @@ def shown(value: object) -> str:
 
 
 def kind_of(value: object) -> str:
-    """`a str`, `an int`, `None`."""
+    """Name the type of a value. Returns: `a str`, `an int` or `None`."""
     name = type(value).__name__
     return "None" if value is None else f"{'an' if name[:1].lower() in 'aeiou' else 'a'} {name}"
 
@@ -120,7 +120,7 @@ LISTED = 50
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A sentence that helps someone who mistyped `name`: the closest known names, or all of them.
+    """Help someone who mistyped `name`. Returns: a sentence with the closest known names, or with all of them.
 
     >>> nearest("rosé", ["rose", "gyro-adam"])
     "Did you mean 'rose'?"

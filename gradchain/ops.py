@@ -9,36 +9,31 @@ import torch
 
 
 def ema(old: torch.Tensor, new: torch.Tensor, beta: Any) -> torch.Tensor:
-    """`beta * old + (1 - beta) * new`. Not a lerp: an overflow to infinity must not turn into a NaN."""
+    """Average `beta * old + (1 - beta) * new`. Returns: a tensor; no lerp, which would turn an overflow into NaN."""
     if isinstance(beta, torch.Tensor):
         return beta * old + (1 - beta) * new
     return torch.add(beta * old, new, alpha=1 - beta)
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """float64, or float32 on devices that have none wider (mps)."""
+    """Find the widest floating dtype of a device. Returns: float64, or float32 where there is none (mps)."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
 def wide(x: torch.Tensor) -> torch.Tensor:
-    """In float32 at least, where squares of half-precision numbers neither overflow nor vanish."""
+    """Cast to float32 at least, so that squares neither overflow nor vanish. Returns: a tensor of `x`'s shape."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def compute_dtype(stored: torch.dtype) -> torch.dtype:
-    """The dtype that steps of a parameter are computed in, and its slots kept in, unless a stage says otherwise.
-
-    That of the parameter; but squares of float16 gradients under 2e-4 vanish in float16 and those over 256 overflow, so
-    float16 parameters get float32.
-    """
+    """Choose the dtype to step a parameter in. Returns: `stored`; float32 for float16, too narrow for squares."""
     return torch.float32 if stored == torch.float16 else stored
 
 
 def finite(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """`x` with sizes beyond a quarter of the largest number (of a `dtype`, else its own) cut off there. A NaN stays one.
+    """Clamp to a quarter of the largest number of `dtype` and of `x`, so that sums and shared scales stay finite.
 
-    The square of a gradient of 1e20 is infinite in float32. Where numbers have to do with each other, in a sum or a scale
-    that they share, infinity would turn the others into NaN. A quarter, so that what is rounded up stays finite.
+    Returns: a tensor like `x`, with its NaNs. Else one gradient of 1e20 would make NaN of the others.
     """
     if not x.is_floating_point():
         return x
@@ -47,7 +42,7 @@ def finite(x: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
 
 
 def narrowed(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """`x` in another dtype; what is out of its range becomes the largest number."""
+    """Cast to another dtype, clamped to its range. Returns: a tensor of `x`'s shape."""
     if x.dtype == dtype or not (x.is_floating_point() and dtype.is_floating_point):
         return x.to(dtype)
     largest = torch.finfo(dtype).max
@@ -55,7 +50,7 @@ def narrowed(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def where(condition: Any, yes: Any, no: Any) -> Any:
-    """`yes if condition else no`; a tensor condition selects elementwise, without a sync."""
+    """Select `yes if condition else no`. Returns: one of the two; for a tensor condition, a tensor without a sync."""
     if not isinstance(condition, torch.Tensor):
         return yes if condition else no
     options = [option if isinstance(option, torch.Tensor) else _scalar(option, condition) for option in (yes, no)]
@@ -67,7 +62,7 @@ def _scalar(number: float, like: torch.Tensor) -> torch.Tensor:
 
 
 def power(base: Any, exponent: Any) -> Any:
-    """`base ** exponent`, infinity where that is no float: Python raises what tensors do not."""
+    """Compute `base ** exponent`. Returns: a number or tensor; infinity where Python would raise `OverflowError`."""
     try:
         return base**exponent
     except OverflowError:
@@ -75,26 +70,26 @@ def power(base: Any, exponent: Any) -> Any:
 
 
 def rounded(number: Any) -> Any:
-    """The nearest integer, ties to even."""
+    """Round to the nearest integer, ties to even. Returns: a number, or a tensor like `number`."""
     return number.round() if isinstance(number, torch.Tensor) else round(number)
 
 
 def root(x: torch.Tensor) -> torch.Tensor:
-    """The square root; where autograd is on, its slope at 0 is taken as 0 and not as infinity."""
+    """Take the square root, with slope 0 (not infinity) at 0 under autograd. Returns: a tensor like `x`."""
     if not torch.is_grad_enabled():
         return x.sqrt()
     return torch.where(x == 0, torch.zeros_like(x), torch.where(x == 0, torch.ones_like(x), x).sqrt())
 
 
 def arctangent(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """`atan2(y, x)` with `atan2(0, 0) = 0`; where autograd is on, its slope there is that of `atan2(y, 1)`."""
+    """Compute `atan2(y, x)` with `atan2(0, 0) = 0` and, under autograd, a finite slope there. Returns: a tensor like `y`."""
     if not torch.is_grad_enabled():
         return torch.atan2(y, x)
     return torch.atan2(y, torch.where((y == 0) & (x == 0), torch.ones_like(x), x))
 
 
 def minimum(left: Any, right: Any) -> Any:
-    """The smaller of two scalars, either of which may be a tensor."""
+    """Take the smaller of two scalars. Returns: a number, or a tensor if one of them is a tensor."""
     if isinstance(left, torch.Tensor) or isinstance(right, torch.Tensor):
         like = left if isinstance(left, torch.Tensor) else right
         both = (x if isinstance(x, torch.Tensor) else _scalar(x, like) for x in (left, right))
@@ -103,5 +98,5 @@ def minimum(left: Any, right: Any) -> Any:
 
 
 def nonzero(divisor: torch.Tensor) -> torch.Tensor:
-    """The divisor with exact zeros replaced by one: what is divided by them passes unchanged."""
+    """Replace exact zeros of a divisor by 1, which leaves what they divide unchanged. Returns: a tensor like `divisor`."""
     return torch.where(divisor == 0, 1.0, divisor)

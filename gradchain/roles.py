@@ -1,4 +1,4 @@
-"""Roles: what a parameter is to its model, where that decides how it is stepped."""
+"""Roles: what a parameter does in its model, where that decides how it is stepped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import nn
 from gradchain.errors import OptionError, kind_of, nearest, shown
 
 ROLES = ("lora_A", "lora_B", "dora_scale", "oft", "vector")
-"""The roles that some of our transforms treat apart.
+"""The roles that some of our transforms treat differently.
 
 `lora_A` is a factor of shape (rank, in, ...), `lora_B` one of shape (out, rank, ...), `dora_scale` a magnitude vector,
 `oft` a stack of skew-symmetric blocks by their upper triangles, and `vector` anything to be treated as a vector.
@@ -27,16 +27,17 @@ _PEFT = {
     "oft_R": "oft",
     "oft_embedding_R": "oft",
 }
-"""The attributes of peft's layers that hold a weight for each adapter. Those of embeddings lie like those of linears."""
+"""The attributes of peft's layers that hold a weight for each adapter. Embeddings have the layout of linears."""
 
 Rule: TypeAlias = "str | Sequence[str | None] | Mapping[Any, str] | Callable[[str, torch.Tensor], str | None] | None"
 """How roles are given: one for all, one for each, by parameter or name, or by a function of name and parameter."""
 
 
 def roles_of(group: Mapping[str, Any], where: str = "", labels: Iterable[str] = ()) -> list[str | None]:
-    """The role of each parameter of a group, from its entry `role`: one for all, or a sequence of one for each.
+    """Read the entry `role` of a group: one role for all parameters, or a sequence of one for each.
 
-    A role that is spelled almost like one of `ROLES` or of the chain's `labels` is an error; any other is a role of yours.
+    Returns: a role, or `None`, for each parameter.
+    Raises: OptionError: the wrong number or type of roles, or one spelled almost like one of `ROLES` or of `labels`.
     """
     role, count = group["role"], len(group["params"])
     if role is None or isinstance(role, str):
@@ -67,7 +68,11 @@ def _folded(role: str) -> str:
 
 
 def assign(rule: Rule, names: Sequence[str], params: Sequence[torch.Tensor]) -> str | tuple[str | None, ...] | None:
-    """What a group's entry `role` becomes under a rule."""
+    """Apply a rule to the parameters of a group.
+
+    Returns: the group's entry `role`: one role for all, or one for each parameter.
+    Raises: OptionError: the rule failed, or is none.
+    """
     if rule is None or isinstance(rule, str):
         return rule
     if isinstance(rule, Mapping):
@@ -93,7 +98,7 @@ def _asked(rule: Callable[[str, torch.Tensor], str | None], name: str, param: to
 def check_matched(
     rule: Rule, names: Sequence[str], params: Sequence[torch.Tensor], roles: Sequence[str | None]
 ) -> None:
-    """Raise if a rule speaks of parameters that are not there, or gives no role to any."""
+    """Check a rule. Raises: OptionError: a mapping names a missing parameter, or a function gave no parameter a role."""
     if isinstance(rule, Mapping):
         present = {*names, *params}
         for key in cast("Mapping[Any, str]", rule):
@@ -108,17 +113,17 @@ def check_matched(
 
 
 def from_peft(model: nn.Module) -> dict[nn.Parameter, str]:
-    """The roles of the trainable weights that the peft library put into a model.
+    """Find the roles of the trainable weights that the peft library added to a model.
 
     LoRA factors (of linear, convolution and embedding layers, in AdaLoRA too), DoRA magnitudes and OFT blocks get a role;
-    biases, `modules_to_save` and whatever else is trained get none. Neither do weights that do not lie as `ROLES` says:
-    a B factor in groups or blocks, whose columns are not the ranks, and the square blocks of OFT in old versions of peft.
+    biases, `modules_to_save` and all other weights get none. So do weights whose layout differs from `ROLES`: a B factor in
+    groups or blocks, whose columns are not the ranks, and the square blocks of OFT in old versions of peft.
 
     Args:
         model: what `peft.get_peft_model` returned, or a model that contains such. All its adapters count.
 
-    Raises:
-        OptionError: if there are no such weights, or all are frozen.
+    Returns: a role for each weight.
+    Raises: OptionError: there are no such weights, or all are frozen.
 
     ```python
     model = peft.get_peft_model(model, peft.LoraConfig(use_dora=True))

@@ -30,8 +30,11 @@ def adams(
         master_dtype: precision in which parameters are kept and stepped.
         hat_inside: correct the moments' bias inside the arctangent, as the paper writes it; the code did so outside.
         independent_vector_decay: decay vectors even if `weight_decay` is 0.
-        restart: revive power iterations that collapsed to zero.
+        restart: restart power iterations that collapsed to zero.
         spectral_precision: run them on the stored parameter (`"param"`) or on its master (`"compute"`).
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
     """
     gate = {} if independent_vector_decay else {"gate": "weight_decay"}
     master = t.master_weights(master_dtype)

@@ -290,7 +290,7 @@ MEANINGS = {
     "d_limiter": "let an estimate be at most 2**(1/4) times `d`.",
     "clip_threshold": "clip the norm of each gradient; 0: do not.",
     "orthogonal_gradient": 'remove the part along the weights: "flattened", "per_rank" or "iterative".',
-    "spectral_normalization": "give updates one size, by the role of the parameter.",
+    "spectral_normalization": "normalise updates by the role of the parameter.",
 }
 for group in (State, Kourkoutas, Momentum, Average, Division, Sign, Decay):
     hints = get_type_hints(group, include_extras=True)

@@ -300,5 +300,5 @@ def adv_adamw_orthograd(lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.9
 @register_recipe("adv-adamw-scaled", source=SOURCE)
 @documented
 def adv_adamw_scaled(lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0) -> Chain:
-    """Tune once, train anywhere: steps of one size in what a layer puts out, for any width, rank or adapter."""
+    """Tune once, train anywhere: a width-independent change of a layer's output, for any rank or adapter."""
     return adv_adamw(lr, betas, eps=None, weight_decay=weight_decay, spectral_normalization=True)

@@ -11,7 +11,11 @@ from gradchain._chain.recipes import register_recipe
 def adamw(
     lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2
 ) -> Chain:
-    """AdamW: Adam with decoupled weight decay."""
+    """AdamW: Adam with decoupled weight decay.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
     return chain(
         t.first_moment(betas[0]),
         t.second_moment(betas[1]),
@@ -25,7 +29,11 @@ def adamw(
 def sgd(
     lr: float = 1e-3, momentum: float = 0.0, dampening: float = 0.0, weight_decay: float = 0.0, nesterov: bool = False
 ) -> Chain:
-    """SGD with L2 decay and, if `momentum` is not 0, heavy-ball or Nesterov momentum."""
+    """SGD with L2 decay and, if `momentum` is not 0, heavy-ball or Nesterov momentum.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range, or `dampening` or `nesterov` without momentum.
+    """
     return chain(
         t.add_decayed_weights(weight_decay),
         (momentum != 0 or nesterov) and t.heavy_ball(momentum, dampening, nesterov),
@@ -35,7 +43,11 @@ def sgd(
 
 @register_recipe("lion", source="Lion, arXiv:2302.06675")
 def lion(lr: float = 1e-4, betas: tuple[float, float] = (0.9, 0.99), weight_decay: float = 0.0) -> Chain:
-    """Lion: the sign of an interpolated momentum."""
+    """Lion: the sign of an interpolated momentum.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
     return chain(
         t.lion_interpolate(*betas),
         t.sign(),
@@ -52,7 +64,11 @@ def adam_atan2(
     a: float = 1.27,
     b: float = 1.0,
 ) -> Chain:
-    """Adam with the quotient replaced by an arctangent: no eps, bounded steps, blind to the gradient's units."""
+    """Adam with the quotient replaced by an arctangent: no eps, bounded steps, independent of the gradient's units.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
     return chain(
         t.first_moment(betas[0]),
         t.second_moment(betas[1]),

@@ -1,4 +1,4 @@
-"""GYRO: gradients that oppose their momentum are turned (github.com/sunderflowres-stack/gyro_optimizer)."""
+"""GYRO: turn gradients that oppose their momentum (github.com/sunderflowres-stack/gyro_optimizer)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def gyro_adam(
     warmup_steps: int | None = None,
     residual_rtol: float = 1e-6,
 ) -> Chain:
-    """GYRO-Adam: AdamW on gradients whose part against the momentum has been turned away.
+    """GYRO-Adam: AdamW on gradients that are turned away from opposing the momentum.
 
     Args:
         lr, betas, eps, weight_decay: as for AdamW.
@@ -29,6 +29,9 @@ def gyro_adam(
         proj_factor: how much of the opposing part to remove.
         warmup_steps: steps without projection; by default `round(1 / (1 - betas[1]))`, per group.
         residual_rtol: leave exactly opposed gradients alone; 0 projects them onto rounding noise, as published.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
     """
     return chain(
         t.momentum_project(
@@ -53,13 +56,16 @@ def gyro_sgd(
     *,
     residual_rtol: float = 1e-6,
 ) -> Chain:
-    """GYRO-SGD: plain gradient steps, turned where they oppose a running average that serves as detector only.
+    """GYRO-SGD: plain gradient steps, turned where they oppose a running average that only detects this.
 
     Args:
         momentum: decay rate of the detector; unlike in SGD, the step does not use the average.
         warmup_steps: by default `round(1 / (1 - momentum))`.
 
     The other options are those of `gyro_adam`.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
     """
     return chain(
         t.momentum_project(

@@ -27,13 +27,16 @@ def rose(
 
     Args:
         lr: learning rate (the original has no default).
-        weight_decay: decoupled decay; `None` takes the stage out.
+        weight_decay: decoupled decay; `None` removes the stage.
         wd_schedule: couple the decay to the schedule's shape; a number is the reference learning rate.
         centralize: subtract the mean of each slice.
-        stabilize: pull the ranges towards their mean where they vary much.
+        stabilize: move the ranges towards their mean where they vary much.
         bf16_sr: stochastic rounding of bfloat16 parameters.
         compute_dtype: precision of the step; `None` for the parameter's own.
         seed: of the stochastic rounding.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
     """
     return chain(
         _working_precision(compute_dtype, bf16_sr),
@@ -67,6 +70,9 @@ def rose_1_0_2(
             parameters of shape (n, 1); the optimizer warns of them.
 
     The other options are those of `rose`.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
     """
     chain_1_0_0 = rose(
         lr,

@@ -1,4 +1,4 @@
-"""Whether elements come together in a stage is found out, and not taken on trust."""
+"""Whether a stage mixes elements is observed, not declared."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Noise, totals over several parameters and recorded names: found out, and not taken on trust."""
+"""Noise, totals over several parameters and recorded names are observed, not declared."""
 
 from __future__ import annotations
 

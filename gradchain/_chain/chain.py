@@ -79,23 +79,38 @@ class Chain(Composed):
         return Chain(_edited(self.elements, {self._resolve(name): edit for name, edit in edits}))
 
     def without(self, *names: str) -> Chain:
-        """A chain without these stages. `ChainError` if what is left does not fit together."""
+        """Leave stages out. Returns: the new chain.
+
+        Raises: UnknownOptionError: no such stage; ChainError: the other stages do not fit together.
+        """
         return self._edit((name, lambda stage: ()) for name in names)
 
     def replace(self, name: str, stage: Stages) -> Chain:
-        """A chain with another stage (or a list of stages, or a chain) in the place of one."""
+        """Put another stage, a list of stages or a chain in the place of a stage. Returns: the new chain.
+
+        Raises: UnknownOptionError: no such stage; ChainError: the stages do not fit together.
+        """
         return self._edit([(name, lambda old: elements_of(stage))])
 
     def insert_before(self, name: str, stage: Stages) -> Chain:
-        """A chain with a stage put in before another."""
+        """Insert a stage, a list of stages or a chain before a stage. Returns: the new chain.
+
+        Raises: UnknownOptionError: no such stage; ChainError: the stages do not fit together.
+        """
         return self._edit([(name, lambda old: (*elements_of(stage), old))])
 
     def insert_after(self, name: str, stage: Stages) -> Chain:
-        """A chain with a stage put in after another."""
+        """Insert a stage, a list of stages or a chain after a stage. Returns: the new chain.
+
+        Raises: UnknownOptionError: no such stage; ChainError: the stages do not fit together.
+        """
         return self._edit([(name, lambda old: (old, *elements_of(stage)))])
 
     def with_options(self, **options: Any) -> Chain:
-        """A chain with other values, named as in `param_groups` (`lr`, `betas`), by field, or as `stage.field`.
+        """Set options, named as in `param_groups` (`lr`, `betas`), by field, or as `stage.field`.
+
+        Returns: the new chain.
+        Raises: UnknownOptionError: an unknown or ambiguous name; OptionError: a value out of range.
 
         >>> gradchain.recipe("adamw").with_options(lr=3e-4, betas=(0.9, 0.95), **{"divide.eps": 1e-6}).hyperparameters
         {'betas': (0.9, 0.95), 'eps': 1e-06, 'weight_decay': 0.01, 'lr': 0.0003}
@@ -133,7 +148,10 @@ class Chain(Composed):
         raise UnknownOptionError(f"the chain has no option {shown(name)}. {known}")
 
     def dependents(self, name: str) -> tuple[str, ...]:
-        """The stages that cannot stand without `name` and have to go with it, in the order they were found.
+        """List the stages that cannot stay without `name`.
+
+        Returns: their names, each found by removing those before it.
+        Raises: UnknownOptionError: no such stage; ChainError: no sound chain is left without it.
 
         >>> gradchain.recipe("rose").dependents("range_normalize")
         ('cv_trust_gate', 'divide')
@@ -151,42 +169,56 @@ class Chain(Composed):
     # Running it.
 
     def init(self, params: Tree) -> ChainState:
-        """The state of a tensor, or of any nest of dicts, lists and tuples of tensors, before the first step."""
+        """Make the state before the first step of a tensor, or of any nest of dicts, lists and tuples of tensors.
+
+        Returns: `{"step": ..., "slots": ..., "shared": ...}`, the first two by the names of the tensors in the nest.
+        Raises: GradientError: a leaf is no dense floating tensor; ChainError: no stage acts on a tensor.
+        """
         return functional.init(self, params)
 
     def update(self, grads: Tree, state: ChainState, params: Tree, **hyperparameters: Any) -> tuple[Tree, ChainState]:
-        """One step as a pure function: `(updates, state)`, with `updates` to be added by `apply_updates`.
+        """Take one step as a pure function, differentiable and usable under `torch.func`.
 
-        Differentiable, and usable under `torch.func`. `hyperparameters` override the chain's (`lr=...`); they may be
-        tensors that require gradients.
+        `hyperparameters` override the chain's (`lr=...`); they may be tensors that require gradients.
+
+        Returns: `(updates, state)`: `updates` are nested and shaped like `params`; `apply_updates` adds them.
+        Raises: GradientError, OptionError, StateError: gradients, hyperparameters or a state that do not fit.
         """
         return functional.update(self, grads, state, params, hyperparameters)
 
     def state_bytes(self, params: Any, role: Rule = None) -> int:
-        """The bytes of state that this chain keeps for some parameters (a module, an iterable or a nest of tensors).
+        """Count the state of a module, an iterable or a nest of tensors without allocating it: meta tensors will do.
 
-        Nothing is allocated, so meta tensors and huge models will do. Step counters are not counted, nor are frozen
-        parameters of a module. `role` is as for `Optimizer`.
+        Step counters and frozen parameters of a module do not count. `role` is as for `Optimizer`.
+
+        Returns: bytes, of all shards together.
         """
         return functional.state_bytes(self, params, role)
 
     # Keeping it.
 
     def to_config(self) -> dict[str, Any]:
-        """A plain dict of strings, numbers and lists that describes the chain."""
+        """Describe the chain as a plain dict of strings, numbers and lists. Returns: what `from_config` reads.
+
+        Raises: ConfigError: a label function is not registered, or an option is no plain value.
+        """
         return config.to_config(self.elements)
 
     def to_json(self) -> str:
-        """The config as JSON text."""
+        """Write the config as JSON. Returns: the text."""
         return json.dumps(self.to_config(), indent=2) + "\n"
 
     def to_toml(self) -> str:
-        """The config as TOML text, one `[[stages]]` table a stage."""
+        """Write the config as TOML, one `[[stages]]` table a stage. Returns: the text."""
         return config.to_toml(self.to_config())
 
     @staticmethod
     def from_config(source: Any) -> Chain:
-        """A chain from a dict made by `to_config`, or from a path to a `.json` or `.toml` file. Executes no code."""
+        """Build a chain from a dict made by `to_config`, or from the path of a `.json` or `.toml` file. Executes no code.
+
+        Returns: the chain.
+        Raises: ConfigError: it cannot be read or names no known stages; ChainError: the stages do not fit together.
+        """
         return Chain(config.from_config(source))
 
     def __reduce__(self) -> tuple[Callable[..., Chain], tuple[tuple[Element, ...]]]:
@@ -228,8 +260,9 @@ def chain(*stages: Stages | Partition | type[Stage] | Literal[False] | None) -> 
 
     `None` and `False` are left out, so that a recipe can say `stabilize and cv_trust_gate()`.
 
-    Raises `ChainError` if the stages do not fit together: a stage that needs a pending scale where there is none, a
-    scale that is never resolved, a slot that is read but not provided or owned twice, a name used twice.
+    Returns: the chain, checked.
+    Raises: ChainError: the stages do not fit together: a scale is missing or never resolved, a slot that a stage reads is
+        missing or has two owners, or two stages have one name.
 
     >>> gradchain.chain(range_normalize(), cv_trust_gate(), divide(), scale_by_learning_rate(0.1))
     chain(range_normalize(), cv_trust_gate(), divide(), scale_by_learning_rate(lr=0.1))

@@ -36,7 +36,7 @@ def _element(element: Element) -> dict[str, Any]:
 
 
 def _options(stage: Stage) -> dict[str, Any]:
-    """The fields of a stage as plain values; empty names, and `None` where it is the default, are left out."""
+    """The fields of a stage as plain values, without empty names and without `None` where it is the default."""
     options: dict[str, Any] = {}
     for field in stage.fields():
         value = getattr(stage, field.name)
@@ -102,7 +102,7 @@ def _build(item: Any, where: str, depth: int) -> Element:
 
 
 def stage_of(cls: type[Stage], options: dict[str, Any]) -> Stage:
-    """A stage from plain values. Lists become tuples, an empty table means `None`, keys become what `rename` makes."""
+    """A stage from plain values. Lists become tuples, an empty table `None`, and keys go through `rename`."""
     keys = options.pop("keys", {})
     values = {
         name: None if value == {} else tuple(value) if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""What a stage may look at besides the update."""
+"""What a stage can read besides the update: the parameter, its slots, the step's scalars, random bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gradchain.ops import compute_dtype, finite
 from gradchain.storage import SlotView, Storage
 
 Reduction = Literal["mean", "sum", "total"]
-"""How what parameters report is put together; `total` is for contributions to shared numbers."""
+"""How the reports of parameters are combined; `total` is for contributions to shared numbers."""
 
 Recorded: TypeAlias = "dict[tuple[str, Reduction], torch.Tensor]"
 """What a parameter recorded in a step, by name."""
@@ -63,22 +63,27 @@ class Context:
         self.noise_key: torch.Tensor | None = None
 
     def enter(self, address: str, scalars: Mapping[str, Any], readable: tuple[str, ...]) -> None:
-        """Turn to the next stage."""
+        """Switch to the next stage."""
         self._stage, self._scalars, self._readable = address, scalars, readable
 
     def read(self, slot: str, *, storage_dtype: bool = False) -> torch.Tensor:
-        """The value of a slot that the stage owns or declared that it reads.
+        """Read a slot that the stage owns or lists in `reads`.
 
-        Floating slots come in compute precision, or as they are stored with `storage_dtype`.
+        Returns: the rows here; floating slots in compute precision, or in their stored dtype with `storage_dtype`.
+        Raises: ChainError: the stage does not declare the slot, or its owner keeps none for this parameter.
         """
         return self._read(self._state, slot, storage_dtype)
 
     def previous(self, slot: str) -> torch.Tensor:
-        """A slot as it was after the last step, even if its owner has made a new value by now."""
+        """Read a slot as it was after the last step, even if its owner has already updated it.
+
+        Returns: the rows here, in compute precision.
+        Raises: ChainError: as `read`.
+        """
         return self._read(self._before, slot, False)
 
     def read_or(self, slot: str, default: Any, *, storage_dtype: bool = False) -> Any:
-        """An `optional` slot, or the default where no stage keeps it for this parameter."""
+        """Read an optional slot. Returns: as `read`, or `default` where no stage keeps the slot for this parameter."""
         return self.read(slot, storage_dtype=storage_dtype) if slot in self._state else default
 
     def _read(self, state: Mapping[str, Lazy], slot: str, storage_dtype: bool) -> torch.Tensor:
@@ -100,7 +105,7 @@ class Context:
         return value.to(self.dtype) if value.is_floating_point() and not storage_dtype else value
 
     def as_stored(self, storage: Storage, dense: torch.Tensor, purpose: str, *, signed: bool = True) -> Keeping:
-        """What a storage would give back for a tensor of the parameter's shape: `kept = yield from ctx.as_stored(...)`."""
+        """Round a tensor of the parameter's shape as a storage does. Returns: a generator of it, for `yield from`."""
         kept = SlotView(self.shape, compute_dtype(self.stored_param.dtype), signed, self.shard)
 
         def bits(like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
@@ -123,16 +128,13 @@ class Context:
         return self._scalars[scalar]
 
     def record(self, name: str, value: torch.Tensor, reduce: Reduction = "mean") -> None:
-        """Report a 0-d tensor to `optimizer.telemetry()`, averaged or summed over the parameters. Never syncs.
-
-        It should speak of the whole tensor: made of totals, not of sums over what may be some of its rows.
-        """
+        """Report a 0-d tensor, made of totals, to `optimizer.telemetry()`: the mean or sum over parameters. Never syncs."""
         self.recorded[name, reduce] = value
 
     def contribute(self, **values: torch.Tensor) -> None:
-        """Add 0-d tensors to the totals that `share` gets once all parameters have been stepped. Never syncs.
+        """Add 0-d tensors, of the rows in this process, to the totals that `share` gets after the step. Never syncs.
 
-        Of a sharded parameter each process contributes what it finds in its own rows.
+        Raises: ChainError: a tensor is not 0-d.
         """
         for name, value in values.items():
             if value.ndim != 0:
@@ -153,9 +155,10 @@ class Context:
         return self.shape.numel()
 
     def random_bits(self, purpose: str = "", seed: int = 0, like: torch.Tensor | None = None) -> torch.Tensor:
-        """32 random bits (int32) for each element here; the same on every device, sharded or not, and after a resume.
+        """Draw 32 random bits for each element here, or for each element of `like`, which the whole parameter has once.
 
-        Or for each element of `like`, a tensor that the whole parameter has one of.
+        Returns: int32, the same on every device, sharded or not, and after a resume.
+        Raises: ChainError: the stage drew no bits when it was traced.
         """
         if self.noise_key is None:
             raise ChainError(

@@ -22,14 +22,14 @@ def _ignore(text: str) -> None:
 
 @dataclass(frozen=True)
 class ParamInfo:
-    """The parameter that a stage is asked about: all of it, however it is sharded.
+    """The whole parameter that a stage is asked about, however it is sharded.
 
     | attribute | meaning |
     |---|---|
-    | `shape`, `ndim`, `numel` | of the whole parameter |
+    | `shape`, `ndim`, `numel` | of the whole parameter; `numel` in elements |
     | `dtype`, `device` | as it is stored |
     | `role` | its role, or `None` |
-    | `warn(text)` | tells whoever asks about the parameter; an optimizer shows it once, with the parameter's name |
+    | `warn(text)` | warns about this parameter; an optimizer shows the text once, with the parameter's name |
     """
 
     shape: torch.Size
@@ -55,18 +55,16 @@ class Slot:
 
     Args:
         fill: what it holds before the first step: a number (default 0), `"param"` for a copy of the parameter, or a
-            function `fill(param, shard)` of those rows of the parameter that are here, which returns those of the slot;
-            `shard` tells which they are.
+            function `fill(param, shard)` that gets the rows of the parameter in this process and returns those of the slot.
         shape: of the whole slot; `None` (default) for the parameter's. A slot of the parameter's shape is sharded with it.
-        per_row: the slot has one row for each row of the parameter, and is sharded with it. All other slots that have a
-            shape of their own are the same in all processes.
+        per_row: the slot has one row for each row of the parameter, and is sharded with it. Any other slot with its own
+            shape is the same in all processes.
         dtype: `None` (default) for the parameter's. float16 is kept as float32.
-        nonnegative: it is never negative, which some storages make use of.
+        nonnegative: it is never negative, so storages need no sign.
         storage: how a floating slot of the parameter's shape is kept: a name such as `"bf16"`, a `Storage`, or `None`
-            (default) for a tensor as it is. A slot has the same storage for all parameters.
+            (default) for a plain tensor; the same for all parameters.
 
-    Raises:
-        OptionError: a value that is not one of these.
+    Raises: OptionError: a fill, shape or storage that is not one of these.
 
     >>> gradchain.Slot(1.0, shape=(3, 2), per_row=True).shape
     (3, 2)
@@ -96,15 +94,18 @@ class Slot:
 
     @property
     def kept_as(self) -> Storage | None:
-        """The storage; `None`: as it is."""
+        """The storage; `None` for a plain tensor."""
         return STORAGES[self.storage] if isinstance(self.storage, str) else self.storage
 
     def whole(self, shape: torch.Size) -> torch.Size:
-        """Its shape for a parameter of some shape."""
+        """Give its shape for a parameter of this shape. Returns: the shape of all shards together."""
         return shape if self.shape is None else torch.Size(self.shape)
 
     def make(self, param: torch.Tensor, shard: Shard) -> torch.Tensor:
-        """What is here of it before the first step."""
+        """Fill it before the first step. Returns: its rows in this process.
+
+        Raises: ValueError: the fill function returned no tensor of that shape.
+        """
         dtype = param.dtype if self.dtype is None else self.dtype
         if self.fill == "param":
             return param.detach().to(dtype, copy=True)
@@ -125,7 +126,7 @@ class Slot:
 
 @dataclass(frozen=True)
 class Read:
-    """A slot of another stage that a stage reads. Made by `earlier` or `later`."""
+    """A slot of another stage that a stage reads; `earlier` and `later` make it."""
 
     slot: str
     of: Literal["earlier", "later"]
@@ -134,6 +135,8 @@ class Read:
 
 def earlier(slot: str, *, optional: bool = False) -> Read:
     """Declare that a stage reads a slot of an earlier stage; an `optional` one only where there is such a stage.
+
+    Returns: an entry of `Stage.reads`.
 
     >>> class like_momentum(gradchain.Stage):
     ...     reads = (gradchain.earlier("exp_avg"),)
@@ -149,6 +152,8 @@ def earlier(slot: str, *, optional: bool = False) -> Read:
 def later(slot: str) -> Read:
     """Declare that a stage reads a slot of a later stage, as it was after the last step.
 
+    Returns: an entry of `Stage.reads`.
+
     >>> gradchain.momentum_project.reads == (gradchain.later("exp_avg"),)
     True
     """
@@ -156,7 +161,7 @@ def later(slot: str) -> Read:
 
 
 def check_slots(address: str, slots: object, p: ParamInfo) -> None:
-    """Raise `ChainError` unless a stage declared slots that a parameter can have."""
+    """Raise `ChainError` unless `slots` returned a dict of slots that this parameter can have."""
     if not isinstance(slots, dict) or not all(isinstance(slot, Slot) for slot in slots.values()):  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]
         raise ChainError(
             f"{address}: its `slots` returned {shown(slots)}; return a dict such as {{'exp_avg': gradchain.Slot()}}.",

@@ -26,7 +26,7 @@ DEEPEST = 24
 
 @dataclass(frozen=True, repr=False)
 class Composed:
-    """Stages and partitions in a row, as they are: a branch of a partition, or a chain before it is checked."""
+    """Stages and partitions in order, unchecked: a branch of a partition, or a chain before it is checked."""
 
     elements: tuple[Element, ...]
 
@@ -51,7 +51,7 @@ class Composed:
         return dict(self.bindings.defaults)
 
     def route(self, name: str, param: torch.Tensor, role: str | None = None) -> Program:
-        """The stages that one parameter goes through."""
+        """The stages that one parameter goes through, as a program. `ChainError` if there are none."""
         stages = tuple(addressed(self.elements, lambda partition: (partition.branch(name, param, role),)))
         if not stages:
             raise ChainError(
@@ -63,7 +63,10 @@ class Composed:
 
 @dataclass(frozen=True)
 class Partition:
-    """Each parameter goes through the branch that its label names. Made by `partition`."""
+    """Sends each parameter through the branch that its label names. Made by `partition`.
+
+    Raises: ChainError: no branches, nothing callable as label function, or partitions nested too deep.
+    """
 
     branches: Branches
     label: LabelFunction
@@ -82,7 +85,11 @@ class Partition:
             )
 
     def branch(self, name: str, param: torch.Tensor, role: str | None) -> tuple[str, Composed]:
-        """The label and branch for a parameter. A role that names a branch wins over the label function."""
+        """Find the branch of a parameter. A role that names a branch takes precedence over the label function.
+
+        Returns: the label and its branch.
+        Raises: ChainError: the label function failed, or gave a label that no branch has.
+        """
         branches = dict(self.branches)
         label: object = role if role in branches else self._labelled(name, param)
         if not isinstance(label, str) or label not in branches:
@@ -104,7 +111,7 @@ class Partition:
 
     @property
     def depth(self) -> int:
-        """How deep partitions are nested in this one, itself included."""
+        """How deep partitions are nested in this one, counting itself."""
         inner = (element for _, branch in self.branches for element in branch.elements)
         return 1 + max((element.depth for element in inner if isinstance(element, Partition)), default=0)
 
@@ -167,7 +174,7 @@ def elements_of(item: object, depth: int = 0) -> tuple[Element, ...]:
 
 
 def _instead(item: object) -> str:
-    """What may have been meant."""
+    """A hint at what was probably meant."""
     if isinstance(item, str):
         return " The chain of a recipe is gradchain.recipe(name)."
     if hasattr(item, "__next__") or isinstance(item, (set, frozenset)):

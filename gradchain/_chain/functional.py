@@ -1,4 +1,4 @@
-"""A chain as a pair of pure functions over tensors or nests of tensors, for torch.func and for friends of optax."""
+"""A chain as two pure functions over tensors or nests of tensors, as in optax."""
 
 from __future__ import annotations
 
@@ -210,10 +210,9 @@ def _difference(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
 
 
 def apply_updates(params: Tree, updates: Tree) -> Tree:
-    """`params + updates`, each in the dtype of its parameter.
+    """Add updates to parameters. Returns: a nest like `params`, each tensor in the dtype of its parameter.
 
-    Raises:
-        GradientError, OptionError: what is not a tensor, or two nests that are not alike.
+    Raises: GradientError, OptionError: a leaf is no tensor, or the two nests differ.
 
     >>> params = {"w": torch.zeros(2)}
     >>> gradchain.apply_updates(params, {"w": torch.ones(2)})

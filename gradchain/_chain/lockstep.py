@@ -11,7 +11,7 @@ from gradchain._core.totals import Asked, reduce_requests
 
 
 def resume(running: Running, answer: Totals | None = None) -> Asked | Outcome:
-    """Run one parameter until it is done or requests a total that is not here."""
+    """Run one parameter until it is done or asks for a total over other tensors or processes."""
     try:
         asked = next(running) if answer is None else running.send(answer)
         while asked[1].local:

@@ -1,4 +1,4 @@
-"""Kinds of stages that do more than turn an update into another: bases for those that need it."""
+"""Bases of stages that also change precision, share numbers between parameters, or decay."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from gradchain.errors import ChainError
 
 
 class Precision(Stage, register=False):
-    """Base of stages that decide in which precision a parameter is seen or stored.
+    """Base of stages that decide in which precision a parameter is read or stored.
 
-    Those that write `read` stand before all others, which would not see what they do; those that only write `write` stand
-    at the end.
+    Those that define `read` stand first, so that all others see its result; those that define only `write` stand last.
 
     >>> class rounded(gradchain.Precision):
     ...     def write(self, new_param, ctx):
@@ -27,11 +26,11 @@ class Precision(Stage, register=False):
     """
 
     def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
-        """How this and the following stages see the parameter, e.g. in another precision."""
+        """Convert the parameter for this and the following stages. Returns: a tensor of the same shape, in any dtype."""
         return param
 
     def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
-        """How the new value of the parameter is stored, and the slots that change with it."""
+        """Convert the new value for storing. Returns: the tensor to store, and the slots that change with it."""
         return new_param, {}
 
     def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
@@ -49,15 +48,15 @@ class Precision(Stage, register=False):
 
 
 def comes_first(stage: Stage) -> bool:
-    """Whether a stage decides how others see the parameter."""
+    """Whether a stage decides how others read the parameter."""
     return isinstance(stage, Precision) and type(stage).read is not Precision.read
 
 
 class SharedNumbers(Stage, register=False):
-    """Base of stages that find numbers which all parameters share, such as Prodigy's step size.
+    """Base of stages that compute numbers for all parameters together, such as Prodigy's step size.
 
-    `update` calls `ctx.contribute`; `share` gets the totals over all parameters. `shared_ranges` says where the numbers
-    lie, by name, as `Interval`; they are finite in any case.
+    `update` calls `ctx.contribute`; `share` gets the totals over all parameters. `shared_ranges` gives the range of each
+    number as an `Interval`; all must be finite.
 
     >>> class counter(gradchain.SharedNumbers):
     ...     def init_shared(self):
@@ -74,15 +73,15 @@ class SharedNumbers(Stage, register=False):
     shared_ranges: ClassVar[Mapping[str, Interval]] = {}
 
     def init_shared(self) -> dict[str, float]:
-        """The numbers before the first step, by name. `self.name` gives the one in force."""
+        """Set the numbers before the first step; `self.name` reads the current one. Returns: their values by name."""
         return {}
 
     def share(self, totals: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The numbers after a step, given the totals over all parameters of what `ctx.contribute` took."""
+        """Compute the next step's numbers from the totals that were contributed. Returns: 0-d tensors; others stay."""
         return {}
 
     def override(self, group: Mapping[str, Any]) -> dict[str, Number]:
-        """Values of hyperparameters, by key, that the other stages see instead of those in the group."""
+        """Replace hyperparameters for the other stages. Returns: values by key, used instead of the group's."""
         return {}
 
 
@@ -98,7 +97,7 @@ class Decay(Stage, register=False):
 
 
 def needs_decay(stage: Stage, after: Sequence[Stage]) -> None:
-    """Raise unless a decay follows a stage that steers it."""
+    """Raise unless a decay follows a stage that changes decays."""
     if not any(isinstance(other, Decay) for other in after):
         raise ChainError(
             f"{stage.address} steers the decay stages after it, and there is none. Put decoupled_decay(...) after "
@@ -107,7 +106,7 @@ def needs_decay(stage: Stage, after: Sequence[Stage]) -> None:
 
 
 def needs_reader(stage: Stage, after: Sequence[Stage], slot: str) -> None:
-    """Raise unless a later stage reads a slot that is there for others."""
+    """Raise unless a later stage reads a slot that this one provides."""
     if not any(read.slot == slot and read.of == "earlier" for other in after for read in other.reads):
         raise ChainError(
             f"{stage.address} provides {slot!r}, and no stage after it makes use of that. Put a stage that does, such as "
@@ -116,5 +115,5 @@ def needs_reader(stage: Stage, after: Sequence[Stage], slot: str) -> None:
 
 
 def numbers_of(stage: Stage) -> dict[str, float]:
-    """The shared numbers that a stage makes, with their first values."""
+    """The shared numbers of a stage, with their initial values."""
     return stage.init_shared() if isinstance(stage, SharedNumbers) else {}

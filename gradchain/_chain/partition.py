@@ -17,10 +17,12 @@ def partition(
 ) -> Partition:
     """Route parameters to branches by a label function over `(name, parameter)`.
 
-    A branch is a stage, a list of stages, or a chain; stages need not stand alone, since the chain around the
-    partition completes them. An explicit role (the group key `role=`) that names a branch wins over the function.
-    A label function that is registered with `@gradchain.label_function` may be given by its name.
-    A stage of a branch is addressed as `label/stage`; the bare name will do where it is unique.
+    A branch is a stage, a list of stages, or a chain. It may be incomplete: the stages around the partition complete it.
+    A role (the group key `role=`) that names a branch takes precedence over the function. A function registered with
+    `@gradchain.label_function` may be given by its name. Stages are addressed as `label/stage`, or by a unique bare name.
+
+    Returns: an element for `chain(...)`.
+    Raises: ChainError: no branches, a branch's name or stages are invalid, or `label` is no function of name and parameter.
 
     >>> by_rank = gradchain.partition(
     ...     {"matrix": spectral_decay(0.1), "vector": decoupled_decay(0.1)},

@@ -58,9 +58,13 @@ def register_recipe(
 ) -> Callable[[Build], Build]:
     """Register a function that returns a chain as a recipe.
 
-    `inert` gives the reasons for options that change nothing, which `gradchain check` would call dead. `needs` names, for
-    options that mean nothing without another, that other one (or several, of which one will do; `"not x"` and `"x=value"`
-    are understood): an option that differs from its default where it means nothing is an error.
+    `inert` maps options that change nothing, which `gradchain check` would call dead, to the reason. `needs` maps an option
+    to the option that it needs (or several, of which one is enough; `"not x"` and `"x=value"` are understood): setting it
+    without that option raises `OptionError`.
+
+    Returns: a decorator, which returns the function with its arguments checked.
+    Raises: OptionError, UnknownOptionError: the name or a table is invalid, what is decorated is no function, or the recipe
+        is called with options that it does not have or cannot use.
 
     >>> @gradchain.register_recipe("plain", source="folklore")
     ... def plain(lr: float = 0.1):
@@ -129,7 +133,7 @@ def _check_registration(name: object, source: object, inert: object, needs: obje
 def _built(
     name: str, build: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], options: Mapping[str, Any]
 ) -> Chain:
-    """What a recipe makes of its options; an error names the option at fault."""
+    """Build a recipe; an error names the option that caused it."""
     try:
         made = build(*args, **kwargs)
     except OptionError as error:
@@ -159,7 +163,7 @@ def _mentions(message: str, value: Any) -> bool:
 def _check_needs(
     name: str, signature: inspect.Signature, options: Mapping[str, Any], needs: Mapping[str, str | tuple[str, ...]]
 ) -> None:
-    """Raise for an option that the others make meaningless."""
+    """Raise for an option that has no effect with the others."""
     values = {option: parameter.default for option, parameter in signature.parameters.items()} | dict(options)
     for option, value in options.items():
         wanted = needs.get(option, ())
@@ -192,7 +196,7 @@ def _holds(need: str, values: Mapping[str, Any]) -> bool:
 
 
 def _check_option(where: str, annotation: str, value: Any) -> None:
-    """The shape of an option, which a recipe takes apart before any stage can check it."""
+    """Check the type of an option before the recipe uses it."""
     kind, wanted = KINDS.get(annotation, (object, ""))
     if kind in (bool, str) and not isinstance(value, kind):
         raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass {wanted}.")
@@ -214,7 +218,9 @@ def find_recipe(name: str) -> Recipe:
 
 
 def recipe(name: str, **options: Any) -> Chain:
-    """The chain of a recipe.
+    """Build the chain of a recipe. Returns: the chain.
+
+    Raises: UnknownNameError: no such recipe; UnknownOptionError: no such option; OptionError: a value out of range.
 
     >>> gradchain.recipe("adamw", lr=3e-4).names
     ('first_moment', 'second_moment', 'divide', 'decoupled_decay', 'scale_by_learning_rate')
@@ -239,5 +245,5 @@ def load_chain(source: str | Chain, options: Mapping[str, Any]) -> Chain:
 
 
 def recipe_names() -> tuple[str, ...]:
-    """The names of all recipes, as `gradchain.recipes()` gives them."""
+    """List the recipes, as `gradchain.recipes()` does. Returns: their names, sorted."""
     return tuple(sorted(_recipes))

@@ -26,7 +26,7 @@ def find(what: str, name: object, known: Mapping[str, Named], advice: str = "") 
 
 
 def add_stage(cls: type[Any]) -> None:
-    """Remember a stage class under its qualified name, and under its bare name unless that is one of ours."""
+    """Register a stage class under its qualified name, and under its bare name unless one of ours has that."""
     _stages[_qualified(cls)] = cls
     known = _stages.get(cls.__name__)
     if known is None or not known.__module__.startswith("gradchain.") or _qualified(known) == _qualified(cls):
@@ -56,7 +56,11 @@ Label = TypeVar("Label", bound=LabelFunction)
 
 
 def label_function(function: Label) -> Label:
-    """Register a label function `(name, parameter) -> label`, so that chains that route by it can be saved."""
+    """Register a label function `(name, parameter) -> label`, so that chains that route by it can be saved.
+
+    Returns: the function.
+    Raises: OptionError: it has no name, or does not take two arguments.
+    """
     named = inspect.isfunction(cast("Any", function)) or inspect.isbuiltin(cast("Any", function))
     if not named or function.__name__ == "<lambda>":
         raise OptionError(

@@ -1,4 +1,4 @@
-"""What an optimizer will do with each parameter, printed for people."""
+"""What an optimizer will do with each parameter, as a table."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Numbers that all parameters of a chain share, such as Prodigy's `d`: where they live and how they change.
+"""Numbers that all parameters of a chain share, such as Prodigy's `d`: where they are kept and how they change.
 
-An optimizer keeps them in its parameter groups, each in every group, as 0-d tensors: so they are saved, sharded and shown
-like a learning rate, and the step never waits for the device.
+An optimizer keeps them in every parameter group as 0-d tensors, so they are saved, sharded and shown like a learning
+rate, and the step never waits for the device.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def keys(chain: Composed) -> set[str]:
 
 
 def attach_shared(chain: Composed, group: dict[str, Any], first: Mapping[str, Any]) -> None:
-    """Give a new group the shared numbers, those of the first group if there are any."""
+    """Give a new group the shared numbers: those of the first group if there is one."""
     if chain.bindings.shared:
         device = device_of(group["params"])
         for key, value in initial(chain, group, device).items():
@@ -62,13 +62,13 @@ def attach_shared(chain: Composed, group: dict[str, Any], first: Mapping[str, An
 
 
 def stamps(chain: Composed, groups: Sequence[Mapping[str, Any]]) -> dict[tuple[int, str], Any]:
-    """What tells whether anyone else has written to the shared numbers of the groups."""
+    """Stamps by which `check` recognises shared numbers that other code wrote."""
     shared = chain.bindings.shared
     return {(n, key): stamp(group[key]) for n, group in enumerate(groups) for _, _, key in shared} if shared else {}
 
 
 def check(chain: Composed, number: int, group: dict[str, Any], known: dict[tuple[int, str], Any]) -> None:
-    """Raise `OptionError` for a shared number that cannot be one, and make a 0-d tensor of what someone has written."""
+    """Raise `OptionError` for an invalid shared number, and make a 0-d tensor of what other code wrote."""
     for address, name, key in chain.bindings.shared:
         if key not in group:
             raise OptionError(f"group {number}: {missing(key, f'the shared number {address}.{name} is')}")
@@ -85,7 +85,7 @@ def check(chain: Composed, number: int, group: dict[str, Any], known: dict[tuple
 
 
 def check_given(chain: Composed, group: Mapping[str, Any], where: str) -> None:
-    """As `check`, of the shared numbers that a new group brings along."""
+    """`check` the shared numbers in a new group."""
     stages = dict(chain.addressed)
     for address, name, key in chain.bindings.shared:
         if key in group:
@@ -93,7 +93,7 @@ def check_given(chain: Composed, group: Mapping[str, Any], where: str) -> None:
 
 
 def checked(stage: Stage, name: str, value: Any, where: str) -> Any:
-    """A shared number of a stage, in the range that the stage declares; a tensor comes back as it is, if it is 0-d."""
+    """A shared number, checked against the range that its stage declares; a 0-d tensor is returned as it is."""
     ranges = stage.shared_ranges if isinstance(stage, SharedNumbers) else {}
     check_number(where, value, Spec(dynamic=True, interval=ranges.get(name, Interval())))
     return plain(value)
@@ -106,11 +106,7 @@ def changes(
     shards: Sequence[Shard] | None = None,
     process_group: Any = None,
 ) -> dict[str, torch.Tensor]:
-    """The shared numbers after a step, by key, given what each parameter contributed.
-
-    What parts of tensors contributed is added up over the processes that hold the others, all in one collective; what is
-    contributed to a `process_group`, over its members.
-    """
+    """The shared numbers after a step, by key: contributions summed over shards in one collective, or a process group."""
     changed: dict[str, torch.Tensor] = {}
     contributed = _contributed(recorded, shards, process_group)
     for address, stage in chain.addressed:
@@ -162,10 +158,7 @@ def update(
     in_place: bool = False,
     keep: torch.Tensor | None = None,
 ) -> None:
-    """Write the shared numbers after a step into all groups; `in_place` if a CUDA graph may have seen where they are.
-
-    Where `keep`, a 0-d bool tensor, is false, they stay as they were.
-    """
+    """Write the shared numbers into all groups; `in_place` for CUDA graphs. Where `keep`, 0-d bool, is false, they stay."""
     if chain.bindings.shared and groups:
         changed = changes(chain, groups[0], recorded, shards, process_group)
         for group in groups:

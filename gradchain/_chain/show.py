@@ -1,4 +1,4 @@
-"""A chain printed for people: stage, hyperparameters, slots, storage."""
+"""A chain as a table: stage, hyperparameters, slots, storage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Between a stage and the state: a slot is dense to its stage and kept as its storage wants it."""
+"""Convert slots between the dense tensors that a stage sees and what their storages keep."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def parts_of(key: str, state: Mapping[str, Any]) -> dict[str, str]:
 def made(
     address: str, stage: Stage, p: ParamInfo, param: torch.Tensor, shard: Shard, name: str = ""
 ) -> dict[str, torch.Tensor]:
-    """The slots of a stage before the first step, dense: what is here of them."""
+    """The slots of a stage before the first step, dense: the rows in this process."""
     try:
         slots = stage.slots_of(p)
         _check_known(address, slots, stage.known_slots)
@@ -45,7 +45,7 @@ def made(
 
 
 def _check_known(address: str, slots: Mapping[str, Slot], known: Mapping[str, Slot]) -> None:
-    """Raise `ChainError` for a slot that is kept otherwise than the chain was checked for."""
+    """Raise `ChainError` for a slot that differs from the one that the chain was checked with."""
     for name, slot in slots.items():
         if name not in known:
             raise ChainError(
@@ -62,7 +62,7 @@ def _check_known(address: str, slots: Mapping[str, Slot], known: Mapping[str, Sl
 
 
 def storage_for(slot: Slot, dense: torch.Tensor, shape: torch.Size) -> Storage | None:
-    """The storage of a slot; `None` if it is kept as it is."""
+    """The storage of a slot; `None` for a plain tensor."""
     storage = slot.kept_as
     return storage if storage is not None and dense.is_floating_point() and dense.shape == shape else None
 
@@ -70,8 +70,7 @@ def storage_for(slot: Slot, dense: torch.Tensor, shape: torch.Size) -> Storage |
 def stored(key: str, slot: Slot, dense: torch.Tensor, param: torch.Tensor, shard: Shard, bits: Bits) -> Any:
     """The tensors to keep for a slot, by their names in the state; or a generator of them.
 
-    What has to do with several elements is kept finite: statistics, and all storages but plain tensors of one number for
-    each element. Of those, an infinite one stops its own element for ever, as in torch, and costs a step nothing.
+    Values are made finite, except in plain tensors of one number per element: there infinity stops its own element only.
     """
     storage = storage_for(slot, dense, param.shape)
     if storage is None and dense.shape != param.shape:
@@ -104,7 +103,7 @@ def kept(slot: Slot, param: torch.Tensor, shard: Shard) -> SlotView:
 
 
 def owned(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor that keeps no more memory than it fills: a part of a larger one would keep that alive."""
+    """A tensor without unused memory: a view of a larger tensor is copied, as it would keep that alive."""
     filled = tensor.numel() * tensor.element_size()
     return tensor.clone() if tensor.untyped_storage().nbytes() > filled else tensor
 

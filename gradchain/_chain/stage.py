@@ -1,4 +1,4 @@
-"""A stage: one named transform, as plain tensor algebra on one tensor."""
+"""A stage: one named transform, written as algebra on one tensor."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ Yields: TypeAlias = "Generator[Request, Totals, Result]"
 ScaleRule = Literal["resolved", "any", "sets", "edits", "resolves"]
 
 NAME = re.compile(r"[\w-]{1,100}")
-"""What a stage, or a branch of a partition, may be called."""
+"""Names of stages, and of branches of a partition."""
 
 RESERVED = frozenset({"params", "param_names", "role", "disable", "maximize", "telemetry"})
 """Entries of a parameter group that are no hyperparameters: a field of such a name goes by `stage.field`."""
@@ -61,9 +61,9 @@ class _FrozenFields:
 class Stage(_FrozenFields):
     """Base of all transforms. A subclass becomes a frozen dataclass whose fields are its hyperparameters.
 
-    Write `update` for one tensor; add `slots` for state. While it runs, `self.beta` is the value in force (from the
+    Write `update` for one tensor; add `slots` for state. While it runs, `self.beta` is the current value (from the
     parameter group, or a schedule), so a method reads like its equation. Fields annotated `float` are dynamic: never
-    branch on them. Everything is pure: nothing that is passed in is written to.
+    branch on them. Methods are pure: they write to nothing that is passed in.
 
     >>> class sign_momentum(gradchain.Stage):
     ...     beta: float = gradchain.hyper(default=0.9, ge=0, lt=1)
@@ -78,6 +78,8 @@ class Stage(_FrozenFields):
     * `scale`: `"resolved"` (default: no denominator may be pending), `"any"`, `"sets"`, `"edits"` or `"resolves"`;
     * `reads`: slots of other stages that it reads, such as `(gradchain.earlier("exp_avg"),)`;
     * `source`: paper or repository.
+
+    Raises: OptionError: a value or a class attribute out of range; UnknownOptionError: no such field.
     """
 
     name: str = static(default="", kw_only=True)
@@ -139,43 +141,48 @@ class Stage(_FrozenFields):
     # What an author writes.
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
-        """What it keeps for a parameter from step to step. Stateless stages have no slots.
-
-        `p` has the whole parameter's shape, dtype, device and role. `p.warn(text)` warns about it.
-        """
+        """Declare what to keep for a parameter; `p.warn(text)` warns about it. Returns: slots by name; `{}` for none."""
         return {}
 
     def scalars(self, step: Number) -> dict[str, Number]:
-        """Numbers that depend on the step and the hyperparameters alone, computed once per step in double precision.
+        """Compute numbers from the step (from 1) and hyperparameters, in double precision, for `ctx["name"]` in `update`.
 
-        `update` finds them as `ctx["name"]`. `step` counts from 1.
+        Returns: floats, or 0-d tensors, by name.
         """
         return {}
 
     def resolve(self, values: dict[str, Any], group: Mapping[str, Any]) -> dict[str, Any]:
-        """The values in force, given those that the group holds for the dynamic fields; the place to derive some."""
+        """Derive values of dynamic fields from those in the group. Returns: the current value of each field by name."""
         return values
 
     def update(self, update: Update, ctx: Context) -> Result | Yields:
-        """The transform: a new `Update`, and the new value of each slot that changed."""
+        """Transform the update of one tensor, in compute precision. A generator may yield requests for totals.
+
+        Returns: a new `Update`, or that and the new value of each slot that changed, in the slot's shape.
+        """
         return update
 
     def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
-        """Raise `ChainError` if the stages around this one are not what it needs. `address` names each of them."""
+        """Check the stages before and after this one; each knows its `address`.
+
+        Raises: ChainError: they are not what this stage needs.
+        """
 
     # What others ask of it.
 
     @classmethod
     def fields(cls) -> tuple[dataclasses.Field[Any], ...]:
+        """List the dataclass fields. Returns: all of them, dynamic and static."""
         return dataclasses.fields(cls)  # type: ignore[arg-type]
 
     @classmethod
     def dynamic_fields(cls) -> dict[str, Spec]:
-        """The dynamic fields and their specs."""
+        """Look up the dynamic fields. Returns: their specs by name."""
         return {field.name: spec for field in cls.fields() if (spec := spec_of(field)).dynamic}
 
     @classmethod
     def static_fields(cls) -> tuple[str, ...]:
+        """List the static fields. Returns: their names."""
         return tuple(field.name for field in cls.fields() if not spec_of(field).dynamic)
 
     @functools.cached_property
@@ -184,7 +191,7 @@ class Stage(_FrozenFields):
         return tuple(type(getattr(self, name)) for name in self.static_fields())
 
     def live_fields(self) -> dict[str, Spec]:
-        """The dynamic fields that this stage uses, given its other options; these appear in `param_groups`."""
+        """Look up the dynamic fields that are in use with the other options. Returns: their specs by name."""
         renamed = dict(self.keys)
         return {
             name: spec
@@ -204,7 +211,7 @@ class Stage(_FrozenFields):
         return ""
 
     def initial_entries(self, group: Mapping[str, Any]) -> dict[str, Any]:
-        """Entries that a parameter group gets when an optimizer is built, for fields that follow an `initial` value."""
+        """Fix the fields that follow an `initial` value. Returns: entries that a new parameter group gets."""
         return {
             self.key_of(name): group[spec.initial]
             for name, spec in self.live_fields().items()
@@ -217,12 +224,14 @@ class Stage(_FrozenFields):
         return self.name or type(self).__name__
 
     def key_of(self, field: str) -> str:
-        """The name under which a dynamic field appears in `param_groups`."""
+        """Find the name of a dynamic field in `param_groups`. Returns: the key, such as `"betas[0]"`."""
         renamed = dict(self.keys).get(field)
         return renamed or self.dynamic_fields()[field].key or field
 
     def rename(self, **keys: str) -> Self:
-        """A copy whose dynamic fields go by other names in `param_groups`.
+        """Rename dynamic fields in `param_groups`. Returns: a copy of the stage.
+
+        Raises: UnknownOptionError: no such dynamic field; OptionError: a name that is no identifier.
 
         >>> first_moment(0.9).rename(beta="momentum").key_of("beta")
         'momentum'
@@ -230,7 +239,7 @@ class Stage(_FrozenFields):
         return dataclasses.replace(self, keys=tuple(sorted({**dict(self.keys), **keys}.items())))
 
     def _checked_keys(self, keys: Any) -> tuple[tuple[str, str], ...]:
-        """The pairs of a dynamic field and the name that it goes by."""
+        """The pairs of a dynamic field and its name, checked."""
         pairs = tuple(keys.items()) if isinstance(keys, Mapping) else keys
         if not isinstance(pairs, (tuple, list)) or any(
             not isinstance(pair, (tuple, list)) or len(pair) != 2 for pair in pairs
@@ -251,21 +260,21 @@ class Stage(_FrozenFields):
         return tuple((field, key) for field, key in pairs)
 
     def bind(self, values: Mapping[str, Any]) -> Self:
-        """A copy that holds the values in force at this step; they were checked where they came from."""
+        """Set the values of this step, which are checked already. Returns: a copy that holds them."""
         bound = object.__new__(type(self))
         bound.__dict__.update(self.__dict__)
         bound.__dict__.update(values)
         return bound
 
     def slots_of(self, p: ParamInfo) -> dict[str, Slot]:
-        """What `slots` declares for a parameter, checked."""
+        """Call `slots` and check what it declares. Returns: slots by name."""
         slots = self.slots(p)
         check_slots(self.address, slots, p)
         return slots
 
     @functools.cached_property
     def known_slots(self) -> dict[str, Slot]:
-        """Every slot that this stage may own, found by asking about small parameters of all kinds."""
+        """Every slot that this stage may own, found by asking for small parameters of all kinds."""
         known: dict[str, Slot] = {}
         failures: list[Exception] = []
         probes = list(itertools.product(range(5), (torch.float32, torch.bfloat16), (None, *ROLES)))
@@ -289,7 +298,7 @@ class Stage(_FrozenFields):
         return {name: value for name, value in self.__dict__.items() if name != "known_slots"}  # fills may be lambdas
 
     def options(self) -> dict[str, Any]:
-        """All fields that differ from their defaults, by name."""
+        """Collect the fields that differ from their defaults. Returns: values by name."""
         return {field.name: value for field in self.fields() if (value := getattr(self, field.name)) != field.default}
 
     def __repr__(self) -> str:
@@ -301,7 +310,7 @@ class Stage(_FrozenFields):
 
 
 def _check_attributes(cls: type[Stage]) -> None:
-    """Raise for a class attribute that would mean nothing. One that is a property is asked for when it is used."""
+    """Raise for an invalid class attribute. Properties are checked when they are read."""
     scale, reads = cls.__dict__.get("scale", "any"), cls.__dict__.get("reads", ())
     rules = get_args(ScaleRule)
     if not isinstance(scale, property) and scale not in rules:
@@ -316,7 +325,7 @@ def _check_attributes(cls: type[Stage]) -> None:
 
 
 def _check_conditions(cls: type[Stage]) -> None:
-    """Raise for a field that is in use only beside another, which is not there."""
+    """Raise for a field whose `when` or `unless` names no field."""
     names = {field.name for field in cls.fields()}
     for name, spec in {field.name: spec_of(field) for field in cls.fields()}.items():
         for other in filter(None, (spec.when, spec.unless)):
@@ -349,6 +358,9 @@ def storage_field() -> Any:
 
 def stateless(function: Callable[..., torch.Tensor]) -> type[Stage]:
     """Make a transform of a function of the direction. Keyword parameters become hyperparameters.
+
+    Returns: a stage class.
+    Raises: OptionError: it is no function of one positional parameter and keyword-only ones.
 
     >>> @gradchain.stateless
     ... def power(value, *, exponent: float = 0.5):

@@ -1,4 +1,4 @@
-"""What two configs of chains differ in: stages and static options; hyperparameters travel in the groups and do not count."""
+"""Differences between two configs in stages and static options; hyperparameters are saved in the groups and do not count."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Structure = dict[str, dict[str, Any]]
 
 
 def chain_differences(saved: object, current: Mapping[str, Any] | None) -> list[str]:
-    """The stages in which a saved config differs in structure from that of a chain, which may have none; one line each."""
+    """One line for each stage in which a saved config differs in structure from the chain's, which may be missing."""
     try:
         old = structure(saved)
     except ConfigError as error:
@@ -33,11 +33,7 @@ def chain_differences(saved: object, current: Mapping[str, Any] | None) -> list[
 
 
 def structure(config: object) -> Structure:
-    """The static options of each stage of a config, by address.
-
-    Raises:
-        ConfigError: it is not of the form that `Chain.to_config` gives it.
-    """
+    """The static options of each stage of a config, by address. `ConfigError` unless `Chain.to_config` made it."""
     version = cast("Mapping[Any, Any]", config).get("gradchain", FORMAT) if isinstance(config, Mapping) else None
     if not isinstance(version, int) or version != FORMAT:
         raise ConfigError(f"got {shown(config)}; this version reads a dict of format {FORMAT}.")
@@ -72,7 +68,7 @@ def _need(value: Any, kind: Any, what: str, wanted: str) -> Any:
 
 
 def _plain(value: Any, where: str, depth: int = 4) -> Any:
-    """A value as it is compared: a list counts as a tuple."""
+    """A value for comparison: lists become tuples."""
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)) and depth:

@@ -1,14 +1,14 @@
-"""How many updates a stage has made of a parameter, where that is less than the parameter's own step count.
+"""How many updates a stage has made to a parameter, where that is less than the parameter's step count.
 
-A moment that started late, or paused, is not corrected as if it had been there all the time: its stage goes by a count of
-its own. Beside the slots, the state of a parameter then holds
+The bias correction of a moment that started late, or paused, uses the stage's own count. The state of a parameter then
+holds, besides the slots,
 
 | key | |
 |---|---|
-| `stage.since` | the steps of the parameter that the stage has missed; not there if it has missed none |
-| `stage.until` | the parameter's count when the stage was switched off; there as long as it is off |
+| `stage.since` | the steps of the parameter that the stage has missed; absent if none |
+| `stage.until` | the parameter's count when the stage was switched off; present while it is off |
 
-as int64 tensors of no axes, next to the counter. A stage that has no slots goes by the youngest stage whose slots it reads.
+as 0-d int64 tensors. A stage without slots goes by the youngest stage whose slots it reads.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ def ages_of(state: Mapping[str, Any]) -> Ages:
 
 
 def own_count(step: Any, missed: Any) -> Any:
-    """The number of a step among those that a stage has not missed."""
+    """The number of a step, counting only those that a stage has made."""
     own = step - missed
     return own.clamp(min=1) if isinstance(own, torch.Tensor) else max(own, 1)
 
 
 def turn(state: dict[str, Any], counter: torch.Tensor, owners: Iterable[str], on: Iterable[str], new: set[str]) -> None:
-    """Note which of the stages that own slots have been switched off or on since the last step, or are `new`."""
+    """Note which of the stages that own slots were switched off or on since the last step, or are `new`."""
     running = set(on)
     for address in dict.fromkeys(owners):
         since, until = f"{address}.{SINCE}", f"{address}.{UNTIL}"
@@ -59,7 +59,7 @@ def turn(state: dict[str, Any], counter: torch.Tensor, owners: Iterable[str], on
 
 
 def _put(state: dict[str, Any], key: str, missed: torch.Tensor) -> None:
-    """Keep how many steps a stage has missed, if it has missed any; on a device nobody can tell without waiting."""
+    """Keep how many steps a stage has missed, unless it is known to be 0; reading a device's count would wait."""
     state[key] = missed
     if missed.device.type == "cpu" and int(missed) == 0:
         del state[key]
@@ -68,7 +68,7 @@ def _put(state: dict[str, Any], key: str, missed: torch.Tensor) -> None:
 def loaded(
     saved: Mapping[str, Any], kept: Iterable[str], reset: Iterable[str], step: int, where: str
 ) -> dict[str, Any]:
-    """The ages to go on with, given those in a state dict: those of `kept` stages, and new ones for stages `reset`."""
+    """The ages after loading a state dict: the saved ones of `kept` stages, and new ones of stages `reset`."""
     result: dict[str, Any] = {}
     for address in kept:
         for key in (f"{address}.{SINCE}", f"{address}.{UNTIL}"):

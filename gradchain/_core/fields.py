@@ -72,9 +72,12 @@ def hyper(
     """Declare a *dynamic* hyperparameter: a number that may differ per group and change at any step.
 
     `ge`, `gt`, `le`, `lt` bound it. `key` is its name in `param_groups` (the field's own name by default);
-    `key="betas[1]"` makes it one entry of a tuple. `optional` also admits `None`, and
-    `le=math.inf` infinity. `when="schedule"` keeps it out of `param_groups` unless that field is given: neither `None` nor
-    `False`; `unless` if it is. `inert` is the reason why it changes nothing, for `gradchain.audit`.
+    `key="betas[1]"` makes it one entry of a tuple. `optional` also admits `None`, and `le=math.inf` infinity.
+    `when="schedule"` keeps it out of `param_groups` while that field is `None` or `False`; `unless` while it is neither.
+    `inert` is the reason why it changes nothing, for `gradchain.audit`.
+
+    Returns: a dataclass field.
+    Raises: OptionError: a bound is no number, bounds exclude each other, or `key` is no name.
 
     >>> class shrink(gradchain.Stage):
     ...     factor: float = gradchain.hyper(default=0.5, gt=0, le=1)
@@ -104,8 +107,10 @@ def static(
 ) -> Any:
     """Declare a *static* option (bool, str, dtype, int): part of the chain's structure and of the compile key.
 
-    `choices` lists the values it may take; `convert` canonicalises what the user passed; `ge` and `gt` bound a number.
-    `when` and `inert` are as for `hyper`; `when="mode=fast"` asks for one value of another option.
+    `choices` lists its values; `convert` canonicalises what the user passed; `ge` and `gt` bound a number. `when` and
+    `inert` are as for `hyper`; `when="mode=fast"` asks for one value of another option. Returns: a dataclass field.
+
+    Raises: OptionError: `choices` is no tuple, `convert` no function, or a bound no number.
     """
     if not isinstance(choices, (tuple, list)):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"static(choices={shown(choices)}): pass a tuple of the values that the option may take.")
@@ -127,11 +132,12 @@ def follow(
 ) -> Any:
     """Declare a number that another stage owns: the field takes the group's value of `key`, e.g. `follow("lr")`.
 
-    The key may also be that of a shared number, such as Prodigy's `d`. A chain without the key is an error, unless
-    `optional`: then the field is `None`. Without a key it is `None` until `stage.rename(field="key")` names one.
+    The key may name a shared number, such as Prodigy's `d`. A chain without the key is an error, unless `optional`: then
+    the field is `None`. Without a key it is `None` until `stage.rename(field="key")` names one. `initial` takes the value
+    that the optimizer was built with, which the group keeps as `constructor_lr`. `when` and `unless` are as for `hyper`.
 
-    `initial` takes the value that the optimizer was built with, which the group keeps as `constructor_lr`; whatever a
-    scheduler does to `lr` since. `when` and `unless` are as for `hyper`.
+    Returns: a dataclass field.
+    Raises: OptionError: `key` is no name.
     """
     check_key("follow", key)
     own = f"constructor_{key}" if initial else key
@@ -181,10 +187,7 @@ EXACT = 2**53
 
 
 def as_number(value: Any) -> Any:
-    """A number in the form that stages compute with: numpy's become Python's, tensors of one element 0-d.
-
-    What is no number comes back as it is, for `check_number` to refuse.
-    """
+    """A number as stages compute with it: Python's for numpy's, 0-d for one-element tensors; all else is unchanged."""
     if type(value) is float or (type(value) is int and -EXACT <= value <= EXACT):
         return value
     if isinstance(value, torch.Tensor):
@@ -233,7 +236,7 @@ def check_number(where: str, value: object, spec: Spec, default: object = datacl
 
 
 def _conversion(value: object) -> str:
-    """What makes a number of something that reads like one."""
+    """How to make a number of something that looks like one."""
     if isinstance(value, (str, bytes, numbers.Number)) and not isinstance(value, (bool, complex)):
         try:
             number = float(cast("str", value))
@@ -253,7 +256,7 @@ def _check_tensor(where: str, value: torch.Tensor) -> None:
 
 
 def reading(value: torch.Tensor) -> float | None:
-    """The number in a tensor, where it can be read: not while something is traced, captured or mapped."""
+    """The number in a tensor; `None` while something is traced, captured or mapped."""
     if type(value) not in (torch.Tensor, torch.nn.Parameter) or torch.compiler.is_compiling():
         return None
     if value.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -265,7 +268,7 @@ def reading(value: torch.Tensor) -> float | None:
 
 
 def stamp(value: object) -> object:
-    """What tells whether a value has been exchanged, or written to where it can be read without waiting for a device."""
+    """A value that changes when `value` is replaced, or written to where that shows without waiting for a device."""
     if isinstance(value, torch.Tensor):
         return (id(value), value, value._version if value.device.type == "cpu" and not value.is_inference() else 0)
     if isinstance(value, (list, tuple)):
@@ -274,7 +277,7 @@ def stamp(value: object) -> object:
 
 
 def differ(old: object, new: object) -> bool:
-    """Whether two stamps are of different values."""
+    """Whether two stamps differ."""
     if old is new:
         return False
     if type(old) is not type(new):
@@ -346,10 +349,7 @@ _ALIASES = {str(dtype).removeprefix("torch."): name for name, dtype in DTYPES.it
 
 
 def dtype_name(value: object) -> str | None:
-    """Canonical short name of a floating dtype: `torch.float64`, `"float64"`, `" FP64 "` are all `"fp64"`.
-
-    `None`, `"none"` and `"null"` give `None`: no conversion.
-    """
+    """Short name of a floating dtype: `"fp64"` for `torch.float64` or `" Float64 "`; `None` for `"none"` or `"null"`."""
     if value is None:
         return None
     text = str(value).strip().lower().removeprefix("torch.") if isinstance(value, (str, torch.dtype)) else ""

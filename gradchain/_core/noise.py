@@ -43,12 +43,12 @@ def mix_bits(bits: torch.Tensor) -> torch.Tensor:
 
 
 def parameter_key(step: int, index: int) -> int:
-    """An int32 that stands for one parameter at one step. Both halves of the step count: beyond 2^32 others follow."""
+    """An int32 that identifies one parameter at one step, from both halves of the step count."""
     return _signed(mix(mix(step ^ mix(step >> 32)) + parameter_salt(index)))
 
 
 def parameter_salt(index: int) -> int:
-    """An int32 that stands for one parameter at all steps."""
+    """An int32 that identifies one parameter at all steps."""
     return _signed(index * 0x9E3779B9)
 
 
@@ -59,15 +59,14 @@ def parameter_key_tensor(step: torch.Tensor, salt: int | torch.Tensor) -> torch.
 
 
 def salt_of(purpose: str, seed: int = 0) -> int:
-    """An int32 that tells apart the uses of noise within one parameter and step."""
+    """An int32 that identifies one use of noise within one parameter and step."""
     return _signed(mix(zlib.crc32(purpose.encode()) + mix(seed)))
 
 
 def random_bits(like: torch.Tensor, key: torch.Tensor, salt: int, offset: int = 0) -> torch.Tensor:
     """32 random bits for each element of `like`, as int32. `key` is a 0-d int32 tensor from `parameter_key`.
 
-    Element `i` of the flattened tensor gets `mix(mix(i ^ k1) + k2)`, with `k1` and `k2` hashed from key and salt. `offset`
-    is the place of the first element, where `like` is a part of a larger tensor.
+    Element `i` gets `mix(mix(i ^ k1) + k2)`, `k1` and `k2` being hashes of key and salt; `like` begins at element `offset`.
     """
     end = offset + like.numel()
     counter = torch.int32 if end < 1 << 31 else torch.int64
@@ -80,8 +79,7 @@ def random_bits(like: torch.Tensor, key: torch.Tensor, salt: int, offset: int = 
 def round_to_bf16(value: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
     """Round float32 `value` to bfloat16, up or down in magnitude with probability equal to the dropped fraction.
 
-    The low 16 bits of `bits` are added below the bfloat16 mantissa and the result is cut off there. Values that are
-    already bfloat16 never move; infinities and NaNs stay as they are.
+    It adds the low 16 bits of `bits` below the mantissa and cuts them off. bfloat16 values, infinities and NaNs stay.
     """
     value = value.to(torch.float32)
     raised = value.view(torch.int32) + (bits & 0xFFFF)

@@ -1,4 +1,4 @@
-"""What an optimizer may hold: the checks of parameters and of the groups that they come in."""
+"""Check the parameters that an optimizer is given, and their groups."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPPED = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def listed(params: object) -> list[Any]:
-    """What was given for `params`, as a list of parameters, of named ones, or of groups."""
+    """The argument `params` as a list: of parameters, of named ones, or of groups."""
     if isinstance(params, nn.Module):
         params = list(params.named_parameters())
         if not params:
@@ -53,7 +53,7 @@ def _iterated(params: object, where: str) -> list[Any]:
 
 
 def checked_group(group: object, where: str, held: Container[torch.Tensor]) -> dict[str, Any]:
-    """A new group with its parameters as a list; `held` are those that the optimizer has already."""
+    """A new group with its parameters as a list; `held` are those that are in the optimizer already."""
     if not isinstance(group, Mapping):
         raise ParameterError(f"{where}a group is {kind_of(group)}; pass a dict such as {{'params': [...], 'lr': 0.1}}.")
     entries = dict(cast("Mapping[Any, Any]", group))
@@ -146,7 +146,7 @@ def named_alike(group: dict[str, Any], others: Sequence[Mapping[str, Any]], wher
 
 
 def check_live(group: object, where: str) -> None:
-    """Raise unless a group of an optimizer still has the form that it was given."""
+    """Raise unless a group still has the form that it was given in."""
     if not isinstance(group, dict):
         raise ParameterError(f"{where}is {kind_of(group)}; groups are dicts. Use add_param_group to add one.")
     entries = cast("dict[str, Any]", group)

@@ -1,7 +1,7 @@
-"""Reductions that may leave the local tensor.
+"""Reductions over more than the local tensor.
 
-A stage that needs a statistic of more than the tensor in its hands is a generator: it yields a request and is
-sent back the totals. On one device the total of a tensor is its partial; a sharded run adds the partials up.
+A stage that needs a statistic of a whole tensor, or of several, is a generator: it yields a request and is sent the
+totals. On one device the total of a tensor is its partial; a sharded run adds the partials up.
 """
 
 from __future__ import annotations
@@ -30,10 +30,7 @@ class Totals(SimpleNamespace):
 
 @dataclass(frozen=True)
 class Request:
-    """Partials to be added up over `scope`: one tensor, the tensors that share `label`, or all parameters.
-
-    `group` is the process group whose members hold the other parts of the tensor that the partials are from, if any.
-    """
+    """Partials to add up over `scope`: one tensor, those that share `label`, or all; its other parts are in `group`."""
 
     scope: Scope
     partials: dict[str, torch.Tensor]
@@ -43,11 +40,11 @@ class Request:
 
     @property
     def local(self) -> bool:
-        """Whether the partials are the totals."""
+        """Whether the partials are already the totals."""
         return self.scope == "tensor" and self.group is None
 
     def where(self, keep: torch.Tensor) -> Request:
-        """The request of a tensor that adds nothing to the total unless `keep`, a 0-d bool tensor, is true."""
+        """The same request, which adds nothing to the total unless `keep`, a 0-d bool tensor, is true."""
         nothing = 0.0 if self.combine == "sum" else -torch.inf
         partials = {n: torch.where(keep, x, torch.full_like(x, nothing)) for n, x in self.partials.items()}
         return replace(self, partials=partials)
@@ -57,7 +54,7 @@ class Request:
 
 
 def run_locally(result: Any) -> Any:
-    """The result of a generator whose requests are answered by what it asks about."""
+    """Run a generator and answer its requests with their own partials. Other values come back unchanged."""
     if not isinstance(result, GeneratorType):
         return result
     try:
@@ -69,15 +66,14 @@ def run_locally(result: Any) -> Any:
 
 
 def accumulate(values: torch.Tensor) -> torch.Tensor:
-    """The sum of all elements in float64, so that a sum over shards equals the sum over the whole, bit for bit.
-
-    Devices without float64 (mps) accumulate in float32.
-    """
+    """The sum of all elements in float64 (float32 on mps): a sum over shards equals that over the whole bit for bit."""
     return values.sum(dtype=widest(values.device))
 
 
 def whole_tensor(**values: torch.Tensor) -> Request:
-    """Ask for the sums of elementwise `values` over the whole tensor, wherever its parts live.
+    """Ask for the sums of elementwise `values` over the whole tensor, all shards together.
+
+    Returns: a request for 0-d totals in float64 (float32 on mps).
 
     >>> totals = yield whole_tensor(gg=g * g, gm=g * m)   # inside a stage's `update`
     >>> cosine = totals.gm / totals.gg.sqrt()
@@ -86,26 +82,26 @@ def whole_tensor(**values: torch.Tensor) -> Request:
 
 
 def whole_tensor_max(**values: torch.Tensor) -> Request:
-    """Ask for the largest elements of `values` over the whole tensor; an empty shard contributes `-inf`."""
+    """Ask for the largest elements of a whole tensor; an empty shard gives `-inf`. Returns: a request for 0-d totals."""
     partials = {n: v.amax() if v.numel() else v.new_full((), -torch.inf) for n, v in values.items()}
     return Request("tensor", partials, combine="max")
 
 
 def tensor_partials(**partials: torch.Tensor) -> Request:
-    """Ask for totals of partials that the stage has reduced itself, such as a vector of column sums."""
+    """Ask for totals of partials that the stage has reduced itself, such as column sums. Returns: a request."""
     return Request("tensor", dict(partials))
 
 
 def tensor_partials_max(**partials: torch.Tensor) -> Request:
-    """Ask for the elementwise largest of partials that the stage has reduced itself, such as maxima of columns."""
+    """Ask for the elementwise maxima of partials that the stage has reduced itself, such as column maxima."""
     return Request("tensor", dict(partials), combine="max")
 
 
 def labelled(label: str, **values: torch.Tensor) -> Request:
-    """Ask for sums over all tensors that yield the same `label` at this stage (a layer, a role)."""
+    """Ask for sums over all tensors that yield the same `label` at this stage. Returns: a request for 0-d totals."""
     return Request("label", {name: accumulate(value) for name, value in values.items()}, label)
 
 
 def all_parameters(**values: torch.Tensor) -> Request:
-    """Ask for sums over all parameters that pass through this stage."""
+    """Ask for sums over all parameters that pass through this stage. Returns: a request for 0-d totals."""
     return Request("all", {name: accumulate(value) for name, value in values.items()})

@@ -1,4 +1,4 @@
-"""What part of a parameter this process holds: all of it, or some of its rows under `fully_shard`."""
+"""The part of a parameter that this process holds: all of it, or some of its rows under `fully_shard`."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ from gradchain.errors import ParameterError
 
 @dataclass(frozen=True)
 class Shard:
-    """The rows of a parameter that are here. The others are with the other members of `group`.
-
-    Rows are slices along the first axis, so a shard is one interval of the flattened whole.
-    """
+    """The rows (slices along the first axis) of a parameter in this process; the others are in `group`."""
 
     shape: torch.Size
     """The shape of the whole."""
@@ -33,11 +30,7 @@ class Shard:
 
     @staticmethod
     def of(param: torch.Tensor, name: str = "") -> Shard:
-        """The part of a parameter that this process holds.
-
-        Raises:
-            ParameterError: a DTensor that is split otherwise than into rows, once.
-        """
+        """The part of a parameter in this process. `ParameterError` for a DTensor that is not split into rows, once."""
         if not is_distributed(param):
             return Shard.whole(param.shape)
         mesh, placements = cast("Any", param).device_mesh, cast("Any", param).placements
@@ -65,11 +58,11 @@ class Shard:
 
     @property
     def here(self) -> torch.Size:
-        """The shape of what is here."""
+        """The shape of the part in this process."""
         return self.shape if self.group is None else self.piece(self.shape)
 
     def piece(self, shape: Sequence[int]) -> torch.Size:
-        """The shape of what is here of a tensor that has a row for each row of the parameter."""
+        """The shape, in this process, of a tensor with one row for each row of the parameter."""
         return torch.Size((self.rows, *shape[1:]))
 
     @property
@@ -78,16 +71,16 @@ class Shard:
 
     @property
     def offset(self) -> int:
-        """The place of the first element here in the flattened whole."""
+        """The place of the first element of this process in the flattened whole."""
         return self.first * self.row_numel
 
     @property
     def numel(self) -> int:
-        """The number of elements here."""
+        """The number of elements in this process."""
         return self.here.numel()
 
     def cut(self, whole: torch.Tensor) -> torch.Tensor:
-        """The rows here of a tensor that has one for each row of the parameter."""
+        """The rows in this process of a tensor with one row for each row of the parameter."""
         return whole if self.group is None else whole[self.first : self.first + self.rows]
 
 
@@ -104,7 +97,7 @@ def is_distributed(tensor: Any) -> bool:
 
 
 def local_of(tensor: Any) -> torch.Tensor:
-    """The part of a tensor that is here, sharing its memory."""
+    """The part of a tensor in this process, sharing its memory."""
     if not is_distributed(tensor):
         return tensor
     with torch.no_grad():
@@ -112,7 +105,7 @@ def local_of(tensor: Any) -> torch.Tensor:
 
 
 def distributed(local: torch.Tensor, shape: torch.Size, param: torch.Tensor) -> torch.Tensor:
-    """A DTensor of a given whole shape, over the mesh of a parameter, of which each process holds its own rows."""
+    """A DTensor of a given whole shape, over a parameter's mesh; each process holds its own rows."""
     from torch.distributed.tensor import DTensor
 
     stride = torch.empty(shape, device="meta").stride()
@@ -123,7 +116,7 @@ def distributed(local: torch.Tensor, shape: torch.Size, param: torch.Tensor) -> 
 
 
 def take(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-    """A tensor like `target` in dtype and layout, with the values of `source`, which may be laid out otherwise."""
+    """A tensor with the dtype and layout of `target` and the values of `source`, whose layout may differ."""
     if not is_distributed(target):
         whole = cast("Any", source).full_tensor() if is_distributed(source) else source
         return torch.empty_like(target).copy_(whole.detach())

@@ -1,7 +1,7 @@
-"""Answers requests for totals: over the parameters here, over the processes that share a tensor, over a partition.
+"""Answer requests for totals: over the parameters here, over the processes that share a tensor, over a partition.
 
-All requests that are open at one time make a round. A round costs one all-reduce for each process group that holds parts
-of the tensors in it, however many tensors, sums and maxima there are. Only maxima that are many take a second one.
+All requests open at one time make a round. A round costs one all-reduce for each process group that holds parts of its
+tensors, however many tensors, sums and maxima there are; many maxima cost a second one.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ Asked = tuple[str, Request]
 Partials: TypeAlias = "dict[str, torch.Tensor]"
 
 Key: TypeAlias = "int | tuple[str, str | None]"
-"""What a total is of: one tensor, by its number, or all that ask at a stage for a label."""
+"""The subject of a total: one tensor, by its number, or all that ask for a label at a stage."""
 
 FEW = 4096
-"""Maxima go along with the sums, each process in places of its own, as long as that makes no more numbers than these."""
+"""Up to this many numbers, maxima travel with the sums, each process in its own places."""
 
 WIDE = torch.float64
 
@@ -36,7 +36,7 @@ class Route(Protocol):
 
 @dataclass
 class Accumulator:
-    """Partials that make one total: those of whole tensors, and for each process group those of parts of tensors."""
+    """Partials of one total: those of whole tensors, and for each process group those of sharded ones."""
 
     combine: Literal["sum", "max"]
     by_group: dict[Any, Partials] = field(default_factory=dict[Any, "dict[str, torch.Tensor]"])
@@ -48,7 +48,7 @@ class Accumulator:
             held[name] = combine(held[name], partial.to(held[name].device)) if name in held else partial
 
     def merge(self) -> Partials:
-        """The totals, once the partials of each group have been reduced over it."""
+        """The totals, once each group's partials are reduced."""
         merged = Accumulator(self.combine)
         for partials in self.by_group.values():
             merged.add(partials)
@@ -56,13 +56,13 @@ class Accumulator:
 
 
 def complete(waiting: Iterable[tuple[Route, str]]) -> set[str]:
-    """The stages whose requests can be answered: nobody waits at an earlier stage and has yet to come to them."""
+    """The stages whose requests can be answered: no parameter still has to reach them."""
     at, later = _places(waiting)
     return at - later
 
 
 def _places(waiting: Iterable[tuple[Route, str]]) -> tuple[set[str], set[str]]:
-    """Where parameters wait, and where they have yet to come to."""
+    """The stages where parameters wait, and those that they have yet to reach."""
     held = list(waiting)
     return {at for _, at in held}, {later for program, at in held for later in program.after(at)}
 
@@ -72,10 +72,10 @@ APART: Any = object()
 
 
 def reduce_requests(waiting: Sequence[tuple[Route, Asked]], process_group: Any = None) -> list[Totals | None] | None:
-    """An answer for each of those who wait, or `None` for those who have to go on waiting; `None` if nobody waits.
+    """An answer for each waiting parameter, or `None` if it must wait on; `None` if nothing waits.
 
-    The order of those who wait must be the same in all processes. With a `process_group`, over which the
-    parameters are divided, all its members must call this, and get an answer or `None` together.
+    The order must be the same in all processes. With a `process_group` over which the parameters are divided, all members
+    must call this; all get an answer or `None` together.
     """
     if process_group is APART:
         process_group = _check_alone(waiting)
@@ -123,7 +123,7 @@ def _accumulators(waiting: Sequence[tuple[Route, Asked]]) -> dict[Key, Accumulat
 
 
 def reduce_accumulators(accumulators: Iterable[Accumulator]) -> None:
-    """Reduce what is held for each process group over that group."""
+    """Reduce the partials of each process group over that group."""
     held = list(accumulators)
     for group in dict.fromkeys(group for one in held for group in one.by_group if group is not None):
         places = [(one.combine, one.by_group[group], name) for one in held for name in one.by_group.get(group, ())]
@@ -135,7 +135,7 @@ def reduce_accumulators(accumulators: Iterable[Accumulator]) -> None:
 
 
 def all_reduce(sums: Sequence[torch.Tensor], maxima: Sequence[torch.Tensor], group: Any) -> list[torch.Tensor]:
-    """The sums and then the maxima over a process group, each in its own dtype, added up in double precision."""
+    """The sums and then the maxima over a process group, each in its own dtype, computed in double precision."""
     from torch import distributed as dist
 
     tensors = [*sums, *maxima]
@@ -166,7 +166,7 @@ def all_reduce(sums: Sequence[torch.Tensor], maxima: Sequence[torch.Tensor], gro
 def _of_all(
     process_group: Any, at: set[str], later: set[str], accumulators: Mapping[Key, Accumulator]
 ) -> tuple[set[str], set[str], dict[Key, Accumulator]] | None:
-    """Where anybody in a partition waits, and what all together have; `None` if nobody waits any more."""
+    """Where any member of a partition waits, and their joint partials; `None` if none waits."""
     joint = {key: (sums.combine, sums.merge()) for key, sums in accumulators.items() if not isinstance(key, int)}
     everybody = gather((at, later, joint), process_group)
     if not any(at for at, _, _ in everybody):
@@ -179,7 +179,7 @@ def _of_all(
 
 
 def gather(thing: Any, group: Any) -> list[Any]:
-    """What each member of a process group passes, in order of rank; tensors travel by way of the CPU."""
+    """The `thing` of each member of a process group, in order of rank; tensors travel through the CPU."""
     from torch import distributed as dist
 
     everybody: list[Any] = [None] * dist.get_world_size(group)

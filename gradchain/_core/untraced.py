@@ -1,10 +1,9 @@
-"""Steps stay out of the graphs of callers who are compiled.
+"""Keep steps out of the graphs of compiled callers.
 
-A step is Python for the most part: it looks up what it knows of each parameter, checks, counts, and runs kernels that
-are compiled already, so a caller's graph would gain little by it. It would lose its numbers: in torch 2.13 a Python
-float that changes, and that a graph both multiplies by and hands on as an argument
-(`torch.add(beta * m, g, alpha=1 - beta)`), stays in inductor's cache of graphs at the value it had first (pytorch
-issue 194976). `docs/design.md` tells how, `tests/test_user_compile.py` shows it.
+A step is mostly Python (look-ups, checks, counting) around kernels that are compiled already, so tracing it gains
+little, and its numbers would go stale: in torch 2.13 a Python float that a graph both multiplies by and passes as an
+argument (`torch.add(beta * m, g, alpha=1 - beta)`) keeps its first value in inductor's cache of graphs (pytorch issue
+194976). See `docs/design.md` and `tests/test_user_compile.py`.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ REASON = (
 
 
 def untraced(function: Callable[P, T]) -> Callable[P, T]:
-    """The function, to be run as it is, with all that it calls, where the code that calls it is compiled."""
+    """Run a function, and all that it calls, outside the caller's graph."""
     run: Any = torch._disable_dynamo(function)  # pyright: ignore  # it does not import the compiler, as `disable` does
     run._torchdynamo_disable, run._torchdynamo_disable_msg = (
         True,

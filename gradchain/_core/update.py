@@ -1,4 +1,4 @@
-"""What flows from stage to stage."""
+"""What one stage passes to the next."""
 
 from __future__ import annotations
 
@@ -53,7 +53,10 @@ class Update:
         return self.value if self.averaged is None else self.averaged
 
     def replace(self, **parts: Unpack[_Parts]) -> Update:
-        """A copy with some parts replaced. A stage never writes into the tensors it is given."""
+        """Replace some parts; a stage never writes into the tensors it is given. Returns: a copy.
+
+        Raises: TypeError: no such part.
+        """
         if not parts.keys() <= _NAMES:
             raise TypeError(f"Update has no part {min(parts.keys() - _NAMES)!r}; it has: {', '.join(sorted(_NAMES))}.")
         copy = object.__new__(Update)
@@ -62,11 +65,11 @@ class Update:
         return copy
 
     def average(self, value: torch.Tensor) -> Update:
-        """A copy whose `value` is a moment; the gradient that went into it stays available as `gradient`."""
+        """Set a moment as `value`; the gradient that it averaged stays available as `gradient`. Returns: a copy."""
         return self.replace(value=value, averaged=self.value if self.averaged is None else self.averaged)
 
     def add_decay(self, decay: torch.Tensor) -> Update:
-        """A copy with `decay` added to the decay term: weighted and masked as the stages before asked for."""
+        """Add `decay` to the decay term, weighted and masked as earlier stages asked for. Returns: a copy."""
         if self.decay_weight is not None:
             decay = self.decay_weight * decay
         if self.cautious:
@@ -74,11 +77,11 @@ class Update:
         return self.replace(decay=decay if self.decay is None else self.decay + decay)
 
     def weigh_decay(self, weight: torch.Tensor) -> Update:
-        """A copy in which the decays that follow are multiplied by `weight` as well."""
+        """Multiply the decays that follow by `weight` as well. Returns: a copy."""
         return self.replace(decay_weight=weight if self.decay_weight is None else self.decay_weight * weight)
 
     def decayed(self, param: torch.Tensor) -> torch.Tensor:
-        """The parameter less the decay so far: what a second decay sees."""
+        """Subtract the decay so far, as a second decay needs it. Returns: a tensor like `param`."""
         return param if self.decay is None else param - self.decay
 
 

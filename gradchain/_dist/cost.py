@@ -46,13 +46,13 @@ class Cost:
     """The numbers in their buffers together, each of 8 bytes."""
 
     def sent(self, world: int) -> float:
-        """The bytes that each process sends if the all-reduces go in rings, as large ones do."""
+        """Count the bytes that each process sends in ring all-reduces. Returns: bytes a step."""
         return 16 * self.numbers * (world - 1) / world
 
 
 @untraced
 def cost(chain: str | Composed, params: nn.Module | Iterable[Sequence[int]], world: int) -> Cost:
-    """The communication of one step under FSDP2.
+    """Count the communication of one step under FSDP2.
 
     The step is run on meta tensors in this process, once for each shape: no memory is filled and nothing is sent.
 

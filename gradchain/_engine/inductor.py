@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 
 SERIAL_ELEMENTS = 1 << 18
-"""Tensors of so few elements in all are done before a second thread has started."""
+"""Below this many elements in all, use one thread."""
 
 READS = 8
 """What is made of so many inputs is computed again where it is used again, and not written to memory in between."""

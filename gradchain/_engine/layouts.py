@@ -129,7 +129,8 @@ def _is_dense(slot: str) -> bool:
 
 def _matrix_of(item: ParamStep) -> tuple[int, int] | None:
     """The matrix as which a kernel sees an elementwise step: that of its storages, which else would divide at each index."""
-    dense = [x for x in (item.owner, item.grad, *item.state.values()) if x.shape == item.owner.shape]
+    slots = [item.state[slot] for slot in item.program.keys(item.state)]
+    dense = [x for x in (item.owner, item.grad, *slots) if x.shape == item.owner.shape]
     shard = item.record.shard
     if (
         (shard.group is not None and shard.columns is None)

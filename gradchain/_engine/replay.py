@@ -1,8 +1,8 @@
-"""A step that is like the last one, without a look at each parameter in turn.
+"""Replay the last step without per-parameter checks.
 
-Most steps differ from the one before in nothing but the gradients' values and the step count. For a thousand small
-tensors, finding that out one by one takes longer than the arithmetic. So what a step went by is kept in rows, compared
-row by row, and if all is as it was, the same kernels or the same batches are run with the new gradients and numbers.
+Most steps differ from the one before in the gradients' values and the step count alone. For a thousand small tensors,
+finding that out one by one takes longer than the arithmetic. So what the last step used is kept in rows and compared row
+by row; if nothing has changed, the same kernels or batches run with the new gradients and numbers.
 """
 
 from __future__ import annotations

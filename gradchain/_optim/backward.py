@@ -1,4 +1,4 @@
-"""The optimizer in the backward pass: each parameter is stepped as soon as its gradient is there, which is then freed."""
+"""Step each parameter in the backward pass as soon as its gradient is complete, and free the gradient."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from gradchain.errors import ChainError, OptionError, kind_of
 
 
 class StepInBackward:
-    """The hooks of `step_in_backward`; `remove()`, or the end of a `with` block, takes them away."""
+    """The hooks of `step_in_backward`; `remove()`, or the end of a `with` block, removes them."""
 
     def __init__(self, optimizer: Optimizer, model: nn.Module | None = None) -> None:
         self.optimizer = optimizer
@@ -33,7 +33,7 @@ class StepInBackward:
         self._hooks += [_hook(param, step) for param in params]
 
     def remove(self) -> None:
-        """Gradients are kept from now on, and wait for `optimizer.step()`."""
+        """Remove the hooks: gradients are kept from now on, and wait for `optimizer.step()`."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
@@ -77,11 +77,10 @@ def _step(optimizer: Optimizer, param: torch.Tensor) -> None:
 def step_in_backward(optimizer: Optimizer, model: nn.Module | None = None) -> StepInBackward:
     """Step each parameter in the backward pass, as soon as its gradient is complete, and free the gradient.
 
-    There is never more than about one layer's gradients in memory; do not call `optimizer.step()`. Schedulers, parameter
-    groups and checkpoints work as ever. A model under `fully_shard` steps what is reduced: with
-    `model.set_requires_gradient_sync(False)`, gradients accumulate, and the backward pass that syncs makes the step.
-    Reductions over a sharded tensor cost a collective for each tensor, instead of one for all. Gradients are taken as they
-    are: a loss that `torch.amp.GradScaler` has scaled makes steps of scaled gradients.
+    Only about one layer's gradients are in memory at a time; do not call `optimizer.step()`. Schedulers, parameter groups
+    and checkpoints work as usual. Under `fully_shard` with `model.set_requires_gradient_sync(False)`, gradients accumulate,
+    and the backward pass that syncs takes the step. Reductions over a sharded tensor cost a collective for each tensor
+    instead of one for all. Gradients are not unscaled: a loss scaled by `torch.amp.GradScaler` steps by scaled gradients.
 
     Args:
         optimizer: the optimizer. All its parameters are stepped so from now on.
@@ -93,6 +92,8 @@ def step_in_backward(optimizer: Optimizer, model: nn.Module | None = None) -> St
         OptionError: the model is wrapped in DistributedDataParallel, whose gradients are not averaged yet when the hooks
             run: each process would step by its own. Or the model is needed; or hooks are there already; or the optimizer
             skips the steps of all parameters if one gradient is not finite.
+
+    Returns: the hooks.
 
     >>> model = torch.nn.Linear(2, 1)
     >>> optimizer = gradchain.optimizer("adamw", model.parameters(), lr=1e-3)

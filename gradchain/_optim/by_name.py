@@ -33,15 +33,15 @@ def optimizer(
     partition_group: Any = None,
     **options: Any,
 ) -> Optimizer:
-    """An optimizer by the name of its recipe.
+    """Make an optimizer by the name of its recipe.
 
     Args:
         name: one of `gradchain.recipes()`.
         params: as for `Optimizer`, as are all keywords that it has.
         options: of the recipe.
 
-    Raises:
-        UnknownNameError, UnknownOptionError, OptionError: with the nearest names, or the allowed range.
+    Returns: the optimizer.
+    Raises: UnknownNameError, UnknownOptionError, OptionError: with the nearest names, or the allowed range.
 
     >>> optimizer = gradchain.optimizer("rose", model.parameters(), lr=1e-3, disable=("cv_trust_gate",))
     """

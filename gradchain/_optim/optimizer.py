@@ -43,7 +43,7 @@ from gradchain.roles import Rule, assign, check_matched, roles_of
 
 
 class Optimizer(Checkpointed):
-    """Runs a chain over parameters, and behaves as `torch.optim.AdamW` does.
+    """Runs a chain over parameters, with the interface of `torch.optim.AdamW`.
 
     Args:
         params: a module, parameters, named parameters, or group dicts. A group may override any hyperparameter, switch
@@ -51,13 +51,13 @@ class Optimizer(Checkpointed):
         chain: the chain.
         disable: stages that are switched off in all groups that do not say otherwise.
         compile: `True` compiles the step, `False` runs it eagerly, `"auto"` compiles if the optimizer holds at least
-            `gradchain._engine.AUTO_ELEMENTS` elements and a compiler is at hand.
+            `gradchain._engine.AUTO_ELEMENTS` elements and a compiler is installed.
         telemetry: collect what stages record, for `telemetry()`. Costs no sync.
         maximize: ascend instead of descend.
         role: the roles of the parameters, for groups that do not say: one for all, a mapping from parameters or their
             names (such as `gradchain.roles.from_peft(model)`), or a function of name and parameter.
-        capturable: keep the step counters on the parameters' devices and find there what depends on them, so that a step can
-            be captured in a CUDA graph. Numbers of the host, such as a float `lr`, are fixed at capture: pass tensors.
+        capturable: keep the step counters on the parameters' devices and compute there what depends on them, so that a step
+            can be captured in a CUDA graph. Python numbers, such as a float `lr`, are fixed at capture: pass tensors.
         nonfinite: what to do where gradients are not finite: let them `"propagate"`, `"skip"` the step, or raise an
             `"error"`. A step that is skipped changes nothing: neither parameters and state nor counters and shared numbers.
             `nonfinite_report()` tells where it was. With `"skip"`, parameters that are not on the CPU make the optimizer
@@ -70,9 +70,10 @@ class Optimizer(Checkpointed):
         partition_group: the process group that the parameters are divided over; `None` for all processes.
         hyperparameters: other defaults for the chain's hyperparameters, by their names in `param_groups`.
 
-    The state of a parameter is made when the optimizer takes it up and set again from the parameter's value at its
-    first step, so a model may be loaded or moved in between. If anything fails in a step, nothing has been written; but
-    for a stage's `share`, which makes numbers for the next step when this one is done.
+    State is allocated when the parameter is added and re-initialised from the parameter's value at its first step, so a
+    model may be loaded or moved in between. A step that fails has written nothing; exception: `share` runs after the write.
+
+    Raises: OptionError, UnknownOptionError, ParameterError, ChainError: the chain cannot use an argument or a parameter.
 
     >>> optimizer = gradchain.Optimizer(model, gradchain.recipe("rose", lr=1e-2))
     >>> loss.backward()
@@ -138,7 +139,7 @@ class Optimizer(Checkpointed):
     # Groups.
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Take up more parameters, at any time; an invalid group leaves the optimizer as it was."""
+        """Add parameters, at any time. Raises: OptionError, ParameterError, ChainError: the group; nothing has changed."""
         where = f"group {len(self.param_groups)}: "
         param_group = named_alike(checked_group(param_group, where, set(self._parameters())), self.param_groups, where)
         for key in self.chain.hyperparameters.keys() & param_group.keys():
@@ -183,7 +184,7 @@ class Optimizer(Checkpointed):
         return untraced(torch.optim.Optimizer.profile_hook_step(func))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        """One step for every parameter that has a gradient; returns the closure's loss."""
+        """Step every parameter that has a gradient; a step that fails writes nothing. Returns: the closure's loss."""
         loss = None
         if closure is not None and not callable(closure):
             raise OptionError(
@@ -268,9 +269,11 @@ class Optimizer(Checkpointed):
     @untraced
     @torch.no_grad()
     def step_parameter(self, param: torch.Tensor, group: Any = None, i: int | None = None) -> None:
-        """One step for one parameter, which has a gradient: what `step_in_backward` does. Its chain must not be joint.
+        """Step one parameter that has a gradient, as `step_in_backward` does. Its chain must not be joint.
 
-        `group` and `i` are what trainers with a fused backward pass hand over besides; the optimizer knows them.
+        `group` and `i` are passed by trainers with a fused backward pass and not used.
+
+        Raises: GradientError: the gradient cannot be used.
         """
         due = [self._table.due_one(param, self.param_groups, self._info())]
         self._guard.check_one_by_one()
@@ -304,7 +307,7 @@ class Optimizer(Checkpointed):
 
     @untraced
     def nonfinite_report(self, origins: bool = False) -> NonfiniteReport:
-        """Which gradients were not finite so far, under `nonfinite="skip"` or `"error"`. Waits for the device.
+        """Report which gradients were not finite so far, under `nonfinite="skip"` or `"error"`. Waits for the device.
 
         Counts are of this process, and of this object: they are neither saved nor copied with it.
 
@@ -312,6 +315,8 @@ class Optimizer(Checkpointed):
             origins: also step every parameter that has a gradient now, tensor by tensor, without writing anything, to find
                 out what makes it not finite first: its gradient, what the last step left, or a stage. This due under
                 any policy. In sharded runs all processes must ask.
+
+        Returns: the report, to be printed.
 
         >>> weight = torch.nn.Parameter(torch.zeros(2))
         >>> optimizer = gradchain.optimizer("adamw", [("weight", weight)], nonfinite="skip")
@@ -334,7 +339,7 @@ class Optimizer(Checkpointed):
         return self._guard.report(self._names(), found)
 
     def reaching_out(self) -> str | None:
-        """The first stage, if there is one, whose work on one parameter depends on others."""
+        """Find the first stage whose work on one parameter depends on others. Returns: its address, or `None`."""
         joint = (traits.joint[0] for traits in self._table.traits if traits.joint)
         return sharing(self.chain.addressed) or next(joint, None)
 
@@ -343,7 +348,7 @@ class Optimizer(Checkpointed):
         return None if self._partition.places else self.reaching_out() or self._guard.joint
 
     def routing_table(self) -> str:
-        """What the optimizer will do with each parameter: its role, the stages it goes through, its bytes of state.
+        """Show each parameter's role, stages and bytes of state. Returns: a table as text.
 
         >>> chain = gradchain.chain(first_moment(storage="bf16"), scale_by_learning_rate(0.1))
         >>> print(gradchain.Optimizer([("weight", torch.nn.Parameter(torch.zeros(3, 2)))], chain).routing_table())
@@ -361,7 +366,7 @@ class Optimizer(Checkpointed):
         )
 
     def compile_report(self) -> CompileReport:
-        """What has been compiled so far: buckets, kernels, seconds, and what runs eagerly because it could not be.
+        """Report what is compiled: buckets, kernels, seconds, and what runs eagerly instead. Returns: the report.
 
         >>> print(gradchain.Optimizer([torch.nn.Parameter(torch.zeros(3))], gradchain.recipe("sgd")).compile_report())
         nothing has been compiled
@@ -370,7 +375,7 @@ class Optimizer(Checkpointed):
 
     @untraced
     def telemetry(self, gather: bool | None = None) -> dict[str, float]:
-        """What the stages recorded in the last step, over all parameters of groups with `telemetry=True`.
+        """Collect what the stages recorded in the last step, over all parameters of groups with `telemetry=True`.
 
         `step` is the counter of the parameter visited last. Before the first step, and without telemetry, all else
         is 0. This call syncs with the device; the step does not.
@@ -379,8 +384,8 @@ class Optimizer(Checkpointed):
             gather: with `partition_of`, `True` for the numbers of the whole model, for which all processes must call this,
                 or `False` for those of the parameters that are stepped here. Otherwise there is no difference.
 
-        Raises:
-            OptionError: the parameters are divided over processes, and `gather` does not say which numbers are meant.
+        Returns: numbers by name.
+        Raises: OptionError: the parameters are divided over processes, and `gather` does not say which numbers are meant.
         """
         if gather is not None and not isinstance(gather, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise OptionError(f"gather = {shown(gather)} is not True, False or None. Pass one of these.")

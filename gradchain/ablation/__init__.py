@@ -1,4 +1,4 @@
-"""Ablation studies: what each stage of a chain is good for, on a small task.
+"""Ablation studies: what each stage of a chain contributes, on a small task.
 
 >>> from gradchain.ablation import ablate
 >>> print(ablate("rose", task="digits", seeds=3))

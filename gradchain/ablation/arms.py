@@ -17,7 +17,7 @@ FULL = "full"
 
 @dataclass(frozen=True)
 class Arm:
-    """One chain to train with, and what to call it."""
+    """One chain to train with, and its name."""
 
     label: str
     chain: Chain
@@ -26,7 +26,7 @@ class Arm:
 
 @dataclass(frozen=True)
 class Arms:
-    """All arms, the full chain first, and what a reader should know about them."""
+    """All arms, the full chain first, and notes for the reader."""
 
     arms: tuple[Arm, ...]
     notes: tuple[str, ...]
@@ -47,7 +47,7 @@ class _Removal:
 
 
 def make_arms(chain: Chain, baseline: tuple[str, Chain] | None = None) -> Arms:
-    """The arms of a chain. Stages that need each other go together, and no chain is run twice."""
+    """Make the arms: stages that need each other go together, no chain runs twice. Returns: the full chain first."""
     removals, notes = _removals(chain)
     arms = [Arm(FULL, chain, "full"), *(Arm(removal.label, removal.chain, "without") for removal in removals)]
     if baseline is not None:

@@ -1,4 +1,4 @@
-"""What can be wrong with the order for a study, or with the packages that it needs."""
+"""Errors of studies, and imports of packages that only they need."""
 
 from __future__ import annotations
 

@@ -16,8 +16,8 @@ from gradchain.ablation.run import Run
 class Ledger:
     """Finished runs by their key, kept in a file if there is one.
 
-    A line is written in one piece after its run, so a killed process leaves at most one broken line, at the end; it is cut
-    off when the file is opened again. With `fresh`, earlier lines stay in the file but are not used.
+    Each run is written as one line when it ends, so a killed process leaves at most one broken line, at the end; opening the
+    file cuts it off. With `fresh`, earlier lines stay in the file but are not used.
     """
 
     def __init__(self, path: Path | None, fresh: bool = False) -> None:

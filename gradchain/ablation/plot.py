@@ -21,7 +21,10 @@ COLOURS = ("#cc6677", "#332288", "#ddaa33", "#117733", "#88ccee", "#882255", "#4
 
 
 def plot(study: Results, path: str | Path) -> Path:
-    """Draw accuracy differences and loss curves into a PNG. Uses no global state of matplotlib."""
+    """Draw accuracy differences and loss curves into a PNG, without matplotlib's global state. Returns: the path.
+
+    Raises: StudyError: the file cannot be written.
+    """
     path = Path(path)
     table = rows(study)
     figure = Figure(figsize=(13, max(4.2, 1.4 + 0.52 * len(table))), dpi=110, layout="constrained")
@@ -46,7 +49,7 @@ def _colours(study: Results) -> list[str]:
 
 
 def _wrapped(label: str) -> str:
-    """The label in short lines; the stages that went along start a new one."""
+    """The label in short lines; the stages that were removed too start a new one."""
     parts = label.replace(" (+", "\n(+").split("\n")
     return "\n".join(line for part in parts for line in textwrap.wrap(part, 34))
 
@@ -112,6 +115,6 @@ def _draw_curves(axes: Any, study: Results, table: Sequence[Row], colours: Seque
 
 
 def _mean_curve(result: Result) -> tuple[list[float], list[float]]:
-    """The loss curve, over the seeds; as long as the shortest, since a run that diverges ends early."""
+    """The mean loss curve over the seeds, as long as the shortest: a run that diverges ends early."""
     points = list(zip(*(run.curve for run in result.runs)))
     return [point[0][0] for point in points], [fmean(loss for _, loss in point) for point in points]

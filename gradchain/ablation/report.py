@@ -1,4 +1,4 @@
-"""The study as rows of numbers, and as text for people."""
+"""The study as rows of numbers, and as text."""
 
 from __future__ import annotations
 
@@ -21,11 +21,7 @@ IDENTICAL = "identical to full"
 
 @dataclass(frozen=True)
 class Row:
-    """One arm in numbers. Differences are to the full chain, seed by seed; there is none for the full chain itself.
-
-    A mean loss is `None` if a run diverged. `identical` says that all weights ended bit for bit as those of the full
-    chain.
-    """
+    """One arm in numbers. Differences are to the full chain, seed by seed; a mean loss is `None` if a run diverged."""
 
     label: str
     lr: float | None
@@ -41,7 +37,7 @@ class Row:
 
 
 def rows(study: Results) -> list[Row]:
-    """One row for each arm, the full chain first."""
+    """Put the study into numbers. Returns: one row for each arm, the full chain first."""
     return [_row(result, study.full) for result in study.results]
 
 
@@ -74,7 +70,7 @@ def _row(result: Result, full: Result) -> Row:
 
 
 def report(study: Results) -> Group:
-    """The study for a rich console: what was run, what to know, the table."""
+    """Lay the study out for a rich console. Returns: what was run, the notes and the table."""
     notes = [*study.notes, *_findings(study)]
     listed = Table.grid(padding=(0, 1))
     for note in notes:
@@ -114,7 +110,7 @@ def _heading(study: Results) -> Text:
 
 
 def _findings(study: Results) -> list[str]:
-    """What the runs themselves call for saying."""
+    """Notes that follow from the results."""
     found: list[str] = []
     at_edge: list[str] = []
     for result, row in zip(study.results, rows(study)):
@@ -176,7 +172,7 @@ def interval(row: Row, difference: Difference | None, factor: float, digits: int
 
 
 def _signed(value: float, digits: int) -> str:
-    """Fixed digits; in powers of ten what would round to 0 without being 0."""
+    """Fixed digits; scientific notation for what would round to 0 without being 0."""
     return f"{value:+.0e}" if 0 < abs(value) < 0.5 * 10**-digits else f"{value:+.{digits}f}"
 
 

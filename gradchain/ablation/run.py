@@ -40,12 +40,13 @@ class Settings:
     compile: bool = False
 
     def described(self) -> dict[str, Any]:
+        """Describe the settings as plain data. Returns: values by name."""
         return {**vars(self), "task": self.task.name}
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is kept of a run. A loss that is not finite is `None`."""
+    """The results of a run. A loss that is not finite is `None`."""
 
     key: str
     arm: str
@@ -78,7 +79,7 @@ def _described(chain: Chain) -> str:
 
 
 def _code(chain: Chain) -> list[str]:
-    """The source of the files that define the stages, so that a stage under development is not read from old results."""
+    """The source of the files that define the stages, so that results of an edited stage are not reused."""
     return [_source_of(cls) for cls in sorted({type(stage) for stage in chain}, key=lambda cls: cls.__name__)]
 
 
@@ -134,7 +135,7 @@ def train(chain: Chain, settings: Settings, seed: int, arm: str) -> Run:
 def _fit(
     model: nn.Module, optimizer: Optimizer, part: Part, settings: Settings, seed: int
 ) -> tuple[list[float], list[float]]:
-    """The loss before each step, and how long each step of the optimizer took. Ends early if the loss is not finite."""
+    """The loss before each step, and the seconds of each optimizer step. Ends early if the loss is not finite."""
     losses: list[float] = []
     seconds: list[float] = []
     for rows in batches(len(part), settings.batch_size, settings.epochs, seed):

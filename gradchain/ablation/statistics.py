@@ -22,16 +22,16 @@ class Difference:
 
     @property
     def excludes_zero(self) -> bool:
-        """Whether the interval lies on one side of 0.
-
-        An interval of width 0 does not count: a few accuracies on a small test set often differ by the very same number
-        of images, which says that they are coarse and not that the difference is certain.
-        """
+        """Whether the interval lies on one side of 0; not if its width is 0, as coarse accuracies often make it."""
         return self.half_width is not None and 0 < self.half_width < abs(self.mean)
 
 
 def paired_difference(values: Sequence[float], reference: Sequence[float]) -> Difference:
-    r"""$\bar d \pm t_{n-1}\, s_d / \sqrt n$ with $d_i$ the value minus the reference of the same seed."""
+    r"""Compare values with those of the same seeds: $\bar d \pm t_{n-1}\, s_d / \sqrt n$.
+
+    Returns: the mean difference, half the width of its 95 % interval, and the number of pairs.
+    Raises: ValueError: there are no pairs.
+    """
     if len(values) != len(reference) or not values:
         raise ValueError(f"need pairs, got {len(values)} values and {len(reference)} references.")
     differences = [value - other for value, other in zip(values, reference)]

@@ -57,7 +57,7 @@ def ablate(
         recipe: the name of a recipe (yours too), a path to a chain's `.toml` or `.json`, or a chain.
         task: a name of `tasks()`, or a `Task`.
         seeds: runs per arm. Arms with the same seed see the same data, initial weights and batches.
-        epochs, batch_size: instead of the task's.
+        epochs, batch_size: instead of the task's; examples per batch.
         lr: instead of the recipe's; the baseline keeps its own.
         lr_factors: try these multiples of each arm's learning rate with the first seed, and run all seeds with the one
             of the lowest validation loss. The budget is the same for every arm.
@@ -66,11 +66,11 @@ def ablate(
         dtype: of the network, `"fp32"`, `"bf16"` or `"fp64"`.
         compile: run compiled steps.
         out: directory for `results.jsonl`, from which an interrupted study resumes; `None` keeps nothing.
-        fresh: run everything again, whatever the file holds.
+        fresh: run everything again, without reading earlier results.
         watch: called with a `Progress` before each run and at the end.
 
-    Raises:
-        StudyError, OptionError, ConfigError: something cannot be run as asked.
+    Returns: the study, to be printed or plotted.
+    Raises: StudyError, OptionError, ConfigError: something cannot be run as asked.
 
     >>> print(ablate("rose", seeds=3))
     """
@@ -116,7 +116,7 @@ def ablate(
 
 
 class _Runner:
-    """Runs what the ledger does not hold yet."""
+    """Runs what is not in the ledger yet."""
 
     def __init__(self, settings: Settings, ledger: Ledger, watch: Watch | None, total: int) -> None:
         self.settings, self.ledger, self.watch, self.total = settings, ledger, watch, total
@@ -154,7 +154,7 @@ def _sweep(arm: Arm, factors: Sequence[float], runner: _Runner) -> list[tuple[Ch
 
 
 def _best(sweep: list[tuple[Chain, Run]]) -> Chain:
-    """The chain with the lowest validation loss; what diverged comes last."""
+    """The chain with the lowest validation loss; diverged runs come last."""
 
     def rank(item: tuple[Chain, Run]) -> tuple[bool, float]:
         loss = item[1].validation_loss
@@ -164,7 +164,7 @@ def _best(sweep: list[tuple[Chain, Run]]) -> Chain:
 
 
 def study_name(recipe: str | Chain, unnamed: str = "chain") -> str:
-    """What to call a chain in reports and directories."""
+    """Name a chain for reports and directories. Returns: the recipe's name or the file's stem; for a chain, `unnamed`."""
     if isinstance(recipe, Chain):
         return unnamed
     return Path(recipe).stem if is_path(recipe) else recipe

@@ -19,7 +19,7 @@ _SPLIT, _WEIGHTS, _ORDER = range(3)
 
 @dataclass(frozen=True)
 class Part:
-    """Inputs and their classes."""
+    """Inputs of shape (examples, ...) and their classes, of shape (examples,)."""
 
     inputs: torch.Tensor
     classes: torch.Tensor
@@ -28,6 +28,7 @@ class Part:
         return len(self.classes)
 
     def at(self, rows: torch.Tensor) -> Part:
+        """Select examples. Returns: those rows."""
         return Part(self.inputs[rows], self.classes[rows])
 
 
@@ -60,7 +61,7 @@ class Task:
     batch_size: int
 
     def split(self, seed: int) -> Split:
-        """60 % of the data to train on, 15 % to choose learning rates by, 25 % to test on."""
+        """Split the data: 60 % to train, 15 % to choose learning rates, 25 % to test. Returns: the three parts."""
         everything = self.data()
         order = torch.randperm(len(everything), generator=_generator(seed, _SPLIT))
         first, second = round(0.6 * len(order)), round(0.75 * len(order))
@@ -68,14 +69,14 @@ class Task:
         return Split(everything.at(train), everything.at(validation), everything.at(test))
 
     def build(self, seed: int, dtype: torch.dtype = torch.float32) -> nn.Module:
-        """The network with the initial weights of this seed. Leaves the global random state alone."""
+        """Build the network with the initial weights of a seed; the global random state stays. Returns: the network."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(_mixed(seed, _WEIGHTS))
             return self.network().to(dtype)
 
 
 def batches(size: int, batch_size: int, epochs: int, seed: int) -> Iterator[torch.Tensor]:
-    """The rows of every batch, epoch after epoch; the same for every arm that runs with this seed."""
+    """Draw batches, epoch after epoch, the same for every arm with this seed. Returns: the rows of each batch."""
     generator = _generator(seed, _ORDER)
     for _ in range(epochs):
         yield from torch.randperm(size, generator=generator).split(batch_size)
@@ -95,17 +96,21 @@ _tasks: dict[str, Task] = {}
 
 
 def register_task(task: Task) -> Task:
-    """Make a task known by its name."""
+    """Register a task by its name. Returns: the task."""
     _tasks[task.name] = task
     return task
 
 
 def find_task(name: str) -> Task:
+    """Look up a task. Returns: the task.
+
+    Raises: StudyError: no such task.
+    """
     return find("task", name, _tasks)
 
 
 def tasks() -> tuple[str, ...]:
-    """The names of all tasks."""
+    """List the tasks. Returns: their names, sorted."""
     return tuple(sorted(_tasks))
 
 

@@ -1,4 +1,4 @@
-"""Does everything in a chain matter? Each stage is removed, and each number and option changed, on a small probe.
+"""Find out whether everything in a chain matters: remove each stage, change each number and option, on a small probe.
 
 >>> from gradchain import audit
 >>> report = audit.check(gradchain.chain(sign(), scale_by_learning_rate(0.1)))

@@ -19,7 +19,7 @@ _LITERAL = re.compile(r"Literal(\[[^\]]*\])")
 
 
 def numbers(value: Any, interval: Interval = ANY, *, optional: bool = False) -> list[Any]:
-    """Other numbers of an interval: near ones, large and small ones, and `None` where it will do."""
+    """Other numbers of an interval: near, large and small ones, and `None` where it is allowed."""
     if value is None:
         found: list[Any] = [*_FRACTIONS, 3.0]
     elif isinstance(value, int):
@@ -33,7 +33,7 @@ def numbers(value: Any, interval: Interval = ANY, *, optional: bool = False) -> 
 
 
 def values(value: Any, annotation: str, choices: Iterable[Any] = ()) -> list[Any]:
-    """Other values by the choices there are, or else by the type of the present one and the annotation."""
+    """Other values: the choices, or else by the type of the present one and the annotation."""
     literal = _LITERAL.search(annotation)
     found = [*choices, *(ast.literal_eval(literal[1]) if literal else ())]
     kinds = {kind.strip() for kind in annotation.split("|")}

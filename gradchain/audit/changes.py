@@ -1,4 +1,4 @@
-"""All that can be changed in a chain and in the options of its recipe, and how."""
+"""Every change that can be made to a chain and to the options of its recipe."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ WRONG = "?"
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """Something that should matter, and ways to change it.
+    """Something that should matter, and the changes to try.
 
-    `owners` are the stages it belongs to; `given` says that someone asked for it; `reason` why it is inert, if anyone
-    says so. `built` are the edits as they are made for the company of other items, where that is another way.
+    `owners` are the stages it belongs to; `given` says that the user set it; `reason` why it is declared inert, if it is.
+    `built` are the changes to use together with other items, where these differ.
     """
 
     kind: Kind
@@ -53,7 +53,7 @@ class Item:
 
     @property
     def absent(self) -> bool:
-        """Whether it is a number that is 0, or nothing at all."""
+        """Whether it is 0 or `None`."""
         return self.value is None or (self.value == 0 and not isinstance(self.value, bool))
 
     @property
@@ -63,14 +63,14 @@ class Item:
         return self.absent or isinstance(self.value, kinds)
 
     def company(self) -> Edits:
-        """Its edits labelled `stage.field=value`."""
+        """Its changes labelled `stage.field=value`."""
         field, _, address = self.name.partition(" of ")
         name = f"{address}.{field}" if address else field
         return tuple((f"{name}={label.rpartition(' → ')[2]}", edit) for label, edit in self.built or self.edits)
 
 
 def items_of(subject: Subject, recipe: Recipe | None) -> list[Item]:
-    """Everything in a chain that should matter, and the options of its recipe."""
+    """Everything in a chain, and in the options of its recipe, that should matter."""
     chain = subject.chain
     found = [_removal(chain, address) for address in chain.names]
     for key, index in dict.fromkeys((b.key, b.index) for b in chain.bindings.bindings if not b.spec.follows):
@@ -86,10 +86,7 @@ def items_of(subject: Subject, recipe: Recipe | None) -> list[Item]:
 
 
 def companions(item: Item, items: Sequence[Item]) -> Iterator[tuple[str, Edit]]:
-    """In whose company an item may matter that does not by itself, likely ones first.
-
-    Options have the company of other options; all else that of its stage, of what is off, and of options.
-    """
+    """Other changes with which an item may have an effect, likely ones first; for options only other options."""
     others = [other for other in items if other.kind != "stage" and other.bare != item.bare]
     options = [other for other in others if other.kind == "option"]
     parts = [] if item.kind == "option" else [other for other in others if other.kind != "option"]
@@ -115,14 +112,14 @@ def companions(item: Item, items: Sequence[Item]) -> Iterator[tuple[str, Edit]]:
 
 
 def _telling(item: Item) -> Edits:
-    """The edits of an item to a large value, to another one, to nothing."""
+    """The changes of an item to a large value, to another one, and to nothing."""
     edits = item.company()
     extreme = [edit for end in ("=1000", "=None", "=0") for edit in edits if edit[0].endswith(end)]
     return tuple(dict.fromkeys([*edits[:1], *extreme[:1], *edits[1:2], *extreme[1:]]))
 
 
 def _turn(item: Item) -> Edits:
-    """One edit: to nothing at all if that can be, else the first."""
+    """One change: to `None` if possible, else the first."""
     return tuple(edit for edit in item.company() if edit[0].endswith("=None"))[:1] or item.company()[:1]
 
 
@@ -132,7 +129,7 @@ def _together(some: Edits, others: Edits) -> Iterator[tuple[str, Edit]]:
 
 
 def _fronted(subject: Subject) -> Subject:
-    """With a stage in front, so that what the first stages get is not the raw gradient."""
+    """Put a stage in front, so that the first stages do not get the raw gradient."""
     name = next(name for name, stage in subject.chain.addressed if not comes_first(stage))
     return subject._replace(chain=subject.chain.insert_before(name, orthograd(name="in_front")))
 
@@ -192,7 +189,7 @@ def _common(bound: Sequence[Binding]) -> Interval:
 
 
 def _field(address: str, stage: Stage, field: dataclasses.Field[Any]) -> list[Item]:
-    """A static field, or a number that is no hyperparameter as things stand."""
+    """A static field, or a number that is no hyperparameter with the other options."""
     name, spec = field.name, spec_of(field)
 
     def item(place: int | None, value: Any) -> Item:
@@ -255,7 +252,7 @@ def _option(recipe: Recipe, parameter: inspect.Parameter, subject: Subject) -> l
 
 
 def _turned(recipe: Recipe) -> Iterator[dict[str, Any]]:
-    """Each switch of a recipe the other way, and each number that is 0 or absent set to another."""
+    """Each switch of a recipe turned, and each number that is 0 or `None` set to another."""
     for parameter in recipe.parameters:
         if isinstance(parameter.default, bool):
             yield {parameter.name: not parameter.default}
@@ -271,7 +268,7 @@ def _is_text(value: Any, annotation: str) -> bool:
 
 
 def _offered(builds: Sequence[Callable[[str], Any]]) -> list[str]:
-    """The texts that an option may be, found out from what is said of a wrong one; that one if it is taken."""
+    """The texts that an option accepts, found from the error for a wrong one; that one if it is accepted."""
     taken = False
     for build in builds:
         try:

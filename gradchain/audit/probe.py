@@ -1,4 +1,4 @@
-"""A few steps on small made-up parameters, on which anything that a chain does should show."""
+"""A few steps on small random parameters, chosen so that every effect of a chain shows."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Probe(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """A chain, other values for its hyperparameters, and the options that its recipe got."""
+    """A chain, other values for its hyperparameters, and the options given to its recipe."""
 
     chain: Chain
     numbers: tuple[tuple[str, Any], ...] = ()
@@ -62,12 +62,12 @@ class Subject(NamedTuple):
 
     @property
     def runs(self) -> tuple[Any, ...]:
-        """What decides the result."""
+        """The parts that decide the result."""
         return self.chain, self.numbers
 
 
 def make_probe(chain: Chain) -> Probe:
-    """The parameters of `SHAPES`, and some for the branches of the chain's partitions that none of these reaches."""
+    """The parameters of `SHAPES`, and more for branches of partitions that none of these reaches."""
     generator = torch.Generator().manual_seed(20)
     shapes = dict(SHAPES)
     for label in _unreached(chain):
@@ -114,7 +114,7 @@ def _unreached(chain: Chain) -> list[str]:
 
 
 class Trajectory:
-    """The parameters after each step; steps are taken when someone asks for them."""
+    """The parameters after each step; steps are taken on demand."""
 
     def __init__(self, probe: Probe, subject: Subject) -> None:
         self._probe = probe
@@ -158,7 +158,7 @@ class Trajectory:
 
 
 def difference(one: Trajectory, other: Trajectory) -> Effect:
-    """Whether two runs differ, bit for bit; they are not run further than to their first difference."""
+    """Whether two runs differ, bit for bit; they stop at the first difference."""
     for step in range(STEPS):
         if not all(map(_alike, one.after(step), other.after(step))):
             return "changes"

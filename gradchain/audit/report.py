@@ -1,4 +1,4 @@
-"""What a check found, as a value and as text."""
+"""The findings of a check, as a value and as text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ BAD: tuple[Verdict, ...] = ("DEAD", "NOT INERT", "BROKEN")
 
 @dataclass(frozen=True)
 class Finding:
-    """What became of one stage, hyperparameter, field of a stage, or option of a recipe; `because` says how."""
+    """The verdict on one stage, hyperparameter, field of a stage, or option of a recipe; `because` gives the reason."""
 
     kind: Kind
     name: str
@@ -41,7 +41,7 @@ class Report:
 
     @property
     def bad(self) -> tuple[Finding, ...]:
-        """What is dead, declared inert although it acts, or broken."""
+        """The findings that are dead, declared inert although they act, or broken."""
         return tuple(found for found in self.findings if found.verdict in BAD)
 
     @property
@@ -49,7 +49,7 @@ class Report:
         return not self.bad
 
     def verdict(self, name: str, kind: Kind | None = None) -> Verdict:
-        """The verdict on what goes by a name."""
+        """Look up the verdict on a name. Returns: the first of this kind."""
         return next(f.verdict for f in self.findings if f.name == name and kind in (None, f.kind))
 
     @property

@@ -1,4 +1,4 @@
-"""Runs with and without each thing that should matter."""
+"""Run a chain with and without each thing that should matter."""
 
 from __future__ import annotations
 
@@ -25,20 +25,23 @@ _EDITS_IN_COMPANY = 4
 
 
 def check(chain: Chain | str, /, *, watch: Callable[[Progress], None] | None = None, **options: Any) -> Report:
-    """Find out what in a chain, or in a recipe with its options, does not matter.
+    """Find stages, hyperparameters and options of a chain, or of a recipe, that change nothing.
 
-    On a probe (small parameters of ranks 0 to 4, of every role, in float32 and bfloat16, a few steps with gradients
-    that turn, jump and vanish) it removes each stage, gives each hyperparameter and each option of each stage and of
-    the recipe other values, and compares parameters and state bit for bit. What changes nothing is tried again in the
-    company of each switch turned, before it is called dead.
+    On a probe (small parameters of ranks 0 to 4, of every role, in float32 and bfloat16, a few steps with gradients that
+    change sign, jump and vanish) it removes each stage, gives each hyperparameter and each option of each stage and of the
+    recipe other values, and compares parameters and state bit for bit. What changes nothing is tried again together with
+    other changes before it is called dead.
 
     Args:
         chain: a chain, the path of a config, or the name of a recipe.
-        watch: is told of each `Progress`.
+        watch: called with each `Progress`.
         options: of the recipe, or of the chain as for `Chain.with_options`.
 
-    A field may say why it is inert, as in `static(inert="only the speed depends on it")`; an option of a recipe by
+    A field may declare why it is inert, as in `static(inert="only the speed depends on it")`; a recipe declares it by
     `register_recipe(..., inert={"option": "reason"})`.
+
+    Returns: the report; `report.ok` tells whether everything matters.
+    Raises: OptionError: no chain, or an option that it does not have; ConfigError: a config that cannot be read.
     """
     started, threads = time.perf_counter(), torch.get_num_threads()
     name, subject, recipe = _subject(chain, options)
@@ -83,7 +86,7 @@ class _Runner:
         return self._baselines[subject.runs]
 
     def _effect(self, subject: Subject, edit: Edit) -> tuple[Outcome, str]:
-        """What an edit of a subject does to its result."""
+        """What a change does to the result."""
         try:
             edited = edit(subject)
             if edited.runs == subject.runs:
@@ -97,7 +100,7 @@ class _Runner:
             return "broken", f"{type(error).__name__}: {error}"
 
     def judge(self, item: Item, items: Sequence[Item]) -> Finding:
-        """Try the ways to change an item until one shows."""
+        """Try the changes of an item until one has an effect."""
 
         def found(verdict: Verdict, because: str) -> Finding:
             return Finding(item.kind, item.name, verdict, because)
@@ -131,7 +134,7 @@ class _Runner:
         return found("DEAD", f"tried {', '.join(shown for shown, _ in item.edits)}")
 
     def _company(self, item: Item, items: Sequence[Item], wanted: tuple[Outcome, ...]) -> tuple[str | None, str | None]:
-        """What else has to be changed for an item to have an effect, if anything; and where it had none."""
+        """The other change with which an item has an effect, if there is one; and one with which it had none."""
         start, idle = self.runs, None
         for label, companion in companions(item, items):
             if self.runs - start > _RUNS_PER_ITEM:

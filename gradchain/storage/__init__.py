@@ -1,4 +1,4 @@
-"""How a slot is kept between steps, apart from what it means.
+"""How a slot is kept between steps, independent of what it means.
 
 | storage | kept as | bytes per element |
 |---|---|---|
@@ -11,8 +11,8 @@
 | `factored_vectors` | the same, vectors too | |
 | `factored_compact` | the same with factors of 16 bits (8 if never negative), stochastically rounded | |
 
-A storage applies to the floating slots of a stage that have the parameter's shape; others are kept as they are.
-Everything is computed on dense tensors: what a slot is kept as is read before a stage runs and written after it.
+A storage applies to the floating slots of a stage that have the parameter's shape; others are kept as plain tensors.
+Stages compute on dense tensors: slots are decoded before a stage runs and encoded after it.
 """
 
 from __future__ import annotations

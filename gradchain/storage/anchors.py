@@ -1,4 +1,4 @@
-"""A frozen copy of a tensor in few bits: nothing is rounded at random, because it is stored once."""
+"""A frozen copy of a tensor in few bits, rounded to nearest because it is stored once."""
 
 from __future__ import annotations
 
@@ -50,13 +50,12 @@ def _numbers(data: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class Affine(Storage):
-    r"""Codes of a few bits between the smallest and the largest number of each block.
+    r"""Codes of a few bits between the smallest and the largest number of each block of consecutive elements.
 
     $$s = \frac{x_{\max} - x_{\min}}{2^b - 1}, \qquad q = \operatorname{round}\frac{x - x_{\min}}{s} - 2^{b-1}$$
 
-    with $s = 1$ where a block is constant. A block is consecutive elements, wherever rows end. `int4` keeps two codes in a
-    byte, the even one in the high half, and each row by itself, so that a tensor that is split into rows splits here too.
-    A vector is one row, which is the same in all processes that share the vector.
+    with $s = 1$ where a block is constant. `int4` keeps two codes in a byte, the even one in the high half, and each row
+    by itself, so that the bytes are sharded with the rows; a vector is one row, the same in all processes.
     """
 
     bits: int
@@ -98,7 +97,7 @@ class Affine(Storage):
 
 
 def _halves(codes: torch.Tensor, kept: SlotView) -> torch.Tensor:
-    """Bytes of two codes each, for each row; of a vector, all bytes, with zeros for what is not here."""
+    """Two codes in each byte, row by row; of a vector all bytes, with zeros for elements in other processes."""
     part, codes = kept.part, codes & 15
     if len(kept.shape) < 2:
         rows = codes.reshape(1, -1)
@@ -110,7 +109,7 @@ def _halves(codes: torch.Tensor, kept: SlotView) -> torch.Tensor:
 
 
 def _codes(data: torch.Tensor, kept: SlotView) -> torch.Tensor:
-    """The inverse: the codes that are here."""
+    """The inverse: the codes in this process."""
     part, byte = kept.part, data.to(torch.int32)
     low = byte & 15
     low = torch.where(low > 7, low - 16, low)

@@ -1,4 +1,4 @@
-"""What a storage is: how one slot is kept between steps, apart from what it means."""
+"""How one slot is kept between steps, independent of what it means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gradchain._core.shard import Shard
 from gradchain.ops import narrowed
 
 Bits: TypeAlias = "Callable[..., torch.Tensor]"
-"""Gives int32 noise of the slot's shape; or, as `bits(like, part)`, noise for a smaller tensor that stands for a part."""
+"""Gives int32 noise of the slot's shape; or, as `bits(like, part)`, of the shape of `like`, for a part of the slot."""
 
 Parts: TypeAlias = "Mapping[str, torch.Tensor]"
 """The tensors that a slot is kept as, by name. A slot that is kept as one tensor has the one part `""`."""
@@ -24,7 +24,7 @@ Storing: TypeAlias = "Generator[Request, Totals, Parts]"
 
 @dataclass(frozen=True)
 class SlotView:
-    """The dense slot that a storage stands for: the shape of the whole, and what part of it is here."""
+    """The dense slot that a storage represents: the shape of the whole, and which part is in this process."""
 
     shape: torch.Size
     dtype: torch.dtype
@@ -33,18 +33,18 @@ class SlotView:
 
     @property
     def part(self) -> Shard:
-        """Which rows of it are here."""
+        """The rows in this process."""
         return Shard.whole(self.shape) if self.shard is None else self.shard
 
     @property
     def square(self) -> tuple[int, int]:
-        """The rows and columns of the matrix, as nearly square as may be, that factors describe."""
+        """The rows and columns of the matrix, as nearly square as possible, that factors describe."""
         columns = self.part.columns
         return near_square(self.shape.numel()) if columns is None else (self.shape.numel() // columns, columns)
 
 
 def near_square(numel: int) -> tuple[int, int]:
-    """The factors `(a, b)` of `numel`, `a >= b`, that are nearest to each other.
+    """Factor `numel` into `(a, b)`, `a >= b`, as near to each other as possible. Returns: the two factors.
 
     >>> from gradchain.storage import near_square
     >>> near_square(108), near_square(7), near_square(0)
@@ -58,36 +58,32 @@ def near_square(numel: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Storage:
-    """How a slot is kept; this base class: as one dense tensor in the parameter's own dtype."""
+    """How a slot is kept. This base class keeps one dense tensor in the parameter's own dtype."""
 
     elementwise: ClassVar[bool | None] = None
-    """Whether it treats each element by itself. Said here, it has to be so, and infinities are passed on to it; whether
-    tensors may be joined is found out in any case."""
+    """Whether output[i] depends on input[i] alone. If declared, it is checked, and infinite values are passed to `store`."""
     in_tiles: ClassVar[bool] = False
     """Whether a large tensor can be stepped in tiles of rows (`gradchain._engine.tiles`)."""
 
     def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts | Storing:
-        """The tensors to keep for `dense`. Like a stage it may yield, for a statistic of the whole tensor."""
+        """Encode the rows in this process; a generator may yield requests, as stages do. Returns: the tensors by name."""
         return {"": narrowed(dense, kept.dtype)}
 
     def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
-        """The dense tensor that `parts` stand for: what is here of it, in order, in whatever shape."""
+        """Decode `parts`. Returns: the dense elements in this process, in order, in any shape."""
         return parts[""]
 
     def matrix(self, kept: SlotView) -> tuple[int, int] | None:
-        """The matrix as which this storage looks at a slot, if it looks at it as one."""
+        """Tell whether this storage views a slot as a matrix. Returns: its `(rows, columns)`, or `None`."""
         return None
 
     def splits(self, part: str, shape: torch.Size) -> bool:
-        """Whether a part has one row for each row of a slot of some shape; all others are the same in all processes."""
+        """Tell whether a part is sharded by the rows of a slot. Returns: `False` if it is the same in all processes."""
         return part in ("", "data")
 
 
 def blocks(dense: torch.Tensor, size: int, kept: SlotView) -> torch.Tensor:
-    """The blocks of `size` consecutive elements of the whole that some elements here belong to, as rows.
-
-    What belongs to a block and is not here, or nowhere, is filled up with copies of the element next to it.
-    """
+    """The blocks of `size` consecutive elements of the whole that overlap this process, as rows, padded with neighbours."""
     flat, head = dense.reshape(-1), kept.part.offset % size
     if flat.numel() == 0:
         return flat.view(0, size)
@@ -104,7 +100,7 @@ def unblocked(rows: torch.Tensor, kept: SlotView) -> torch.Tensor:
 
 
 def placed(here: torch.Tensor, size: int, kept: SlotView, fill: float = 0.0) -> torch.Tensor:
-    """One number for each block of the whole, given those for the blocks of `blocks`; `fill` for all others."""
+    """One number for each block of the whole, given those of `blocks`; `fill` for the others."""
     total, start = -(-kept.shape.numel() // size), kept.part.offset // size
     if len(here) == total:
         return here

@@ -36,7 +36,7 @@ class Float32(Storage):
 class Float16(Storage):
     """float16, rounded to nearest, in units of the largest element, which is kept beside in float32.
 
-    Slots that are never negative are kept as their roots: of squares, float16 would lose all but the largest.
+    Slots that are never negative are kept as their roots: float16 is too narrow for squares.
     """
 
     def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Storing:

@@ -18,17 +18,16 @@ from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
 
 @dataclass(frozen=True)
 class Factored(Storage):
-    r"""The best rank-one description of the absolute values by their row and column sums, and packed signs.
+    r"""The best rank-one approximation of the absolute values by their row and column sums, and packed signs.
 
     The tensor is viewed as a matrix $X$ of $a \times b$ elements, as nearly square as its size allows:
 
     $$r = |X| \mathbf 1, \qquad c = \frac{|X|^\top \mathbf 1}{\mathbf 1^\top |X| \mathbf 1}, \qquad
     X \approx \operatorname{sign}(X) \odot r c^\top$$
 
-    Signed slots keep one bit per element besides (set where $X > 0$), packed along the rows of the parameter; along those
-    of the matrix for vectors, whose words are the same in all processes that share one. A tensor
-    of prime size, whose one column *is* the tensor, is kept dense in float32, and so are scalars and, unless `vectors`,
-    vectors.
+    Signed slots keep one bit per element besides (set where $X > 0$), packed along the rows of the parameter; for vectors
+    along those of the matrix, the same in all processes. Scalars, vectors (unless `vectors`) and tensors of prime size,
+    whose one column *is* the tensor, are kept dense in float32.
 
     Source: Park & Lee (2024), SMMF, arXiv:2412.08894.
     """
@@ -37,7 +36,7 @@ class Factored(Storage):
     vectors: bool = False
 
     def factors(self, kept: SlotView) -> bool:
-        """Whether a slot is factored at all."""
+        """Whether a slot is factored or kept dense."""
         enough_axes = len(kept.shape) >= (1 if self.vectors else 2)
         return enough_axes and kept.square[1] > 1
 
@@ -87,10 +86,7 @@ class Factored(Storage):
 
 @dataclass(frozen=True)
 class CompactFactored(Factored):
-    """The same with small factors, stochastically rounded: bfloat16, or the codes of `int8` for what is never negative.
-
-    What is kept dense is kept in float32 as well. For models whose signs alone take all the memory there is.
-    """
+    """The same with small factors, stochastically rounded: bfloat16, or `int8` codes for slots that are never negative."""
 
     vectors: bool = True
 
@@ -141,7 +137,7 @@ def _unsigned(shape: torch.Size) -> SlotView:
 
 
 def _matrix(dense: torch.Tensor, kept: SlotView) -> torch.Tensor:
-    """The rows of the near-square matrix that reach into what is here, with zeros for what is not."""
+    """The rows of the near-square matrix that overlap this process, with zeros for other elements."""
     columns, part, flat = kept.square[1], kept.part, dense.reshape(-1)
     if part.group is not None:
         head = part.offset % columns

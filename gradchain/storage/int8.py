@@ -19,12 +19,9 @@ class Int8(Storage):
 
     $$s = \max |x|, \qquad x \approx s\, \frac{q}{127}, \quad q = -127 \dots 127$$
 
-    Slots that are never negative are divided by, so that their small elements count as much as their large ones. Their
-    codes stand closer together towards 0, down to $2.4 \cdot 10^{-10} s$:
+    Updates are divided by slots that are never negative, so their codes are finer towards 0, down to $2.4 \cdot 10^{-10} s$:
 
     $$x \approx s \left(\frac{q}{255}\right)^4, \quad q = 0 \dots 255$$
-
-    A number between two that have codes becomes one of them, with such probabilities that it is right on average.
     """
 
     def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Storing:

@@ -1,4 +1,4 @@
-"""One bit per element, packed by rows, so that a tensor that is split along its first axis splits here too."""
+"""One bit per element, packed row by row, so that the words are sharded with the rows."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from gradchain._core.shard import Shard
 
 
 def word_dtype(columns: int) -> torch.dtype:
-    """Words of 32 bits, which vectorise; of 8 where 32 would waste many."""
+    """32-bit words, which vectorise; 8-bit words where 32 would waste many bits."""
     return torch.int32 if columns % 32 == 0 or columns >= 256 else torch.uint8
 
 
 def words_of(columns: int) -> tuple[torch.dtype, int]:
-    """The dtype of the words of a row of so many bits, and their number."""
+    """The dtype and the number of the words that hold a row of `columns` bits."""
     dtype = word_dtype(columns)
     return dtype, -(-columns // (8 * dtype.itemsize))
 
@@ -38,10 +38,7 @@ def unpack(words: torch.Tensor, columns: int) -> torch.Tensor:
 
 
 def pack_vector(bits: torch.Tensor, part: Shard, columns: int) -> torch.Tensor:
-    """The words of a whole vector, or of a scalar, as rows of so many elements, with the bits that are here.
-
-    A vector's words are not split with it: those of all processes add up to the words of the whole.
-    """
+    """The words of a whole vector as rows of `columns` bits, with those of this process set: all processes' words add up."""
     bits = bits.reshape(-1)
     if part.group is not None:
         bits = torch.nn.functional.pad(bits, (part.offset, part.shape.numel() - part.offset - part.numel))
@@ -49,5 +46,5 @@ def pack_vector(bits: torch.Tensor, part: Shard, columns: int) -> torch.Tensor:
 
 
 def unpack_vector(words: torch.Tensor, part: Shard, columns: int) -> torch.Tensor:
-    """The bits of a vector that are here, from the words of the whole."""
+    """The bits of a vector in this process, from the words of the whole."""
     return unpack(words, columns).view(-1)[part.offset : part.offset + part.numel].view(part.here)

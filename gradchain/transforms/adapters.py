@@ -14,11 +14,11 @@ ADAPTERS = ("lora_A", "lora_B", "dora_scale", "oft")
 """The roles of parameters that belong to an adapter."""
 
 Part: TypeAlias = Literal["whole", "rows", "columns"]
-"""What of a parameter is treated apart: nothing, each slice along the first axis, or each of the places across it."""
+"""The parts of a parameter that are treated one by one: the whole, each row (first axis), or each column across rows."""
 
 
 def ranks_of(role: str | None, ndim: int) -> Part:
-    """Where the ranks of a LoRA factor or the blocks of OFT lie; tensors without rows are taken whole.
+    """Which axis holds the ranks of a LoRA factor or the blocks of OFT; tensors without rows are one part.
 
     >>> from gradchain.transforms.adapters import ranks_of
     >>> ranks_of("lora_A", 2), ranks_of("lora_B", 2), ranks_of("dora_scale", 2), ranks_of("oft", 1)
@@ -42,10 +42,9 @@ def numel_of(part: Part, shape: torch.Size) -> int:
 
 
 def sums(part: Part, **values: torch.Tensor) -> Generator[Request, Totals, Totals]:
-    """The sums of elementwise `values` over each part, as `totals = yield from sums(...)`; they have its `shape_of`.
+    """Sum elementwise `values` over each part: `totals = yield from sums(...)`, of the shape `shape_of(part, ...)`.
 
-    Rows lie in one piece; sums over columns, as over the whole, may leave the local tensor. Squares beyond float32 count as
-    its largest, so that the ratio of two sums of them is a number.
+    Rows are never split; sums over columns or the whole may need other processes. Infinite squares are clamped first.
     """
     values = {name: finite(value) for name, value in values.items()}
     if part == "whole":

@@ -21,11 +21,11 @@ ADOPT = "ADOPT, arXiv:2411.02853"
 
 
 class adopt(Stage):
-    r"""Set the root of the *last* step's second moment as the pending scale, then take in the gradient.
+    r"""Set the root of the *last* step's second moment as the pending scale, then average the squared gradient.
 
     $$D \leftarrow \sqrt{v_{t-1}}, \qquad v_t \leftarrow \beta v_{t-1} + (1-\beta)\, g^2, \qquad v_0 = g_1^2$$
 
-    What is divided is thereby independent of its divisor. ADOPT proper averages after it divides, and that is mere
+    So the divisor does not depend on the gradient that it divides. ADOPT averages after dividing, which is a matter of
     order: `adopt, divide, step_clip, first_moment`. $g$ is the effective gradient.
 
     Args:
@@ -33,10 +33,11 @@ class adopt(Stage):
             takes its place.
         skip_first: the first step only sets $v_1 = g_1^2$ (default). The direction is 0 from here on, and the parameter
             stays as it is, decay included. Otherwise the first step divides by $|g_1|$.
-        initial: which gradient $v_0$ is made of: the `"effective"` one (default), or the `"raw"` one that came in.
+        initial: the gradient in $v_0$: the `"effective"` one (default), or the `"raw"` one that `backward` gave.
         storage: how `exp_avg_sq` (the parameter's shape, zeros at first, never negative) is kept. If factored, a first
-            step that is not skipped divides by what the factors keep of $|g_1|$.
+            step that is not skipped divides by $|g_1|$ as the factors approximate it.
 
+    Raises: OptionError: a value out of range.
     Source: Taniguchi et al. (2024), ADOPT, arXiv:2411.02853; adv_optm.
 
     >>> gradchain.chain(
@@ -73,7 +74,7 @@ class adopt(Stage):
         return update.replace(value=value, held=update.held | first), {"exp_avg_sq": where(first, v, new)}
 
     def _start(self, square: torch.Tensor, ctx: Context) -> Generator[Request, Totals, torch.Tensor]:
-        """The squared gradient to begin with; if it is used at once, then as a factored storage would give it back."""
+        """The initial squared gradient; if the first step divides by it, rounded as a factored storage rounds it."""
         start = square if self.initial == "effective" else ctx.gradient.to(ctx.dtype).square()
         storage = STORAGES[self.storage]
         if self.skip_first or not isinstance(storage, Factored):
@@ -91,6 +92,7 @@ class step_clip(Stage):
     Args:
         exponent: $c \ge 0$, default 0.25.
 
+    Raises: OptionError: a value out of range.
     Source: Taniguchi et al. (2024), ADOPT, arXiv:2411.02853.
 
     >>> gradchain.chain(gradchain.adopt(), gradchain.divide(1e-6), gradchain.step_clip()).names

@@ -21,6 +21,7 @@ class clip_by_global_norm(Stage):
     Args:
         max_norm: $c > 0$, default 1.
 
+    Raises: OptionError: a value out of range.
     Source: Pascanu et al. (2013), arXiv:1211.5063.
 
     >>> gradchain.recipe("adamw").insert_before("first_moment", gradchain.clip_by_global_norm(1.0)).names[0]
@@ -45,6 +46,7 @@ class clip_by_norm(Stage):
     Args:
         max_norm: $c > 0$, default 1.
 
+    Raises: OptionError: a value out of range.
     Source: as `clip_by_global_norm`, for each tensor.
 
     >>> gradchain.chain(gradchain.clip_by_norm(0.5)).hyperparameters
@@ -68,6 +70,8 @@ class clip_by_value(Stage):
 
     Args:
         max_value: $c > 0$, default 1.
+
+    Raises: OptionError: a value out of range.
 
     >>> gradchain.chain(gradchain.clip_by_value(0.1)).hyperparameters
     {'max_value': 0.1}

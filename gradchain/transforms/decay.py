@@ -1,4 +1,4 @@
-"""Weight decay: decoupled from the gradient (AdamW), or as part of it (L2); what it pulls to, and how hard where."""
+"""Weight decay: decoupled from the gradient (AdamW) or part of it (L2), towards 0 or an anchor, uniform or weighted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradchain.ops import finite, minimum, nonzero, root, where, wide
 from gradchain.storage import ANCHORS
 
 ADAPTERS = ("lora_A", "lora_B", "oft")
-"""Roles whose parameters are differences to a frozen model: that model is where they are 0."""
+"""Roles of parameters that are added to a frozen model, which they leave unchanged where they are 0."""
 
 
 class decoupled_decay(Decay):
@@ -41,11 +41,7 @@ class decoupled_decay(Decay):
     The field `gate` is inert until `rename(gate="key")` ties it to another hyperparameter: while that is 0, so is the
     decay.
 
-    Raises:
-        OptionError: a negative decay, a reference that is not positive, a reference without a schedule, or a schedule
-            without any reference.
-        ChainError: no stage provides `lr`.
-
+    Raises: OptionError: a value out of range, or only one of schedule and reference; ChainError: no stage provides `lr`.
     Source: Loshchilov & Hutter (2017), Decoupled Weight Decay Regularization, arXiv:1711.05101; `schedule` from Rose;
     `fan_in` from adv_optm 2.4.
 
@@ -87,7 +83,7 @@ class decoupled_decay(Decay):
         return {"strength": strength if self.gate is None else where(self.gate != 0, strength, 0.0)}
 
     def factor(self, ctx: Context) -> Number:
-        """What the target is multiplied by."""
+        """Compute the factor of the decay target. Returns: a float or a 0-d tensor."""
         fan_in = ctx.shape[1:].numel() if self.fan_in else 1  # 1 as well for tensors of fewer than two axes
         return ctx["strength"] / max(fan_in, 1)
 
@@ -96,12 +92,12 @@ class decoupled_decay(Decay):
 
 
 class geometric_decay(decoupled_decay):
-    r"""Shrink all elements of the parameter by the same amount; together that is as long as an ordinary decay.
+    r"""Shrink all elements of the parameter by the same amount, with the norm of an ordinary decay.
 
     $$\theta \leftarrow \theta - \kappa\lambda\,\tau(\theta), \qquad
     \tau(y) = \operatorname{sign}(y)\,\frac{\lVert y\rVert}{\sqrt{N}}$$
 
-    or, with `snr`, which pulls harder where the momentum $m$ (before this step) is sure of its sign:
+    or, with `snr`, which decays more where the momentum $m$ (before this step) has a steady sign:
 
     $$\tau(y) = w\,\frac{\lVert y\rVert}{\max(\lVert w\rVert,\, 1/\sqrt{N})}, \qquad
     w = \operatorname{atan2}\bigl(\operatorname{sign} y,\; \sqrt{\max(1 - m^2,\, 10^{-30})}\bigr)$$
@@ -113,9 +109,7 @@ class geometric_decay(decoupled_decay):
         weight_decay: $\lambda \ge 0$, default 1e-2.
         snr: weigh by the momentum, which should be an average of signs. It needs slot `exp_avg` of an earlier stage.
 
-    Raises:
-        ChainError: `snr`, and no earlier stage owns `exp_avg`.
-
+    Raises: OptionError: a value out of range; ChainError: `snr`, and no earlier stage owns `exp_avg`.
     Source: adv_optm 2.5, SignSGD_adv. Its stochastic signs are left out of the target.
 
     >>> gradchain.chain(
@@ -130,7 +124,7 @@ class geometric_decay(decoupled_decay):
 
     @property
     def reads(self) -> tuple[Read, ...]:  # type: ignore[override]
-        """The momentum, if this one looks at it."""
+        """The momentum, with `snr`."""
         return (earlier("exp_avg"),) if self.snr else ()
 
     def update(self, update: Update, ctx: Context) -> Yields:
@@ -139,11 +133,11 @@ class geometric_decay(decoupled_decay):
 
 
 class centered_decay(decoupled_decay):
-    r"""Decay towards where the parameter was before its first step, and not towards 0.
+    r"""Decay towards the value before the first step instead of towards 0.
 
     $$\theta \leftarrow \theta - \kappa\lambda\,(\tilde\theta - \theta_0)$$
 
-    $\tilde\theta$ is the parameter less what the decays before this stage take from it. $\kappa$ and $\lambda$ are those of
+    $\tilde\theta$ is the parameter minus the decays of the stages before. $\kappa$ and $\lambda$ are those of
     `decoupled_decay`, whose options it shares.
 
     Slots: `anchor_param`, $\theta_0$; none for the roles `lora_A`, `lora_B` and `oft`.
@@ -153,18 +147,14 @@ class centered_decay(decoupled_decay):
         anchor: how $\theta_0$ is kept: `"full"` (default: as the parameter), `"float8"`, `"float8_scaled"` (one scale for
             the tensor, so that no size is out of range), `"int8"` or `"int4"` (between the extremes of each block of 128
             or 32).
-        geometric: pull by the target of `geometric_decay`, with $y = \theta - \theta_0$, before any decay.
+        geometric: decay by the target of `geometric_decay`, with $y = \theta - \theta_0$, before any decay.
         snr: as in `geometric_decay`.
-        adapters: also anchor parameters of the roles `lora_A`, `lora_B` and `oft`. They are differences to a frozen
-            model, so by default they have no anchor and this stage leaves them alone: 0 *is* the original model.
+        adapters: also anchor parameters of the roles `lora_A`, `lora_B` and `oft`. By default this stage skips them: they
+            are added to a frozen model, so 0 *is* the original model.
 
-    The anchor is taken when the optimizer first steps the parameter (or by `chain.init`), saved with the state, and never
-    written again.
+    The anchor is copied at the parameter's first step (or by `chain.init`), saved with the state, and never written again.
 
-    Raises:
-        OptionError: an anchor that is not one of these, or `snr` without `geometric`.
-        ChainError: `snr`, and no earlier stage owns `exp_avg`.
-
+    Raises: OptionError: a value out of range, or `snr` without `geometric`; ChainError: `snr` without an `exp_avg`.
     Source: adv_optm 2.5, `centered_wd`.
 
     >>> chain = gradchain.recipe("adamw").insert_after("decoupled_decay", gradchain.centered_decay(0.1, anchor="int8"))
@@ -182,7 +172,7 @@ class centered_decay(decoupled_decay):
 
     @property
     def reads(self) -> tuple[Read, ...]:  # type: ignore[override]
-        """The momentum, if this one looks at it."""
+        """The momentum, with `snr`."""
         return (earlier("exp_avg"),) if self.snr else ()
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
@@ -203,7 +193,7 @@ class centered_decay(decoupled_decay):
 
 
 def _geometric(y: torch.Tensor, ctx: Context, snr: bool) -> Generator[Request, Totals, torch.Tensor]:
-    """The target of a geometric decay; as long as `y`."""
+    """The target of a geometric decay, with the norm of `y`."""
     totals = yield whole_tensor(yy=finite(wide(y).square()))
     length, least = root(totals.yy), 1 / math.sqrt(max(ctx.numel, 1))
     if not snr:
@@ -219,12 +209,10 @@ class cautious_decay(Stage):
 
     $$\tau_i \leftarrow \tau_i\,[u_i\tau_i \ge 0]$$
 
-    for each decay term $\tau$, element by element; what is left is not scaled up. Put this stage after everything that
-    changes the update, and the decays after it: they compare with what they see.
+    for each decay term $\tau$, element by element; the rest is not scaled up. Put this stage after all that change the
+    update and before the decays.
 
-    Raises:
-        ChainError: no decay follows.
-
+    Raises: ChainError: no decay follows.
     Source: adv_optm, `cautious_wd`, after Chen et al. (2025), Cautious Weight Decay, arXiv:2510.12402.
 
     >>> gradchain.chain(
@@ -245,7 +233,7 @@ class cautious_decay(Stage):
 
 
 class fisher_decay(Stage):
-    r"""Weigh the decays after this stage by the inverse of the pending scale: hold fast what the loss is sensitive to.
+    r"""Weigh the decays after this stage by the inverse of the pending scale: less where the loss is sensitive.
 
     $$\tau \leftarrow \varphi \odot \tau, \qquad
     \varphi = \frac{f}{\max(1,\, \operatorname{rms}(\theta \odot f))}, \quad f = \frac{1}{D + \epsilon}$$
@@ -259,9 +247,7 @@ class fisher_decay(Stage):
     $\epsilon$ is the one that `divide` takes, so this stage follows its keys: `eps`, or $1/(L\sqrt N)$ where that is `None`
     or missing, with `n_layers` for $L$ (1 without), times Prodigy's `d` if there is one.
 
-    Raises:
-        ChainError: no scale is pending, or no decay follows.
-
+    Raises: OptionError: a value out of range; ChainError: no scale is pending, or no decay follows.
     Source: adv_optm, `fisher_wd`.
 
     >>> gradchain.recipe("adamw").insert_before("divide", gradchain.fisher_decay()).names[1:4]
@@ -304,6 +290,8 @@ class add_decayed_weights(Stage):
 
     Args:
         weight_decay: $\lambda \ge 0$, default 0.
+
+    Raises: OptionError: a value out of range.
 
     >>> gradchain.chain(gradchain.add_decayed_weights(1e-4), gradchain.heavy_ball(0.9)).names
     ('add_decayed_weights', 'heavy_ball')

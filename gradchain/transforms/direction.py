@@ -1,4 +1,4 @@
-"""What becomes of a momentum before it is divided: masked, re-signed, looked ahead of, joined by a slower one."""
+"""Change a momentum before it is divided: mask it, take the gradient's signs, look ahead, add a slower average."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from gradchain.ops import ema, where
 from gradchain.transforms.moments import track_first_moment
 
 AVERAGES = ("exp_avg", "momentum_buffer", "exp_avg_slow")
-"""Slots by which a stage is known to average the direction."""
+"""Slots of stages that average the direction."""
 
 
 def averages(stage: Stage) -> bool:
-    """Whether what leaves a stage is a momentum."""
+    """Whether a stage turns the direction into a momentum."""
     return not isinstance(stage, track_first_moment) and any(slot in AVERAGES for slot in stage.known_slots)
 
 
 def check_averaged(self: Stage, before: Sequence[Stage]) -> None:
-    """Raise unless a momentum reaches the stage: until then the direction is the gradient that it is compared with."""
+    """Raise unless an earlier stage averages: until then the direction is itself the gradient."""
     if not any(averages(stage) for stage in before):
         raise ChainError(
             f"{self.address} compares a momentum with the gradient in it, and no stage before it averages. Put "
@@ -33,7 +33,7 @@ def check_averaged(self: Stage, before: Sequence[Stage]) -> None:
 
 
 def check_units(self: Stage, before: Sequence[Stage]) -> None:
-    """Raise if a momentum was divided since it was averaged: the gradient in it was not, and cannot be added."""
+    """Raise if the momentum was divided after it was averaged: the gradient was not, and cannot be added to it."""
     resolved = ""
     for stage in before:
         resolved = "" if averages(stage) else stage.address if stage.scale == "resolves" else resolved
@@ -49,11 +49,9 @@ class grams(Stage):
 
     $$u \leftarrow \operatorname{sign}(g) \odot \lvert u\rvert$$
 
-    $g$ is the effective gradient, of which the momentum is made. The stored momentum stays as it is.
+    $g$ is the effective gradient, which the momentum averages. The stored momentum does not change.
 
-    Raises:
-        ChainError: no stage before it averages.
-
+    Raises: ChainError: no stage before it averages.
     Source: Cao et al. (2024), Grams: Gradient Descent with Adaptive Momentum Scaling, arXiv:2412.17107; adv_optm.
 
     >>> gradchain.recipe("adamw").insert_after("first_moment", gradchain.grams()).names[:2]
@@ -71,19 +69,17 @@ class grams(Stage):
 
 
 class cautious(Stage):
-    r"""Drop the elements in which momentum and gradient disagree, and blow up the others to make up for it.
+    r"""Zero the elements whose momentum and gradient differ in sign, and scale up the others to compensate.
 
     $$k = [u \odot g > 0], \qquad u \leftarrow \frac{u \odot k}{\max(\operatorname{mean} k,\, c)}$$
 
-    $g$ is the effective gradient, of which the momentum is made. The mean is over the whole tensor. The stored momentum
-    stays as it is.
+    $g$ is the effective gradient, which the momentum averages. The mean is over the whole tensor. The stored momentum
+    does not change.
 
     Args:
-        floor: $c \in (0, 1]$, default 1e-3: at most $1/c$ times the direction.
+        floor: $c \in (0, 1]$, default 1e-3: elements are scaled up by at most $1/c$.
 
-    Raises:
-        ChainError: no stage before it averages.
-
+    Raises: OptionError: a value out of range; ChainError: no stage before it averages.
     Source: Liang et al. (2024), Cautious Optimizers, arXiv:2411.16085; adv_optm.
 
     >>> gradchain.recipe("lion").insert_after("sign", gradchain.cautious()).names[:3]
@@ -112,9 +108,8 @@ class nesterov(Stage):
     $$u \leftarrow q\,u + (1-q)\,x, \qquad
     x = \begin{cases} \lvert m_{t-1}\rvert \odot g & \text{scaled} \\ g & \text{otherwise} \end{cases}$$
 
-    $g$ is the effective gradient, of which the momentum is made: normalised where that is, so both have one unit. The stored
-    momentum stays as it is. To correct the bias of the mixture, use `first_moment(bias_correction=False)` and put
-    `debias()` after this stage.
+    $g$ is the effective gradient, which the momentum averages, so both have one unit. The stored momentum does not change.
+    To correct the bias of the mixture, use `first_moment(bias_correction=False)` and put `debias()` after this stage.
 
     Args:
         coef: $q \in [0, 1]$; `nesterov_coef` in `param_groups`. `None` (default) takes the group's `betas[0]`, else its
@@ -122,11 +117,7 @@ class nesterov(Stage):
         scaled: weigh the gradient by the size of the last momentum $m_{t-1}$, the `exp_avg` of the stage before. For
             averages of signs, where the gradient is a sign too.
 
-    Raises:
-        OptionError: `coef` is outside its range.
-        ChainError: no stage before it averages, the average has been divided, or `coef` is `None` and there is neither
-            `betas[0]` nor `momentum`.
-
+    Raises: OptionError: a value out of range; ChainError: no average before it, or a divided one, or no `coef`.
     Source: Nesterov (1983); Dozat (2016), Nadam; adv_optm.
 
     >>> gradchain.recipe("adamw").insert_after("first_moment", gradchain.nesterov()).names[:2]
@@ -173,7 +164,7 @@ class ademamix(Stage):
     $$s \leftarrow \beta_3 s + (1-\beta_3)\, g, \qquad u \leftarrow u + \alpha_t s, \qquad
     \alpha_t = \begin{cases} \alpha\, t / T & t < T \\ \alpha & \text{otherwise} \end{cases}$$
 
-    $g$ is the effective gradient, of which the momentum is made; without a momentum $u = g$.
+    $g$ is the effective gradient, which the momentum averages; without a momentum $u = g$.
 
     Args:
         beta3: $\beta_3 \in [0, 1)$, default 0.9999; `beta3_ema` in `param_groups`.
@@ -181,10 +172,7 @@ class ademamix(Stage):
         t_alpha: $T > 0$, the steps in which $\alpha_t$ grows to $\alpha$; `None` (default): $\alpha_t = \alpha$.
         storage: how `exp_avg_slow` (the parameter's shape, zeros at first) is kept.
 
-    Raises:
-        OptionError: a value outside its range.
-        ChainError: a momentum has been divided before this stage.
-
+    Raises: OptionError: a value out of range; ChainError: a momentum was divided before this stage.
     Source: Pagliardini et al. (2024), The AdEMAMix Optimizer, arXiv:2409.03137. As there, $s$ is not corrected for its bias.
 
     >>> gradchain.recipe("adamw").insert_after("first_moment", gradchain.ademamix()).names[:2]

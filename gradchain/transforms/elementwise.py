@@ -33,6 +33,7 @@ class multiply(Stage):
     Args:
         factor: $c$, any number.
 
+    Raises: OptionError: a value out of range.
     Source: `optax.scale`.
 
     >>> gradchain.chain(gradchain.sign(), gradchain.multiply(0.5), gradchain.scale_by_learning_rate(0.1)).hyperparameters
@@ -53,8 +54,7 @@ class scale_by_learning_rate(Stage):
     Args:
         lr: $\eta \ge 0$, default 1e-3. Goes by `lr` in `param_groups`; schedulers write it there.
 
-    Raises:
-        OptionError: `lr` is negative, NaN or not a number.
+    Raises: OptionError: a value out of range.
 
     >>> gradchain.chain(gradchain.scale_by_learning_rate(0.1)).hyperparameters
     {'lr': 0.1}

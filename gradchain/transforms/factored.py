@@ -1,4 +1,4 @@
-"""Both moments of Adam in next to no memory."""
+"""Both moments of Adam, kept as vectors and signs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class factored_moment(Stage):
         vectors: factor vectors too. By default they are kept in float32.
 
     Slots: `exp_avg` and `exp_avg_sq`, zeros at first.
-
+    Raises: OptionError: a value out of range.
     Source: Park & Lee (2024), SMMF, arXiv:2412.08894.
 
     >>> chain = gradchain.chain(

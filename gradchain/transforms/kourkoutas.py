@@ -30,14 +30,14 @@ class kourkoutas_beta(Stage):
     $$\beta_2 = (1 - w)\,\beta_{\max} + w\,\beta_2^\star, \qquad
     w = \begin{cases} \min(1, \tau / k) & \text{linear} \\ [\tau \ge k] & \text{switch} \end{cases}$$
 
-    $\beta_{\max}$ is the chain's `betas[1]`, which bias corrections keep to. The gradient passes unchanged; a later
+    $\beta_{\max}$ is the chain's `betas[1]`, which bias corrections use. The gradient passes unchanged; a later
     `second_moment` or `adopt` averages with $\beta_2$.
 
     Args:
         beta2_min: $\beta_{\min} \in [0, 1)$, default 0.9, below `betas[1]`.
         ema_alpha: $\alpha \in [0, 1)$, default 0.95.
         tiny_spike: $\epsilon > 0$, default 1e-9.
-        k_warmup_steps: $k \ge 0$, default 0: steps until $\beta_2^\star$ is fully in force.
+        k_warmup_steps: $k \ge 0$, default 0: steps until $\beta_2^\star$ fully applies.
         warm_in: `"linear"` (default) or `"switch"`.
         layers: what a layer is: all parameters of one `"shape"` (default), of one `"role"` (a label of your own, such as
             the name of the block), or each `"tensor"`. A parameter with the role `lora_A`, `lora_B` or `oft` has a
@@ -46,11 +46,7 @@ class kourkoutas_beta(Stage):
     Slots: `beta2` (this step's $\beta_2$), `grad_ema` ($\rho$) and `grad_sq` ($\nu^2$ of this step, for the next), zeros at
     first. One number each; of shape (ranks, 1, ...) for `lora_A` and `oft`, (1, ranks, ...) for `lora_B`; in float32 at
     least.
-
-    Raises:
-        OptionError: `betas[1]` is not above `beta2_min`.
-        ChainError: no later stage averages with `beta2`.
-
+    Raises: OptionError: a value out of range, or `beta2_min` >= `betas[1]`; ChainError: no later stage reads `beta2`.
     Source: Kassinos (2025), Kourkoutas-beta, arXiv:2508.12996; adv_optm 2.5 (linear) and 1.1 to 2.4 (switch).
 
     >>> chain = gradchain.recipe("adamw").insert_before("second_moment", gradchain.kourkoutas_beta())

@@ -29,6 +29,7 @@ class first_moment(Stage):
         bias_correction: divide by $1-\beta^t$ (default). Otherwise $u \leftarrow m$.
         storage: how `exp_avg` (the parameter's shape, zeros at first) is kept: `"param"`, `"fp32"` or `"bf16"`.
 
+    Raises: OptionError: a value out of range.
     Source: Kingma & Ba (2014), Adam, arXiv:1412.6980.
 
     >>> gradchain.chain(gradchain.first_moment(0.9), gradchain.scale_by_learning_rate(0.1)).hyperparameters
@@ -63,6 +64,7 @@ class track_first_moment(Stage):
         beta: $\beta \in [0, 1)$, default 0.9; `betas[0]` in `param_groups`.
         storage: how `exp_avg` is kept.
 
+    Raises: OptionError: a value out of range.
     Source: GYRO-SGD, where the average only detects oscillation.
 
     >>> gradchain.chain(gradchain.momentum_project(), gradchain.track_first_moment(0.9)).names
@@ -95,6 +97,7 @@ class second_moment(Stage):
         bias_correction: divide by $\sqrt{1-\beta^t}$ (default).
         storage: how `exp_avg_sq` (the parameter's shape, zeros at first, never negative) is kept.
 
+    Raises: OptionError: a value out of range.
     Source: Kingma & Ba (2014), Adam, arXiv:1412.6980.
 
     >>> gradchain.chain(gradchain.second_moment(0.99), gradchain.divide(1e-8)).hyperparameters
@@ -129,6 +132,7 @@ class debias(Stage):
     Args:
         beta: $\beta \in [0, 1)$, default 0.9; shares `betas[0]` with the first moment.
 
+    Raises: OptionError: a value out of range; ChainError: no stage before it owns `exp_avg`.
     Source: Adams applies it outside the arctangent, so that a step may reach $\frac{\eta}{1-\beta}\frac{\pi}{2}$.
 
     >>> gradchain.chain(

@@ -28,9 +28,7 @@ class heavy_ball(Stage):
         nesterov: look ahead by one step.
         storage: how `momentum_buffer` (the parameter's shape) is kept.
 
-    Raises:
-        OptionError: a value out of range; Nesterov or dampening without momentum.
-
+    Raises: OptionError: a value out of range, or Nesterov or dampening without momentum.
     Source: Polyak (1964); Nesterov (1983); Sutskever et al. (2013).
 
     >>> gradchain.chain(gradchain.heavy_ball(0.9), gradchain.scale_by_learning_rate(0.1)).hyperparameters
@@ -78,6 +76,7 @@ class lion_interpolate(Stage):
         beta2: $\beta_2 \in [0, 1)$, default 0.99; `betas[1]`.
         storage: how `exp_avg` (the parameter's shape, zeros at first) is kept.
 
+    Raises: OptionError: a value out of range.
     Source: Chen et al. (2023), Symbolic Discovery of Optimization Algorithms, arXiv:2302.06675.
 
     >>> gradchain.chain(gradchain.lion_interpolate(), gradchain.sign(), gradchain.scale_by_learning_rate(1e-4)).names

@@ -1,4 +1,4 @@
-"""OrthoGrad: gradients across the weights, as one vector, by rank, or by rows and columns in turn."""
+"""OrthoGrad: make gradients orthogonal to the weights, as one vector, by rank, or by rows and columns in turn."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradchain.transforms.adapters import Part, numel_of, ranks_of, sums
 
 DELTA = 1e-30
 OVERSHOOT = 1.01
-"""How much of the part along the weights a sweep removes: it approaches the solution from both sides."""
+"""The multiple of the part along the weights that a sweep removes."""
 
 Projecting = Generator[Request, Totals, torch.Tensor]
 
@@ -27,7 +27,7 @@ class orthograd(Stage):
     $$o = g - \frac{\langle w, g\rangle}{\lVert w\rVert^2 + \delta}\, w, \qquad
     g \leftarrow o\,\frac{\lVert g\rVert}{\lVert o\rVert + \delta}, \qquad \delta = 10^{-30}$$
 
-    A part of one element has no direction but along its weight, and passes unchanged.
+    A part of one element is parallel to its weight and passes unchanged.
 
     | mode | the formula is applied to |
     |---|---|
@@ -42,7 +42,7 @@ class orthograd(Stage):
     G \leftarrow G \odot \frac{T}{\max(\lVert G\rVert, \ell)}, \qquad T = \max(\lVert G_{\text{in}}\rVert, \ell)$$
 
     with sums and norms over the axis, and $\ell = 1/\sqrt{\text{its size}}$. Rows and columns shorter than $\ell$ are
-    projected, but do not get their length back. A column of one element lies along the weights and is as good as lost:
+    projected, but do not get their length back. A column of one element is parallel to its weight and all but vanishes:
     give matrices with one row or column the role `vector`. Everything is computed in float32 at least.
 
     Args:
@@ -51,9 +51,7 @@ class orthograd(Stage):
         relative_floor: multiply $\ell$ by the root mean square of the gradient, so that a gradient twice as large comes
             out twice as large. Without, as in the original, small gradients are shortened. Iterative mode only.
 
-    Raises:
-        OptionError: an option out of range, or one of the iterative mode with another.
-
+    Raises: OptionError: an option out of range, or one of the iterative mode with another.
     Source: Prieto et al. (2025), Grokking at the Edge of Numerical Stability, arXiv:2501.04697; adv_optm 2.4 (by rank)
     and 2.5 (iterative).
 
@@ -80,7 +78,7 @@ class orthograd(Stage):
 
 
 def across(g: torch.Tensor, w: torch.Tensor, part: Part) -> Projecting:
-    """Each part of `g` less what of it lies along `w`, at its old length; nothing, if only rounding is left."""
+    """Remove from each part of `g` its component along `w` and restore its length; 0 if only rounding is left."""
     t = yield from sums(part, wg=w * g, ww=w * w, gg=g * g)
     o = finite(g - w * (t.wg / (t.ww + DELTA)))
     norms = yield from sums(part, oo=o * o)
@@ -90,7 +88,7 @@ def across(g: torch.Tensor, w: torch.Tensor, part: Part) -> Projecting:
 
 
 def alternating(g: torch.Tensor, w: torch.Tensor, shape: torch.Size, sweeps: int, relative: bool) -> Projecting:
-    """Columns and rows of `g` in turn, each less what of it lies along `w`, and back at its old length."""
+    """Remove from columns and rows of `g` in turn their components along `w`, and restore their lengths."""
     rows, columns = max(shape[0], 1), max(shape[1:].numel(), 1)
     size: dict[Part, int] = {"columns": rows, "rows": columns}
     order: tuple[Part, ...] = ("columns", "rows") if rows > columns else ("rows", "columns")

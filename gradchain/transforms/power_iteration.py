@@ -38,7 +38,7 @@ def length(x: torch.Tensor) -> torch.Tensor:
 
 
 def two_sided(M: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> Generator[Request, Totals, Tensors]:
-    """Estimate the largest singular value of a matrix whose rows may live apart; returns it and the new `u`, `v`."""
+    """Estimate the largest singular value of a matrix whose rows may be sharded; returns it and the new `u`, `v`."""
     t = yield tensor_partials(v=_over_rows(M, u))
     v = _turned(v, t.v, length(t.v))
     image = (M * v).sum(-1)
@@ -85,5 +85,5 @@ def _over_rows(M: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
 
 
 def _turned(old: torch.Tensor, image: torch.Tensor, norm: torch.Tensor) -> torch.Tensor:
-    """The direction of `image`; the old one where there is none."""
+    """The direction of `image`; the old one where `image` vanishes."""
     return torch.where(norm >= _STILL, image / norm.clamp(min=1e-8), old).to(old.dtype)

@@ -16,7 +16,7 @@ from gradchain.errors import ChainError, OptionError
 
 
 class promote(Precision):
-    r"""Compute the step in another dtype: gradient and parameter are cast on entry, the result back at the end.
+    r"""Compute the step in another dtype: cast gradient and parameter at the start, the result back at the end.
 
     Args:
         dtype: `"fp64"`, `"fp32"`, `"fp16"`, `"bf16"`, the torch dtypes, or `None` for the parameter's own (float32 for
@@ -24,8 +24,10 @@ class promote(Precision):
         bf16: the dtype for bfloat16 parameters where `dtype` is `None`.
         at_least: the dtype for all parameters that are narrower, where `dtype` is `None`.
 
-    Slots keep their own storage; only arithmetic is promoted. Costs temporaries of the wider dtype, one tensor at a
-    time when eager and none in memory when compiled.
+    Slots keep their own storage; only arithmetic is promoted. Temporaries take the wider dtype: one tensor at a time when
+    eager, none in memory when compiled.
+
+    Raises: OptionError: an unknown dtype, or two of the options; ChainError: a stage that is not first.
 
     >>> gradchain.recipe("adamw").insert_before("first_moment", gradchain.promote("fp32")).names[0]
     'promote'
@@ -43,7 +45,7 @@ class promote(Precision):
             raise OptionError(f"{values[1]} has no effect beside {values[0]}. Pass one of them.")
 
     def widens(self) -> bool:
-        """Whether bfloat16 parameters are computed in something wider."""
+        """Tell whether bfloat16 parameters are computed in a wider dtype. Returns: a bool."""
         return (self.dtype or self.bf16 or self.at_least) in ("fp32", "fp64")
 
     def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
@@ -54,14 +56,14 @@ class promote(Precision):
 
 
 class master_weights(Precision):
-    r"""Keep each parameter in a wider dtype as well: stages see the master, the parameter is its rounded image.
+    r"""Keep a master copy of each parameter in a wider dtype: stages read it, the parameter is the rounded copy.
 
     Args:
         dtype: of the master, default `"fp32"`. Parameters that have this dtype already get no master.
 
-    Slot: `master_param`, the parameter's shape. Elements that someone else has written to (a model reload, an EMA swap,
-    a clamp) are recognised by not being the rounded master, and are taken over.
-
+    Slot: `master_param`, the parameter's shape. Elements of the parameter that differ from the rounded master were written
+    by other code (a model reload, an EMA swap, a clamp) and replace it.
+    Raises: OptionError: an unknown dtype; ChainError: a stage that is not first.
     Source: Micikevicius et al. (2017), Mixed Precision Training, arXiv:1710.03740; Adams.
 
     >>> gradchain.recipe("adams").names[0]
@@ -73,6 +75,7 @@ class master_weights(Precision):
     dtype: str = static(default="fp32", convert=dtype_name, choices=tuple(DTYPES))
 
     def widens(self) -> bool:
+        """Tell whether bfloat16 parameters are computed in a wider dtype. Returns: a bool."""
         return self.dtype in ("fp32", "fp64")
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
@@ -95,16 +98,14 @@ class master_weights(Precision):
 class stochastic_round(Precision):
     r"""Store bfloat16 parameters by stochastic rounding; parameters of other dtypes are stored as usual.
 
-    A value between two neighbours goes away from zero with probability equal to the fraction of the gap that it has
-    covered, so that small updates are not lost but happen now and then. The bits come from a hash of seed, step,
-    parameter and element: the same eager or compiled, on every device and after a resume.
+    A value between two neighbours rounds away from zero with a probability equal to its position in the gap, so small
+    updates act on average. The bits come from a hash of seed, step, parameter and element: the same eager or compiled, on
+    every device and after a resume.
 
     Args:
         seed: an integer, default 0.
 
-    Raises:
-        ChainError: another stage follows, or nothing before it computes in a wider dtype.
-
+    Raises: OptionError: a value out of range; ChainError: not last, or nothing before it computes in a wider dtype.
     Source: Zamirai et al. (2020), Revisiting BFloat16 Training, arXiv:2010.06192; Rose.
 
     >>> gradchain.recipe("rose").names[-1]

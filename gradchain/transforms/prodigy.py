@@ -20,14 +20,14 @@ from gradchain.errors import ChainError, OptionError
 from gradchain.ops import minimum, wide
 
 REFERENCES = ("initial_lr", "max_lr", "constructor_lr", "reference_lr")
-"""What a learning rate is compared with: their ratio stays."""
+"""Entries that a learning rate is divided by. They are scaled with it, so that the ratio stays."""
 
 
 class prodigy(SharedNumbers):
-    r"""Find the step size: scale the gradient by $d$, and the learning rate of all other stages too.
+    r"""Estimate the step size $d$; multiply the gradient, and the learning rate of all other stages, by it.
 
     With $\lambda = d\,\eta$, $\kappa = \frac{d}{d_0}\lambda$, $g$ the direction that comes in and $\theta_0$ the
-    parameter at the first step:
+    parameter before the first step:
 
     $$u \leftarrow d\, g, \qquad \eta \leftarrow \lambda, \qquad
     s \leftarrow \beta_3 s + a\, g, \qquad a = \begin{cases} \frac{d}{d_0} d & \text{safeguard} \\ \kappa & \text{otherwise}
@@ -39,28 +39,23 @@ class prodigy(SharedNumbers):
     \hat d = c\,\frac{S}{\sum \lVert s\rVert_1}, \qquad
     d \leftarrow \min(d_{\max}, d\,\gamma), \quad d_{\max} \leftarrow \max(d_{\max}, \hat d)$$
 
-    where $\hat d$ also replaces a smaller $d$ that is still $d_0$. Every stage that follows `lr` sees $\lambda$, and
-    `divide` multiplies its $\epsilon$ by $d$, since gradients have been. Nothing waits for the device: the sums are made
-    where the parameters are, and $d$ is used from the next step on.
+    where $\hat d$ also replaces a smaller $d$ that is still $d_0$. Every stage that follows `lr` reads $\lambda$, and
+    `divide` multiplies its $\epsilon$ by $d$. Nothing waits for the device: the next step uses the new $d$.
 
     Args:
-        d0: $> 0$, default 1e-6: the first $d$, below the one looked for.
-        d_coef: $c > 0$, default 1: makes the estimate more or less daring.
+        d0: $> 0$, default 1e-6: the initial $d$, smaller than the one to be found.
+        d_coef: $c > 0$, default 1: multiplies the estimate.
         growth_rate: $\gamma \ge 1$, default infinity: how much $d$ may grow in a step.
         beta3: $\beta_3 \in [0, 1)$. Default: $\sqrt{\beta_2}$, with $\beta_2$ the chain's `betas[1]`.
         prodigy_steps: adapt in this many steps only; 0 (default) for always.
-        safeguard_warmup: keep $\eta$ out of $s$, for schedules that begin near 0.
+        safeguard_warmup: leave $\eta$ out of $s$, for schedules that begin near 0.
         d_limiter: let $\hat d$ be at most $2^{1/4} d$.
         slice_p: measure with every `slice_p`-th element (default 11), to keep less state.
 
-    Slots: `s` (zeros) and `p0` (the parameter at the first step), float32 and the parameter's dtype, with one element for
-    each `slice_p` of the parameter, by rows. They are filled up to rows of one length with elements that do not count, so
-    a vector keeps one number for each element. Shared: `d`, `d_max`, `d_numerator`, `k` (steps taken), in `param_groups`.
-
-    Raises:
-        OptionError: a value out of range.
-        ChainError: no stage has `betas[1]`, and `beta3` is not given.
-
+    Slots: `s` (zeros, float32) and `p0` (the parameter before the first step, in its dtype): one element for each `slice_p`
+    of a row. Rows are padded to one length, so a vector keeps one number for each element. Shared, in `param_groups`: `d`,
+    `d_max`, `d_numerator`, `k` (steps taken).
+    Raises: OptionError: a value out of range; ChainError: no stage has `betas[1]`, and `beta3` is not given.
     Source: Mishchenko & Defazio (2023), Prodigy, arXiv:2306.06101; adv_optm 2.5.16.
 
     >>> chain = gradchain.recipe("adamw", lr=1.0).insert_before("first_moment", gradchain.prodigy())
@@ -158,7 +153,7 @@ class prodigy(SharedNumbers):
         }
 
     def _sliced(self, tensor: torch.Tensor, shard: Shard) -> torch.Tensor:
-        """Every `slice_p`-th element of the whole that is here, row by row; zeros where a row has one less."""
+        """Every `slice_p`-th element of the whole that is in this process, row by row, padded with zeros."""
         columns, p = shard.row_numel, self.slice_p
         rows = tensor.reshape(shard.rows, columns)
         if columns % p == 0:

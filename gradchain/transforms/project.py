@@ -1,4 +1,4 @@
-"""GYRO: gradients turned away from opposing their own momentum."""
+"""GYRO: turn gradients that oppose their own momentum."""
 
 from __future__ import annotations
 
@@ -35,18 +35,15 @@ class momentum_project(Stage):
             or 0 without a horizon. Steps are counted per parameter.
         eps: $\epsilon \ge 0$, default 1e-8.
         residual_rtol: also demand $\lVert r\rVert >$ `residual_rtol` $\cdot\lVert g\rVert$, default 1e-6. A gradient
-            that is antiparallel to the momentum (any one-element tensor) leaves only rounding errors in $r$; blown up
-            to full length they would flip its sign at random, as the original does (0 reproduces that).
-        max_gain: bound $\lVert g\rVert / \lVert r\rVert \ge 1$, by which what is left is blown up; `None` for no bound.
+            that is antiparallel to the momentum (any one-element tensor) leaves only rounding errors in $r$; scaled to
+            full length they would flip its sign at random, as the original does (0 reproduces that).
+        max_gain: bound the gain $\lVert g\rVert / \lVert r\rVert \ge 1$; `None` for no bound.
         horizon: a decay rate $\beta$ that sets the default warmup; recipes tie it to the slower average.
 
     Records `mean_cos`, `projection_rate`, `mean_norm_g`, `mean_norm_m` (means over all tensors, those without a cosine
     counting as 0) and `valid_cosines` (how many had one).
 
-    Raises:
-        OptionError: a value outside its range.
-        ChainError: no later stage owns `exp_avg`.
-
+    Raises: OptionError: a value out of range; ChainError: no later stage owns `exp_avg`.
     Source: GYRO, github.com/sunderflowres-stack/gyro_optimizer.
 
     >>> gradchain.recipe("lion").insert_before("lion_interpolate", gradchain.momentum_project()).names[:2]

@@ -35,8 +35,9 @@ class centralize(Stage):
 
     Args:
         skip_singletons: leave slices of one element alone (default). If false, a parameter of shape `(n, 1)` gets the
-            gradient 0 and stays where it is, as in Rose 1.0.2; an optimizer that takes up such a parameter warns.
+            gradient 0 and never moves, as in Rose 1.0.2; adding such a parameter to an optimizer warns.
 
+    Raises: OptionError: a value out of range.
     Source: Yong et al. (2020), Gradient Centralization, arXiv:2004.01461; Rose.
 
     >>> step = gradchain.chain(gradchain.centralize())
@@ -84,14 +85,12 @@ class range_normalize(Stage):
         damping: $d \ge 0$, default 1; Rose 1.0.2 uses 0.
         floor: $c \ge 0$; by default the cube root of the decimal resolution of the compute dtype (1e-5 in fp64, 1e-2
             in fp32); Rose 1.0.2 uses 0, which makes the step of a scalar its sign.
-
         flat_rtol: take slices of two axes or more as flat, with scale 0, if $\max - \min <$ `flat_rtol`
             $\cdot\max\lvert g_i\rvert$; `None` (default) for never. A row of equal elements whose mean rounds leaves equal
-            residues when it is centralized; `"abs_range"` divides negative ones by twice themselves, which makes a
-            step of half the learning rate out of nothing. 1e-6 stops that.
+            residues when it is centralized; `"abs_range"` divides negative ones by twice their size: a step of half the
+            learning rate without a gradient. 1e-6 prevents that.
 
-    Raises:
-        OptionError: an unknown rule, a negative number.
+    Raises: OptionError: a value out of range.
 
     >>> gradchain.chain(gradchain.range_normalize(), gradchain.divide(), gradchain.scale_by_learning_rate(1e-3))
     chain(range_normalize(), divide(), scale_by_learning_rate())
@@ -134,6 +133,9 @@ class cv_trust_gate(Stage):
 
     $1/\tau - 1$ is the coefficient of variation. Since $\sigma/\mu \le \sqrt{n-1}$, the gate never closes fully for
     few slices: $\tau \ge 1/(1+\sqrt{n-1})$. One scale passes unchanged; all zeros stay zeros.
+
+    Raises: ChainError: no scale is pending.
+    Raises: ChainError: no scale is pending.
 
     Source: Rose.
 

@@ -20,15 +20,12 @@ class divide(Stage):
 
     Args:
         eps: $\epsilon \ge 0$, default 0. `None` takes $1/(L\sqrt N)$, with $N$ the number of elements of the parameter: what
-            an element of a gradient of norm $1/L$ is on average.
+            an element of a gradient of norm $1/L$ measures on average.
         n_layers: $L > 0$, default 1; only with `eps=None`.
 
-    Where a stage finds a step size `d`, as `prodigy` does, $\epsilon$ is multiplied by it, since the gradients were.
+    Where a stage multiplies the gradients by a step size `d`, as `prodigy` does, $\epsilon$ is multiplied by it too.
 
-    Raises:
-        OptionError: `eps` is negative, or `n_layers` is given besides `eps`.
-        ChainError: no scale is pending.
-
+    Raises: OptionError: a value out of range, or `n_layers` beside `eps`; ChainError: no scale is pending.
     Source: `eps=None` from adv_optm 2.5, `n_layers` from 2.4.
 
     >>> gradchain.chain(gradchain.second_moment(0.999), gradchain.divide(1e-8)).names
@@ -56,7 +53,7 @@ class divide(Stage):
 
 
 class atan2_scale(Stage):
-    r"""Resolve the pending scale by the two-argument arctangent: bounded, free of $\epsilon$, blind to units.
+    r"""Resolve the pending scale by the two-argument arctangent: bounded, without $\epsilon$, independent of units.
 
     $$u \leftarrow a \operatorname{atan2}(u,\; b\, D), \qquad \operatorname{atan2}(0, 0) = 0$$
 
@@ -66,6 +63,7 @@ class atan2_scale(Stage):
         a: $> 0$, default 1.
         b: $> 0$, default 1.
 
+    Raises: OptionError: a value out of range; ChainError: no scale is pending.
     Source: Everett et al. (2024), Scaling Exponents Across Parameterizations and Optimizers, arXiv:2407.05872.
 
     >>> gradchain.recipe("rose").replace("divide", gradchain.atan2_scale()).names[4]

@@ -1,4 +1,4 @@
-"""The size of an update by what its parameter is."""
+"""Scale an update by the rank and role of its parameter."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _kind(shape: torch.Size, role: str | None) -> Literal["vector", "blocks", "m
 
 
 class scale_update(Stage):
-    r"""Give the direction the size that suits its parameter, by rank and role. The learning rate comes after it.
+    r"""Normalise the direction by the rank and role of its parameter. The learning rate comes after it.
 
     Vectors, and any parameter with role `dora_scale` or `vector`:
 
@@ -51,7 +51,7 @@ class scale_update(Stage):
     \sigma = a^\top M b, \qquad u \leftarrow \frac{\tau\, u}{\max(\sigma, 1/(\sqrt m + \sqrt n))}$$
 
     with $\tau = 1$ for role `lora_A`, else $\sqrt{m/n}$. An image shorter than $10^{-6}$ leaves its vector as it is.
-    The floor makes tiny directions shrink instead of being blown up.
+    The floor shrinks tiny directions instead of scaling them up.
 
     With role `oft` each row is the strict upper triangle, row by row, of a skew-symmetric $s \times s$ block, which
     takes the same step with its own vectors; the row is multiplied by $c / (2\max(\sigma, 1/(2\sqrt s)))$.
@@ -63,17 +63,14 @@ class scale_update(Stage):
         power: for matrices, `"two_sided"`; or `"one_sided"`: $w = M^\top M b$, $b \leftarrow w/\lVert w\rVert$ if
             $\lVert w\rVert \ge 10^{-12}\lVert M\rVert_F^2$, then $u \leftarrow \sqrt{m/n}\,u / \max(\lVert M b\rVert,
             10^{-12})$ whatever the role; or `"one_sided_absolute"`: the same if $\lVert w\rVert \ge \frac12$, as
-            published, where smaller updates keep the first, random $b$ and come out far too long.
+            published, where smaller updates keep the first, random $b$ and come out far too large.
         oft_scale_factor: $c > 0$, default 1.
         seed: an integer, default 0, for the first vectors: Gaussian, of length 1, the same for equal shapes.
 
     Slots: `spectral_u` ($a$, one number per row) and `spectral_v` ($b$, one per column); for `oft` both of shape
     (rows, $s$). In float32, or in float64 for float64 parameters. None for vectors, no `spectral_u` for one-sided
     matrices, and none for `oft` unless spectral.
-
-    Raises:
-        OptionError: a parameter with role `oft` whose rows are no triangles.
-
+    Raises: OptionError: a value out of range, or a parameter with role `oft` whose rows are no triangles.
     Source: adv_optm 2.5.16, and 2.4 for the other values of the options; Yoshida & Miyato (2017), arXiv:1705.10941.
 
     >>> gradchain.recipe("lion").insert_after("sign", gradchain.scale_update()).names[:3]
@@ -154,6 +151,6 @@ class scale_update(Stage):
 
 
 def _kept(ctx: Context, *slots: str) -> tuple[torch.Tensor, ...]:
-    """Slots in the precision in which this stage computes."""
+    """Slots in the dtype that this stage computes in."""
     dtype = torch.promote_types(ctx.dtype, torch.float32)
     return tuple(ctx.read(slot, storage_dtype=True).to(dtype) for slot in slots)

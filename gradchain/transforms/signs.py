@@ -1,4 +1,4 @@
-"""Directions by their signs: Lion-K, stochastic signs, freezing, one size for all signs, signal against noise."""
+"""Sign-based directions: Lion-K, stochastic signs, freezing, one size for all signs, damping by noise."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ class lion_k(Stage):
         kappa: $\kappa \ge 1$, default 1. It chooses a formula, so it is fixed when the chain is built.
         auto: $\kappa = 2$ for tensors of four axes or more (convolutions), 1 for all others, whatever `kappa` says.
 
-    Raises:
-        OptionError: `kappa` is below 1 or not a number.
-
+    Raises: OptionError: a value out of range.
     Source: Chen et al. (2023), Lion Secretly Solves Constrained Optimization, arXiv:2310.05898; adv_optm.
 
     >>> gradchain.recipe("lion").replace("sign", gradchain.lion_k(1.5)).names[:2]
@@ -61,7 +59,7 @@ class lion_k(Stage):
 
 
 class stochastic_sign(Stage):
-    r"""Signs at random, with the expectation of the direction itself where rows and columns are scaled to size 1.
+    r"""Take random signs whose mean is the direction, with rows and columns scaled to a maximum of 1.
 
     With $u$ as a matrix (first axis by all others):
 
@@ -74,6 +72,7 @@ class stochastic_sign(Stage):
     Args:
         seed: an integer, default 0. The noise is a hash of seed, step, parameter and element.
 
+    Raises: OptionError: a value out of range.
     Source: adv_optm, where an element of 0 gets a sign at random.
 
     >>> gradchain.recipe("lion").replace("sign", gradchain.stochastic_sign()).names[:2]
@@ -96,7 +95,7 @@ class stochastic_sign(Stage):
 
 
 class freeze_on_flip(Stage):
-    r"""Drop the elements whose sign has changed since the last step.
+    r"""Zero the elements whose sign has changed since the last step.
 
     $$b_t = [z_t > 0], \qquad u \leftarrow u \odot [b_t = b_{t-1}], \qquad b_0 = [g_1 > 0]$$
 
@@ -108,9 +107,7 @@ class freeze_on_flip(Stage):
 
     The slot `prev_sign` of `"direction"` takes one bit an element: $b$, packed by rows. `"momentum"` has no slot.
 
-    Raises:
-        ChainError: no stage before it owns `exp_avg` or `momentum_buffer`, and `watch="momentum"`.
-
+    Raises: OptionError: a value out of range; ChainError: `watch="momentum"`, and no stage before it has a momentum.
     Source: adv_optm, whose dense Freeze-on-Flip watches the direction, and the factored one the momentum.
 
     >>> gradchain.recipe("lion").insert_before("sign", gradchain.freeze_on_flip()).names[:3]
@@ -161,7 +158,7 @@ class freeze_on_flip(Stage):
 def _exchanged(
     words: torch.Tensor, now: torch.Tensor, shard: Shard
 ) -> Generator[Request, Totals, tuple[torch.Tensor, torch.Tensor]]:
-    """The signs that words stand for, and the words of others; packed by rows. A vector is one row."""
+    """Unpack the signs in `words` and pack those of this step, by rows. A vector is one row."""
     if len(shard.shape) < 2:
         size = shard.shape.numel()
         t = yield tensor_partials(words=pack_vector(now, shard, size))
@@ -191,6 +188,7 @@ class projected_adaptivity(Stage):
     Args:
         norm: one of these, default `"mean"`.
 
+    Raises: OptionError: a value out of range.
     Source: adv_optm, `l1_adaptive`.
 
     >>> gradchain.recipe("lion").replace("sign", gradchain.projected_adaptivity("auto")).names[:2]
@@ -207,7 +205,7 @@ class projected_adaptivity(Stage):
         return update.replace(value=u.sign() * size).weigh_decay(size)
 
     def _size(self, sizes: torch.Tensor, ctx: Context) -> Generator[Request, Totals, torch.Tensor]:
-        """What all signs, those of a row, or those of a column are multiplied by."""
+        """The factor of all signs, or of those of each row or column."""
         kind = self._kind(ctx)
         if kind in ("total", "mean"):
             t = yield whole_tensor(sizes=sizes)
@@ -238,19 +236,17 @@ class projected_adaptivity(Stage):
 
 
 class snr_precondition(Stage):
-    r"""Set an average of signs against the spread of those signs: small where they have come out at random.
+    r"""Damp the mean sign by its spread: small where signs are random.
 
     $$E = \sqrt{\max(1 - m_{t-1}^2,\, 10^{-30})}, \qquad u \leftarrow a \operatorname{atan2}(u, E)$$
 
-    $m_{t-1}$ is the `exp_avg` of a stage before, as it was after the last step. Of a number that is 1 or -1 with mean $m$,
-    $1 - m^2$ is the variance.
+    $m_{t-1}$ is the `exp_avg` of a stage before, as it was after the last step. A number that is 1 or -1 with mean $m$ has
+    the variance $1 - m^2$.
 
     Args:
         a: $> 0$, default $4/\pi$.
 
-    Raises:
-        ChainError: no stage before it owns `exp_avg`.
-
+    Raises: OptionError: a value out of range; ChainError: no stage before it owns `exp_avg`.
     Source: adv_optm, `snr_cond`.
 
     >>> average = first_moment(0.9, bias_correction=False)

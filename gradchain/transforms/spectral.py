@@ -25,7 +25,10 @@ def _is_matrix(shape: torch.Size) -> bool:
 
 @label_function
 def matrix_or_vector(name: str, param: torch.Tensor) -> str:
-    """`"matrix"` if the last two axes are longer than 1, unless `param.use_spectral_decay` is false; else `"vector"`."""
+    """Label parameters for spectral decay.
+
+    Returns: `"matrix"` if the last two axes are longer than 1 and `param.use_spectral_decay` is not false, or `"vector"`.
+    """
     wanted = bool(getattr(param, "use_spectral_decay", True))
     return "matrix" if wanted and _is_matrix(param.shape) else "vector"
 
@@ -48,9 +51,9 @@ class spectral_decay(Decay):
         clamp: bound $\sqrt{M}\,\eta\lambda$, which turns unstable above 2; `None` for no bound.
 
     Slots: `u` (the shape without the last axis) and `sigma` (without the last two), in the parameter's dtype (float32 for
-    float16). Parameters that are no matrices pass undecayed, with a warning when an optimizer takes them up; route them to
-    another decay with `partition(..., matrix_or_vector)`.
-
+    float16). Parameters that are no matrices are not decayed; adding one to an optimizer warns. Route them to another decay
+    with `partition(..., matrix_or_vector)`.
+    Raises: OptionError: a value out of range.
     Source: Adams, pypi.org/project/adams-torch; Yoshida & Miyato (2017), arXiv:1705.10941.
 
     >>> gradchain.recipe("adams")["spectral_decay"]

@@ -1,4 +1,4 @@
-"""What stages do, found out by a few steps of small tensors: nothing that a stage says of itself is taken on trust."""
+"""Find out what stages do by running them on small tensors, without relying on declarations."""
 
 from gradchain._chain.tracing.traits import Traits, reaching_out, sharing, traits_of
 

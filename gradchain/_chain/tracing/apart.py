@@ -1,4 +1,4 @@
-"""A place apart: tensors behave there as if the caller had turned on no mode."""
+"""A context in which tensors ignore every mode of the caller."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 @contextlib.contextmanager
 def apart() -> Generator[None]:
-    """Off are fake tensors, default devices, autocast, inference mode, functorch's transforms, and modes of the user's."""
+    """Turn off fake tensors, default devices, autocast, inference mode, functorch's transforms and the user's modes."""
     torch_c: Any = torch._C  # pyright: ignore[reportPrivateUsage]
     with contextlib.ExitStack() as stack:
         while torch_c._len_torch_function_stack():

@@ -1,4 +1,4 @@
-"""What a storage says of itself in its class body must agree with what it does."""
+"""Check what a storage declares in its class body against what it does."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from gradchain.errors import ChainError
 
 
 def check_storages(program: Program, deeds: Mapping[str, Deeds]) -> None:
-    """Raise `ChainError` if a storage says that it is elementwise, and is not. That only its rounding depends on the place
-    of an element is no contradiction.
-    """
+    """Raise `ChainError` if a storage declares itself elementwise and is not. Its rounding may depend on the place."""
     for name, (address, slot) in program.owners.items():
         found, storage = deeds.get(f"{address}.{name}"), slot.kept_as
         if found is None or storage is None or not storage.elementwise:

@@ -1,4 +1,4 @@
-"""Small tensors one by one and joined in a row: an elementwise program makes the same of both, bit for bit."""
+"""Compare small tensors one by one and joined in a row: an elementwise program gives both the same bits."""
 
 from __future__ import annotations
 
@@ -15,17 +15,14 @@ SIDE = 3
 """Odd, so that the parts begin at different places of a vector register."""
 
 BITWISE = (torch.float32, torch.float64)
-"""Where bits are compared; what is narrower is rounded otherwise at the ends of a tensor."""
+"""Dtypes whose bits are compared; narrower ones are rounded differently at the ends of a tensor."""
 
 CLOSE = 1e-3
 """What rounding can do."""
 
 
 def compare(program: Program, dtype: torch.dtype, rank: int, numbers: Numbers, deeds: Mapping[str, Deeds]) -> None:
-    """Note which stage makes something else of tensors that are joined.
-
-    Belt and braces: what is done by operations that torch knows as pointwise passes it.
-    """
+    """Note the stages that give joined tensors another result: a second check beside torch's `pointwise` tag."""
     shape = torch.Size((SIDE,) * rank)
     watching = Watching(program, dtype, dense=True)
     params = [watching.values(shape, seed) for seed in range(PARTS)]

@@ -14,10 +14,10 @@ NO_COMPUTE = frozenset({
     "masked_fill", "masked_fill_", "new_empty", "new_full", "new_ones", "new_zeros", "ones", "ones_like",
     "promote_types", "result_type", "scalar_tensor", "to", "where", "zero_", "zeros", "zeros_like",
 })  # fmt: skip
-"""Operations without the tag `pointwise` which treat each element by itself all the same."""
+"""Elementwise operations without the tag `pointwise`."""
 
 RESHAPE = frozenset({"expand", "reshape", "view", "_reshape_alias", "_unsafe_view"})
-"""Views: of no consequence if the shape stays."""
+"""Views, which change nothing if the shape stays."""
 
 ROUNDED = frozenset({
     "__lshift__", "__rshift__", "abs", "add", "addcdiv", "addcmul", "bitwise_and", "bitwise_left_shift",
@@ -81,7 +81,7 @@ def _written(func: Any) -> tuple[tuple[int, str], ...]:
 
 
 def mixing(func: Any, leaves: list[torch.Tensor], known: set[torch.Size]) -> str | None:
-    """The operation, if by it elements of tensors of the known shapes come together."""
+    """The operation, if it combines elements of tensors of the known shapes."""
     about = operation(func)
     if about.reshape and len({leaf.shape for leaf in leaves}) == 1:
         return None

@@ -1,7 +1,7 @@
-"""What a program does to a parameter: whether elements mix, whether it draws noise, whom it asks, what it records.
+"""What a program does to a parameter: whether it mixes elements, draws noise, asks for totals, and what it records.
 
-A chain whose elements have nothing to do with each other is stepped in blocks, one that draws noise is given some, one that
-asks about all parameters cannot be stepped alone. Stages need not say so: they are watched while they step small tensors.
+A chain that mixes no elements runs in blocks, one that draws noise is given some, and one that asks about all parameters
+cannot step one alone. Stages do not declare this: it is observed while they step small tensors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SIDE = 4
 """The longest side of a small tensor."""
 
 FEW = 1 << 12
-"""Parameters of more elements are traced without values, where a small tensor will not do."""
+"""Larger parameters are traced without values, where a small tensor is not enough."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Traits:
     placed: Mapping[str, str]
     """Why the bits of an element may depend on its place, by address of the stage."""
     packed: Mapping[str, str]
-    """Why storages do not treat each element by itself, by `stage.slot`."""
+    """Why storages are not elementwise, by `stage.slot`."""
     draws: bool
     """Whether a stage or a storage draws random bits."""
     joint: tuple[str, ...]
@@ -50,18 +50,18 @@ class Traits:
     records: tuple[str, ...]
     """The names that are passed to `ctx.record`."""
     own: bool = False
-    """Whether they may be others for another shape of the same rank."""
+    """Whether they may differ for another shape of the same rank."""
     numeric: bool = False
-    """Whether they may be others for other values of the hyperparameters."""
+    """Whether they may differ for other values of the hyperparameters."""
 
     @property
     def elementwise(self) -> bool:
-        """Whether each element of the result depends on that element alone of what is given."""
+        """Whether output[i] depends on input[i] alone."""
         return not self.mixed
 
     @property
     def exact(self) -> bool:
-        """Whether it depends on that element alone to the last bit, wherever it stands: tensors may be cut and joined."""
+        """Whether output[i] depends, bit for bit, on input[i] alone, wherever it stands: tensors may be cut and joined."""
         return not (self.mixed or self.placed or self.packed)
 
 
@@ -70,11 +70,7 @@ _known: dict[Any, Traits] = {}
 
 
 def traits_of(program: Program, param: torch.Tensor) -> Traits:
-    """What a program does to a parameter: found out when it is first asked.
-
-    Raises:
-        ChainError: a stage breaks a rule, or a storage says of itself what is not so.
-    """
+    """What a program does to a parameter. `ChainError` if a stage breaks a rule, or a storage's declaration is false."""
     key = (param.dtype, param.shape)
     known: Traits | None = program.traced.get(key)
     if known is None:
@@ -132,10 +128,7 @@ def _remembered(key: Any, program: Program, make: Callable[[], Traits]) -> Trait
 
 
 def reaching_out(chain: Composed, params: Iterable[torch.Tensor]) -> str | None:
-    """The first stage whose work on one of these parameters depends on others, by whatever route they would come to it.
-
-    The same in all processes that pass the same parameters.
-    """
+    """The first stage, on any route of these parameters, whose work on one depends on others; the same in all processes."""
     if (address := sharing(chain.addressed)) is not None:
         return address
     kinds = dict.fromkeys((param.dtype, param.shape) for param in params)
@@ -148,7 +141,7 @@ def reaching_out(chain: Composed, params: Iterable[torch.Tensor]) -> str | None:
 
 
 def sharing(stages: Iterable[tuple[str, Stage]]) -> str | None:
-    """The first stage that makes numbers for all parameters."""
+    """The first stage that computes numbers for all parameters."""
     return next((at for at, stage in stages if isinstance(stage, SharedNumbers)), None)
 
 
@@ -197,14 +190,14 @@ def _traits(program: Program, deeds: Mapping[str, Deeds], storages: Mapping[str,
 
 
 def _unknown(program: Program, error: Exception) -> Traits:
-    """What is assumed of a program that cannot be traced: nothing is joined, and noise is made in case it is drawn."""
+    """The traits of a program that cannot be traced: nothing is joined, and noise is provided."""
     reason = f"it could not be traced ({type(error).__name__}: {error})"
     nothing = {address: Deeds(mixes=reason, shapes=reason, numeric=True) for address, _ in program.stages}
     return _traits(program, nothing, {}, True)
 
 
 def _widened(known: Traits, program: Program, dtype: torch.dtype, shape: torch.Size) -> Traits:
-    """The traits for a shape on which they depend: what a small tensor shows, and one of this shape."""
+    """Traits that depend on the shape: those of a small tensor and of this shape together."""
     device = "cpu" if shape.numel() <= FEW else "meta"
     try:
         watching = Watching(program, dtype, device).run(shape, usual_numbers(program))
@@ -224,10 +217,7 @@ def _widened(known: Traits, program: Program, dtype: torch.dtype, shape: torch.S
 def _try_tensors(
     program: Program, dtype: torch.dtype, small: torch.Size, numbers: Numbers, deeds: Mapping[str, Deeds]
 ) -> bool:
-    """See whether a stage looks at hyperparameters: with tensors for numbers it cannot, without being noticed.
-
-    Returns whether noise is drawn: a scalar in half precision is no longer, once multiplied by a tensor.
-    """
+    """Run a stage with tensors for hyperparameters, to see whether it branches on them. Returns whether it draws noise."""
     watching = Watching(program, dtype)
     watching.watch.tensor_numbers = True
     try:
@@ -239,7 +229,7 @@ def _try_tensors(
 
 
 def _quietly(program: Program, dtype: torch.dtype, small: torch.Size) -> Traits:
-    """The traits of a program that may never be run: its errors do not count."""
+    """The traits of a program that may never run: its errors are ignored."""
     try:
         watching = Watching(program, dtype).run(small, usual_numbers(program, (2,)))
     except Exception:
@@ -248,7 +238,7 @@ def _quietly(program: Program, dtype: torch.dtype, small: torch.Size) -> Traits:
 
 
 def _variants(program: Program) -> Iterator[Program]:
-    """The program with each of its optional numbers there or not, as it may be set in a group later."""
+    """The program with each optional number present or absent, as a group may set it later."""
     for place, (address, stage) in enumerate(program.stages):
         for name, spec in stage.live_fields().items():
             if not spec.optional or spec.follows:

@@ -1,4 +1,4 @@
-"""Watches a stage at work: which operations it calls, whether it looks at shapes or values, draws noise, asks for totals."""
+"""Watch a stage run: which operations it calls, whether it reads shapes or values, draws noise, asks for totals."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ READS: dict[Any, str] = {
 
 
 class Fault(ChainError):
-    """A stage breaks a rule that all stages have to keep."""
+    """A stage breaks a rule for all stages."""
 
 
 class Branched(Exception):
-    """A stage looks at the value of a hyperparameter."""
+    """A stage reads the value of a hyperparameter."""
 
 
 @dataclass
 class Deeds:
-    """What one stage was seen to do. The texts complete a sentence that begins with "its update"."""
+    """The observed actions of one stage. The texts complete a sentence that begins with "its update"."""
 
     mixes: str | None = None
-    """By what the elements of a tensor come together."""
+    """What mixes the elements of a tensor."""
     shapes: str | None = None
-    """By what it learns the shape."""
+    """How it reads the shape."""
     place: str | None = None
-    """Why an element's bits may depend on its place, or are not known not to."""
+    """Why an element's bits may depend on its place."""
     draws: bool = False
     asks: str | None = None
-    """The request by which it learns of other parameters."""
+    """The request that asks about other parameters."""
     numeric: bool = False
-    """Whether it looks at the value of a hyperparameter."""
+    """Whether it reads the value of a hyperparameter."""
     records: dict[str, None] = field(default_factory=dict[str, None])
 
     def mixing(self, what: str) -> None:
@@ -65,12 +65,12 @@ class Deeds:
 
 
 class Watch(TorchDispatchMode):
-    """Notes what the stage does that is at work (`with watch.at(deeds)`), and refuses what no stage may do."""
+    """Notes what the running stage does (`with watch.at(deeds)`), and refuses what no stage may do."""
 
     def __init__(self) -> None:
         super().__init__()
         self.shapes: set[torch.Size] = set()
-        """The shapes of what the stage was given, and of numbers."""
+        """The shapes of the stage's tensors, and of scalars."""
         self.deeds: Deeds | None = None
         self.address, self.method, self.last = "", "", ""
         self.given: list[torch.Tensor] = []
@@ -80,13 +80,13 @@ class Watch(TorchDispatchMode):
         self.storing = False
         """Whether it is a storage that asks for totals."""
         self.storages: dict[str, Deeds] = {}
-        """What was done by the storage of each slot, by `stage.slot`."""
+        """The actions of each slot's storage, by `stage.slot`."""
         self.key: torch.Tensor | None = None
         self.drawn = False
         """Whether the key of the noise has been used, by a stage or by a storage."""
         self.state: list[torch.Tensor] = []
         self.made: list[tuple[str, list[torch.Tensor]]] = []
-        """What left each stage in the last step."""
+        """The output of each stage in the last step."""
 
     @contextlib.contextmanager
     def at(self, address: str, deeds: Deeds, method: str, given: list[torch.Tensor]) -> Generator[None]:
@@ -102,7 +102,7 @@ class Watch(TorchDispatchMode):
 
     @contextlib.contextmanager
     def paused(self) -> Generator[None]:
-        """While gradchain's own code runs in the middle of a stage."""
+        """While gradchain's own code runs inside a stage."""
         deeds, self.deeds = self.deeds, None
         try:
             yield
@@ -114,7 +114,7 @@ class Watch(TorchDispatchMode):
         return False  # it is skipped from further out
 
     def reads(self, how: str) -> None:
-        """A value is looked at."""
+        """Note that a value is read."""
         if self.tensor_numbers:
             raise Branched
         raise Fault(
@@ -176,7 +176,7 @@ class Watch(TorchDispatchMode):
 
 
 class Looks(TorchFunctionMode):
-    """Tells a watch when shapes or values are looked at."""
+    """Tells a watch when shapes or values are read."""
 
     def __init__(self, watch: Watch) -> None:
         super().__init__()
@@ -193,7 +193,7 @@ class Looks(TorchFunctionMode):
 
 
 class Witness(Context):
-    """The context of a step, which tells a watch what a stage takes from it."""
+    """The context of a step, which reports to a watch what a stage reads."""
 
     watch: Watch
 

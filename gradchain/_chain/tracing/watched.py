@@ -1,4 +1,4 @@
-"""A program under watch: its stages step small tensors, and what each does is noted."""
+"""Run a program's stages on small tensors under watch."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from gradchain.storage import Parts, SlotView, Storage
 from gradchain.storage.base import Bits
 
 STEPS = (1, 2, 1000)
-"""The steps that are watched: the first, one like most, and one when everything has warmed up."""
+"""The watched steps: the first, an ordinary one, and one after every warmup."""
 
 
 class WatchedStage:
-    """A stage that is watched, in the place of the stage. Slots that are `dense` are kept as they are."""
+    """A stand-in for a stage, which reports to a watch. Slots in `dense` are kept as plain tensors."""
 
     def __init__(self, stage: Stage, address: str, watch: Watch, deeds: Deeds, dense: bool) -> None:
         self.stage, self.address, self.watch, self.deeds, self.dense = stage, address, watch, deeds, dense
@@ -73,7 +73,7 @@ class WatchedStage:
             return cast("Precision", self.stage).write(new_param, Witness.of(ctx, self.watch))
 
     def _given(self, ctx: Context, given: Any) -> list[torch.Tensor]:
-        """What a stage may read and not write."""
+        """The tensors that a stage may read and not write."""
         return [*_tensors(given), ctx.param, ctx.stored_param, ctx.gradient, *self.watch.state]
 
     def _driven(
@@ -97,14 +97,14 @@ class WatchedStage:
             answer = yield request
 
     def _noted(self, result: Any) -> Any:
-        """Keep what leaves the stage, to be compared."""
+        """Keep the stage's output for comparison."""
         update, slots = result if isinstance(result, tuple) and len(result) == 2 else (result, {})
         self.watch.made.append((self.address, [*_tensors(update), *slots.values()]))
         return result
 
 
 class WatchedKept(SlotView):
-    """What a storage is told of a slot; that it has looked at the shape is noted."""
+    """The description of a slot for its storage, which notes that the shape is read."""
 
     deeds: Deeds
 
@@ -122,7 +122,7 @@ class WatchedKept(SlotView):
 
 
 class WatchedStorage:
-    """A storage that is watched, in the place of the storage."""
+    """A stand-in for a storage, which reports to a watch."""
 
     def __init__(self, storage: Storage, key: str, watch: Watch) -> None:
         self.storage, self.key, self.watch = storage, key, watch
@@ -171,7 +171,7 @@ def _tensors(given: Any) -> list[torch.Tensor]:
 
 
 class Watching:
-    """A program that is watched while it steps small tensors of one dtype."""
+    """A program under watch, on small tensors of one dtype."""
 
     def __init__(self, program: Program, dtype: torch.dtype, device: str = "cpu", dense: bool = False) -> None:
         self.dtype, self.device, self.watch = dtype, device, Watch()
@@ -180,7 +180,7 @@ class Watching:
         self.program = Program(cast("Any", stages), program.role)
 
     def run(self, shape: torch.Size, numbers: Mapping[int, Numbers]) -> Watching:
-        """Some steps of one tensor; the gradients turn, as those of a training do."""
+        """Step one tensor a few times, with gradients that change sign."""
         param = self.values(shape, 0)
         state = self.program.init(param)
         for turn, (step, values) in enumerate(numbers.items(), 1):
@@ -189,14 +189,14 @@ class Watching:
         return self
 
     def step(self, param: torch.Tensor, gradient: torch.Tensor, state: State, numbers: Numbers, step: int) -> Outcome:
-        """One step, and what is done in it noted."""
+        """Take one step under watch."""
         self.watch.key = torch.tensor(parameter_key(step, 0), dtype=torch.int32, device=self.device)
         self.watch.state = [*state.values()]
         with self.watch, Looks(self.watch):
             return self.unseen(param, gradient, state, numbers)
 
     def unseen(self, param: torch.Tensor, gradient: torch.Tensor, state: State, numbers: Numbers) -> Outcome:
-        """One step of which nothing is noted but what leaves each stage."""
+        """Take one step and note nothing but the output of each stage."""
         watch = self.watch
         watch.made = []
         running = self.program.run(param, gradient, state, numbers, noise_key=watch.key)
@@ -220,7 +220,7 @@ def _waves(count: int, seed: int) -> torch.Tensor:
 
 
 def usual_numbers(program: Program, steps: tuple[int, ...] = STEPS) -> dict[int, Numbers]:
-    """The numbers that the stages were built with, at the steps that are watched."""
+    """The stages' own numbers at the watched steps."""
     known = program.traced.get(steps)
     if known is None:
         known = program.traced[steps] = _numbers(program, steps)
@@ -245,7 +245,7 @@ def _here(numbers: Numbers) -> Numbers:
 
 
 def as_tensors(numbers: Numbers) -> Numbers:
-    """The numbers as compiled code sees them."""
+    """The numbers as tensors, as compiled code gets them."""
 
     def number(value: Any) -> Any:
         return torch.tensor(float(value), dtype=torch.float64) if isinstance(value, (bool, int, float)) else value
