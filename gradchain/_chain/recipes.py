@@ -94,7 +94,10 @@ def register_recipe(
             for option, value in options.items():
                 _check_option(f"recipe {name!r}: {option}", str(signature.parameters[option].annotation), value)
             _check_needs(name, signature, options, needs or {})
-            return _built(name, build, args, kwargs, options)
+            made = _built(name, build, args, kwargs, options)
+            for option, value in options.items():
+                _check_none(f"recipe {name!r}: {option}", signature.parameters[option], value)
+            return made
 
         _recipes[name] = Recipe(name, checked, source, dict(inert or {}))
         return cast("Build", checked)
@@ -144,6 +147,13 @@ def _built(
     return made
 
 
+def _check_none(where: str, parameter: inspect.Parameter, value: Any) -> None:
+    """`None` where the signature does not have it: what it would mean is anyone's guess."""
+    kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
+    if value is None and kinds & {"float", "int", "bool", "str"} and "None" not in kinds:
+        raise OptionError(f"{where} = None is not {' or '.join(sorted(kinds))}; leave the option out for its default.")
+
+
 def _mentions(message: str, value: Any) -> bool:
     """Whether an error is about this value, or about an entry of this tuple."""
     entries = (value, *cast("tuple[Any, ...]", value)) if isinstance(value, (tuple, list)) else (value,)
@@ -187,9 +197,6 @@ def _holds(need: str, values: Mapping[str, Any]) -> bool:
 
 def _check_option(where: str, annotation: str, value: Any) -> None:
     """The shape of an option, which a recipe takes apart before any stage can check it."""
-    kinds = {kind.strip() for kind in annotation.split("|")}
-    if value is None and kinds & {"float", "int", "bool", "str"} and "None" not in kinds:
-        raise OptionError(f"{where} = None is not {' or '.join(sorted(kinds))}; leave the option out for its default.")
     kind, wanted = KINDS.get(annotation, (object, ""))
     if kind in (bool, str) and not isinstance(value, kind):
         raise OptionError(f"{where} = {shown(value)} is {kind_of(value)}; pass {wanted}.")
