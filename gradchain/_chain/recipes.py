@@ -103,7 +103,7 @@ def register_recipe(
             _check_needs(name, signature, options, needs or {})
             made = _built(name, build, bound.args, bound.kwargs, options)
             for option, value in options.items():
-                _check_none(f"recipe {name!r}: {option}", str(signature.parameters[option].annotation), value)
+                _check_none(f"recipe {name!r}: {option}", signature.parameters[option], value)
             return made
 
         _recipes[name] = Recipe(name, checked, source, dict(inert or {}))
@@ -152,6 +152,13 @@ def _built(
     if not isinstance(made, Chain):
         raise ChainError(f"recipe {name!r} returned {kind_of(made)}; its function must return a chain.")
     return made
+
+
+def _check_none(where: str, parameter: inspect.Parameter, value: Any) -> None:
+    """`None` where the signature does not have it: what it would mean is anyone's guess."""
+    kinds = {kind.strip() for kind in str(parameter.annotation).split("|")}
+    if value is None and kinds & {"float", "int", "bool", "str"} and "None" not in kinds:
+        raise OptionError(f"{where} = None is not {' or '.join(sorted(kinds))}; leave the option out for its default.")
 
 
 def _mentions(message: str, value: Any) -> bool:
@@ -204,13 +211,6 @@ def _check_option(where: str, annotation: str, value: Any) -> None:
         wanted = annotation.count(",") + 1
         if not isinstance(value, tuple) or len(cast("tuple[Any, ...]", value)) != wanted:
             raise OptionError(f"{where} = {shown(value)}: pass a tuple of {wanted} numbers.")
-
-
-def _check_none(where: str, annotation: str, value: Any) -> None:
-    """`None` where the signature does not have it, and no stage refused it: what it would mean is anyone's guess."""
-    kinds = {kind.strip() for kind in annotation.split("|")}
-    if value is None and kinds & {"float", "int", "bool", "str"} and "None" not in kinds:
-        raise OptionError(f"{where} = None is not {' or '.join(sorted(kinds))}; leave the option out for its default.")
 
 
 def find_recipe(name: str) -> Recipe:
