@@ -23,6 +23,7 @@ MODES: dict[str, dict[str, Any]] = {
     "compiled-capturable": {"compile": True, "capturable": True},
 }
 FEW = ["adamw", "adv-prodigy", "lion", "rose", "adv-adopt-factored"]
+"""The last takes seconds to compile: it is skipped by the parameter."""
 
 
 class drift(gc.SharedNumbers):
@@ -99,7 +100,7 @@ def differ(left: dict[str, Any], right: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize(
     ("mode", "bad"), [(mode, bad) for mode in MODES for bad in (BAD if mode == "eager" else ["nan"])]
 )
-@pytest.mark.parametrize("name", [*FEW, "drift"])
+@pytest.mark.parametrize("name", [*FEW[:4], "drift"])
 def test_a_step_that_is_skipped_leaves_no_trace(name: str, mode: str, bad: str) -> None:
     ours, twin = make(name, mode), make(name, mode)
     for seed in (1, 2):
