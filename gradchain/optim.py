@@ -76,6 +76,8 @@ def optimizer_class(recipe: str) -> type[Optimizer]:
 def class_name(recipe: str) -> str:
     """The name of a recipe's class: the published one, or the recipe's name in capitals, as `MyRecipe` for `my-recipe`.
 
+    Returns: the name; whether there is such a recipe does not matter.
+
     >>> gradchain.optim.class_name("gyro-adam"), gradchain.optim.class_name("my-recipe")
     ('GYROAdam', 'MyRecipe')
     """

@@ -77,7 +77,7 @@ class Rose_1_0_2(gradchain.Optimizer):
     ) -> None: ...
 
 class GYROAdam(gradchain.Optimizer):
-    """GYRO-Adam: AdamW on gradients whose part against the momentum has been turned away."""
+    """GYRO-Adam: AdamW on gradients that are turned away from opposing the momentum."""
 
     def __init__(
         self,
@@ -108,7 +108,7 @@ class GYROAdam(gradchain.Optimizer):
     ) -> None: ...
 
 class GYROSGD(gradchain.Optimizer):
-    """GYRO-SGD: plain gradient steps, turned where they oppose a running average that serves as detector only."""
+    """GYRO-SGD: plain gradient steps, turned where they oppose a running average that only detects this."""
 
     def __init__(
         self,
@@ -253,7 +253,7 @@ class AdamW_adv_OrthoGrad(gradchain.Optimizer):
     ) -> None: ...
 
 class AdamW_adv_Scaled(gradchain.Optimizer):
-    """Tune once, train anywhere: steps of one size in what a layer puts out, for any width, rank or adapter."""
+    """Tune once, train anywhere: a width-independent change of a layer's output, for any rank or adapter."""
 
     def __init__(
         self,
@@ -706,7 +706,7 @@ class Lion(gradchain.Optimizer):
     ) -> None: ...
 
 class AdamATan2(gradchain.Optimizer):
-    """Adam with the quotient replaced by an arctangent: no eps, bounded steps, blind to the gradient's units."""
+    """Adam with the quotient replaced by an arctangent: no eps, bounded steps, independent of the gradient's units."""
 
     def __init__(
         self,

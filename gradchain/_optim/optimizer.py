@@ -32,13 +32,7 @@ from gradchain._optim.register import register
 from gradchain._optim.routing import Settings, parameter_names, stage_names
 from gradchain._optim.table import ParamTable, StepInfo
 from gradchain._optim.telemetry import Recorded, Telemetry
-from gradchain.errors import (
-    OptionError,
-    UnknownOptionError,
-    kind_of,
-    nearest,
-    shown,
-)
+from gradchain.errors import OptionError, UnknownOptionError, kind_of, nearest, shown
 from gradchain.roles import Rule, assign, check_matched, roles_of
 
 

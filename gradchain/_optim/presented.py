@@ -42,8 +42,16 @@ def _typed(function: Any) -> list[inspect.Parameter]:
 def docstring(recipe: Recipe) -> str:
     """What the recipe does, its algorithm with default options, and its arguments."""
     summary, _, rest = (inspect.getdoc(recipe.build) or recipe.name).partition("\n")
-    last = f"All keywords of `gradchain.Optimizer` are taken too.\n\nSource: {recipe.source}."
-    parts = [summary, _algorithm(recipe), rest.strip(), last]
+    about = [part for part in rest.strip().split("\n\n") if not part.startswith(("Returns:", "Raises:"))]
+    last = (
+        "All keywords of `gradchain.Optimizer` are taken too.\n\n"
+        "Raises:\n"
+        "    UnknownOptionError: there is no such option.\n"
+        "    OptionError: a value is out of range, or means nothing with the others.\n"
+        "    ParameterError: the parameters cannot be stepped.\n\n"
+        f"Source: {recipe.source}."
+    )
+    parts = [summary, _algorithm(recipe), *about, last]
     return "\n\n".join(part for part in parts if part)
 
 
