@@ -24,7 +24,7 @@ parity: $(STAMP)  ## against reference trajectories and the published packages, 
 # Tests of which `make test` has a selection.
 CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation audit capturable outliers product rehearsal)) \
 	$(addsuffix .py,$(addprefix tests/laws/test_,differentiation layouts meaning step)) \
-	"tests/distributed/test_sharded.py::test_all_on_more[three]" \
+	tests/distributed/test_example.py "tests/distributed/test_sharded.py::test_all_on_more[three]" \
 	"tests/test_user_compile.py::test_a_compiled_caller_gets_the_same_steps[compiled]"
 
 check: $(STAMP)  ## what `make test` has only a selection of: every option of every recipe, every storage under every recipe

@@ -1,4 +1,7 @@
-"""The example of the documentation: killed half-way, it goes on with another number of processes to the same loss."""
+"""The example of the documentation: killed half-way, it goes on with another number of processes to the same loss.
+
+`make check` runs it; that a checkpoint is resumed by others, `test_checkpoints` says in the fast tests.
+"""
 
 from __future__ import annotations
 
@@ -42,6 +45,7 @@ def last(printed: str) -> tuple[float, int, int]:
     return float(line[1]), int(line[2]), int(line[3])
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_with_another_number_of_processes(tmp_path: Path) -> None:
     status, printed = train(2, tmp_path / "whole")
     assert status == 0, printed[-3000:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -29,8 +30,11 @@ def job(layout: str, names: list[str] | None = None, **options: Any) -> worlds.J
     return sharded.cases, {"layout": layout, "names": names, **options}
 
 
-def check(world: int, *jobs: worlds.Job, seconds: float = 300) -> None:
-    for results in worlds.run_all(jobs, world, seconds=seconds)[0]:
+def check(world: int, *jobs: worlds.Job, seconds: float = 300, more: Sequence[worlds.Job] = ()) -> None:
+    """No case differs, and as many collectives as there should be; nor do `more` jobs find anything."""
+    every = worlds.run_all([*jobs, *more], world, seconds=seconds)
+    assert [results[len(jobs) :] for results in every] == [[[]] * len(more)] * world
+    for results in every[0][: len(jobs)]:
         assert [text for case in results for text in case["found"]] == []
         if results[0]["few"] == totals.FEW:
             counted = {case["name"]: case["collectives"] for case in results}
@@ -51,9 +55,13 @@ def test_split_parameters_replay_steps() -> None:
 
 
 def test_some_on_three() -> None:
-    """`make check` has all of them."""
+    """`make check` has all of them. Under ZeRO-1 there are more processes than parameters."""
+    names = ["adamw", "clip_by_global_norm", "kourkoutas_beta", "prodigy"]
     check(
-        3, job("fsdp", [*FEW, *(name for name in ROUNDS if name not in FEW)]), job("fsdp", PROMOTED, dtype="bfloat16")
+        3,
+        job("fsdp", [*FEW, *(name for name in ROUNDS if name not in FEW)]),
+        job("fsdp", PROMOTED, dtype="bfloat16"),
+        more=[(zero.equals, {"names": names, "shapes": [(7, 6), (6,)]})],
     )
 
 
@@ -78,27 +86,17 @@ def test_compiled(name: str) -> None:
     check(2, job("fsdp", [name], compile=True), seconds=600)  # each shape is a kernel
 
 
-def test_zero_steps_as_one_optimizer_does() -> None:
+def test_zero_steps_as_one_optimizer_does_and_gradients_that_are_not_finite() -> None:
+    """In the same two processes, which take seconds to start."""
     names = ["adamw", "clip_by_global_norm", "kourkoutas_beta", "prodigy", "first_moment/int8", "stochastic_sign"]
+    spoilt = ["adamw", "clip_by_global_norm", "prodigy", "rose"]
     jobs: list[worlds.Job] = [
         (zero.equals, {"names": names}),
         (zero.telemetry_of_the_whole_model, {}),
         (zero.wrong_uses, {}),
         (zero.foreign_checkpoints, {}),
-    ]
-    assert worlds.run_all(jobs, 2) == [[[]] * len(jobs)] * 2
-
-
-def test_zero_with_more_processes_than_parameters() -> None:
-    names = ["adamw", "clip_by_global_norm", "kourkoutas_beta", "prodigy"]
-    assert worlds.run(zero.equals, 3, names=names, shapes=[(7, 6), (6,)]) == [[], [], []]
-
-
-def test_gradients_that_are_not_finite() -> None:
-    names = ["adamw", "clip_by_global_norm", "prodigy", "rose"]
-    jobs: list[worlds.Job] = [
-        (nonfinite.sharded, {"names": names}),
+        (nonfinite.sharded, {"names": spoilt}),
         (nonfinite.errors, {}),
-        (nonfinite.zero, {"names": names[:3]}),
+        (nonfinite.zero, {"names": spoilt[:3]}),
     ]
     assert worlds.run_all(jobs, 2) == [[[]] * len(jobs)] * 2

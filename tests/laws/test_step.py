@@ -10,7 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from gradchain._chain.tracing import traits_of
-from tests.laws.cases import FEW_SHAPES, Case
+from tests.laws.cases import FEW_SHAPES, SHAPES, Case
 from tests.laws.running import (
     DECAYS,
     assert_all_close,
@@ -88,8 +88,8 @@ def test_an_optimizer_leaves_the_gradients_alone(case: Case) -> None:
 def test_a_step_never_syncs(case: Case) -> None:
     # Fake tensors have no values: `.item()`, `bool(tensor)` and branches on a dynamic hyperparameter raise.
     with FakeTensorMode():
-        dtypes = (torch.bfloat16, torch.float32)
-        params = [torch.empty(shape, dtype=dtype) for dtype in dtypes for shape in FEW_SHAPES]
+        params = [torch.empty(shape) for shape in FEW_SHAPES]
+        params += [torch.empty(shape, dtype=torch.bfloat16) for shape in ((7,), (8, 16))]
         hyper = as_tensors(case.chain.hyperparameters, lambda value: torch.empty((), dtype=torch.float64))
         state = case.chain.init(params)
         for _ in range(2):
@@ -119,8 +119,9 @@ def test_hyperparameters_may_be_tensors(case: Case) -> None:
 @over_all_cases
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_shapes_and_dtypes_are_kept(case: Case, dtype: torch.dtype) -> None:
-    params = tensors(1, dtype=dtype)
-    stepped, optimizer = optimize(case.chain, params, gradients(3, dtype=dtype))
+    shapes = SHAPES if dtype == torch.float32 else FEW_SHAPES
+    params = tensors(1, shapes, dtype)
+    stepped, optimizer = optimize(case.chain, params, gradients(3, shapes, dtype))
     held = optimizer.param_groups[0]["params"]
     for before, after, owner, slots in zip(
         params, stepped, held, case.chain.init(params)["slots"].values(), strict=True
@@ -149,7 +150,7 @@ def test_empty_tensors_stay_empty(case: Case, dtype: torch.dtype) -> None:
 
 
 @over_all_cases
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_zero_gradients_move_nothing_but_decay(case: Case, dtype: torch.dtype) -> None:
     params = tensors(1, FEW_SHAPES, dtype)
     zeros = [[torch.zeros_like(p) for p in params]] * 2
