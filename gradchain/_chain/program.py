@@ -258,8 +258,8 @@ class Program:
             if slots:
                 changed |= yield from self._packed(address, stage, slots, ctx, state)
         new_param = update.decayed(ctx.param) - update.value
-        if update.held is not False:
-            new_param = where(update.held, ctx.param, new_param)
+        if update.skip_mask is not False:
+            new_param = where(update.skip_mask, ctx.param, new_param)
         for address, stage, values in last:
             ctx.enter(address, values, tuple(stage.known_slots))
             new_param, slots = stage.write(new_param, ctx)
@@ -395,6 +395,6 @@ def _cast(update: Update, dtype: torch.dtype) -> Update:
     """An update in another dtype."""
     other: dict[str, torch.Tensor] = {}
     for name, x in vars(update).items():
-        if isinstance(x, torch.Tensor) and x.dtype != dtype and name != "held":
+        if isinstance(x, torch.Tensor) and x.dtype != dtype and name != "skip_mask":
             other[name] = x.to(dtype)
     return update.replace(**other) if other else update  # type: ignore[arg-type]

@@ -17,7 +17,7 @@ class _Parts(TypedDict, total=False):
     decay: torch.Tensor | None
     decay_weight: torch.Tensor | None
     cautious: bool
-    held: Any
+    skip_mask: Any
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Update:
     | `decay` | the decoupled decay, subtracted next to `value` and untouched by what later stages do to `value` |
     | `decay_weight` | what the decays that follow are multiplied by, elementwise; `None` for 1 |
     | `cautious` | whether the decays that follow act only where they agree with `value` in sign |
-    | `held` | where true (a bool, or a 0-d tensor of one), the parameter stays as it is in this step |
+    | `skip_mask` | where true (a bool, or a 0-d tensor of one), the parameter stays as it is in this step |
 
     >>> update = Update(torch.tensor([1.0, -2.0]))
     >>> update.replace(value=-update.value).value
@@ -45,7 +45,7 @@ class Update:
     decay: torch.Tensor | None = None
     decay_weight: torch.Tensor | None = None
     cautious: bool = False
-    held: Any = False
+    skip_mask: Any = False
 
     @property
     def gradient(self) -> torch.Tensor:

@@ -71,7 +71,7 @@ class adopt(Stage):
         if not self.skip_first:
             return update, {"exp_avg_sq": new}
         value = where(first, torch.zeros_like(update.value), update.value)
-        return update.replace(value=value, held=update.held | first), {"exp_avg_sq": where(first, v, new)}
+        return update.replace(value=value, skip_mask=update.skip_mask | first), {"exp_avg_sq": where(first, v, new)}
 
     def _start(self, square: torch.Tensor, ctx: Context) -> Generator[Request, Totals, torch.Tensor]:
         """The initial squared gradient; if the first step divides by it, rounded as a factored storage rounds it."""

@@ -67,7 +67,7 @@ class hold_third(gc.Stage):
         return {"third": gc.ops.where(step == 3, 1.0, 0.0)}
 
     def update(self, update: gc.Update, ctx: gc.Context) -> gc.Update:
-        return update.replace(held=ctx["third"] > 0)
+        return update.replace(skip_mask=ctx["third"] > 0)
 
 
 def test_steps_held_before_stay_held() -> None:
