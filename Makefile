@@ -41,7 +41,7 @@ types: $(STAMP)
 	$(BIN)/pyright
 
 docs: $(STAMP)  ## the site, in site/
-	$(BIN)/pip install --quiet -c constraints.txt ".[docs]"
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs]"
 	$(BIN)/mkdocs build --strict
 
 bench: $(STAMP)  ## step time, memory and warm-up against our peers, which it installs; writes docs/benchmarks.md
