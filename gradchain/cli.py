@@ -6,10 +6,13 @@ import ast
 import contextlib
 import sys
 from collections.abc import Generator
+from json import dumps
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
+import gradchain
 from gradchain._chain import registry
+from gradchain._chain.named import import_named, load_entry_points
 from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
 from gradchain._chain.show import HEADER, stage_row
 from gradchain.errors import GradchainError, OptionError, shown
@@ -28,31 +31,64 @@ except ModuleNotFoundError as missing:
 app = typer.Typer(
     name="gradchain",
     help="Composable gradient transformations for PyTorch: look at recipes, and find out what their stages are good for.",
+    invoke_without_command=True,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
 WIDTH = 132  # where the output is no terminal
 
-RecipeArgument = Annotated[str, typer.Argument(help="Name of a recipe, or path to a chain's .toml or .json.")]
+RecipeArgument = Annotated[
+    str,
+    typer.Argument(help="Name of a recipe, module:name of a chain or a function, or path to a chain's .toml or .json."),
+]
 OptionOption = Annotated[
     list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="Option of the recipe; repeatable.")
 ]
 
 
+@app.callback()
+def main(
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--import", metavar="MODULE", help="Import a module of yours that registers things; repeatable."),
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version, and nothing else.")] = False,
+) -> None:
+    """Composable gradient transformations for PyTorch: look at recipes, and find out what their stages are good for."""
+    if version:
+        typer.echo(gradchain.__version__)
+        raise typer.Exit
+    with _one_line_errors():
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # modules in the current folder, as for `python -m`
+        load_entry_points()
+        for module in modules or []:
+            import_named(module)
+
+
 @app.command("list")
-def list_command() -> None:
+def list_command(
+    json: Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else.")] = False,
+) -> None:
     """All recipes and transforms."""
     with _one_line_errors():
+        if json:
+            known = {name: find_recipe(name) for name in recipe_names()}
+            listed = {
+                "recipes": {name: {"summary": each.summary, "source": each.source} for name, each in known.items()},
+                "transforms": {name: {"summary": _summary(stage)} for name, stage in registry.stages().items()},
+            }
+            typer.echo(dumps(listed, indent=2, ensure_ascii=False))
+            return
         recipes = _table("recipe", "what it is", "source")
         for name in recipe_names():
             recipe = find_recipe(name)
             _add(recipes, name, recipe.summary, recipe.source)
         transforms = _table("transform", "what it does")
         for name, stage in registry.stages().items():
-            _add(transforms, name, (stage.__doc__ or "").strip().split("\n", 1)[0])
+            _add(transforms, name, _summary(stage))
         console = _console()
         console.print(recipes)
         console.print()
@@ -154,6 +190,10 @@ def check(recipe: RecipeArgument, option: OptionOption = None) -> None:
 
 
 # Helpers.
+
+
+def _summary(stage: type[Any]) -> str:
+    return (stage.__doc__ or "").strip().split("\n", 1)[0]
 
 
 def _options(given: list[str] | None) -> dict[str, Any]:

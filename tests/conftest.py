@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from gradchain._chain import recipes
 from gradchain._engine import call, kernel
 
 torch.set_num_threads(1)  # the tensors are small, and pytest-xdist keeps the cores busy
@@ -17,6 +18,12 @@ torch.set_num_threads(1)  # the tensors are small, and pytest-xdist keeps the co
 def seed() -> None:
     """Every test draws the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def own_recipes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test registers goes again."""
+    monkeypatch.setattr(recipes, "_recipes", dict(recipes._recipes))
 
 
 @pytest.fixture

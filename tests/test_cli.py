@@ -166,3 +166,95 @@ def test_a_missing_extra_says_what_to_install(missing):
     assert done.returncode == 1
     assert 'pip install "gradchain[cli]"' in done.stderr
     assert "Traceback" not in done.stderr
+
+
+# Code of a user's.
+
+
+MINE = """
+import gradchain
+from gradchain import chain, scale_by_learning_rate, sign
+from gradchain.ablation import find_task
+
+@gradchain.register_recipe("mine-{number}", source="here")
+def mine(lr: float = 0.1):
+    "My own."
+    return chain(sign(), scale_by_learning_rate(lr))
+
+built = chain(scale_by_learning_rate(0.5))
+number = 3
+digits = find_task("digits")
+"""
+
+
+@pytest.fixture
+def module(tmp_path: Path, own_recipes: None) -> str:
+    """A module of a user's in the current folder, under a name that no other test imports."""
+    name = f"my_code_{abs(hash(str(tmp_path)))}"
+    (tmp_path / f"{name}.py").write_text(MINE.replace("{number}", name), encoding="utf-8")
+    return name
+
+
+def test_it_imports_what_a_user_registers(module: str) -> None:
+    assert f"mine-{module}" in succeed("--import", module, "list")
+    assert "sign" in succeed("--import", module, "show", f"mine-{module}", "-o", "lr=0.3")
+
+
+def test_a_recipe_or_a_chain_may_be_named_by_its_place(module: str) -> None:
+    assert "0.3" in succeed("show", f"{module}:mine", "-o", "lr=0.3")
+    assert "0.7" in succeed("show", f"{module}:built", "-o", "lr=0.7")
+    assert succeed("check", f"{module}:built")
+    out = succeed("ablate", f"{module}:mine", "--task", f"{module}:digits", "--baseline", "none", *QUICK)
+    assert "runs/mine-" in words(out).replace("\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--import", "no_such_module", "list"], "there is no module 'no_such_module'"),
+        (["--import", "broken", "list"], "importing broken raised ZeroDivisionError"),
+        (["--import", "needs", "list"], "needs the module absent_module"),
+        (["show", "no_such_module:chain"], "there is no module 'no_such_module'"),
+        (["show", "good:chian"], "Did you mean 'chain'"),
+        (["show", "good:number"], "name a chain, or a function that returns one"),
+        (["show", "good:text"], "returned a str"),
+        (["show", "good:made", "-o", "rate=1"], "cannot be built"),
+        (["ablate", "adamw", "--task", "good:number"], "name a gradchain.ablation.Task"),
+    ],
+    ids=str,
+)
+def test_places_that_are_wrong(arguments: list[str], said: str, tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("1 / 0", encoding="utf-8")
+    (tmp_path / "needs.py").write_text("import absent_module", encoding="utf-8")
+    good = "from gradchain import chain\nnumber = 3\ntext = lambda: 'x'\ndef made(lr=1.0): return chain()\n"
+    (tmp_path / "good.py").write_text(good, encoding="utf-8")
+    for name in ("broken", "needs", "good"):
+        sys.modules.pop(name, None)
+    result = call(*arguments)
+    assert result.exit_code == 2
+    assert said in words(result.output)
+
+
+def test_entry_points_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        name, value = "theirs", "their.module:recipe"
+
+        def load(self) -> None:
+            raise ImportError("no such thing")
+
+    from gradchain._chain import named
+
+    monkeypatch.setattr(named, "entry_points", lambda group: [Point()] if group == "gradchain.recipes" else [])
+    result = call("list")
+    assert result.exit_code == 2
+    assert "entry point theirs = their.module:recipe of gradchain.recipes cannot be loaded" in words(result.output)
+
+
+def test_version_and_json_and_the_module() -> None:
+    assert succeed("--version").strip() == gradchain.__version__
+    listed = json.loads(succeed("list", "--json"))
+    assert listed["recipes"].keys() == {*gradchain.recipes()}
+    assert listed["recipes"]["rose"]["source"]
+    assert listed["transforms"]["divide"]["summary"].startswith("Divide")
+    ran = subprocess.run([sys.executable, "-m", "gradchain", "--version"], capture_output=True, text=True, timeout=120)
+    assert ran.stdout.strip() == gradchain.__version__

@@ -43,7 +43,7 @@ WITHOUT_EQUATION = {"master_weights", "promote", "stochastic_round"}
 FRAGMENTS = {"gradchain._core.reduce.whole_tensor"}
 
 # Modules that need the optional packages of the command line.
-OPTIONAL = ("gradchain.ablation", "gradchain.cli")
+OPTIONAL = ("gradchain.ablation", "gradchain.cli", "gradchain.__main__")
 
 
 def page_id(page: Path) -> str:

@@ -42,6 +42,7 @@ PUBLIC = {
 
 def modules() -> dict[str, Path]:
     files = {path: path.relative_to(ROOT) for path in (*ROOT.glob("gradchain/**/*.py"), *ROOT.glob("recipes/*.py"))}
+    files = {path: short for path, short in files.items() if path.name != "__main__.py"}  # another way into the cli
     names = {path: ".".join(short.with_suffix("").parts).removesuffix(".__init__") for path, short in files.items()}
     return {f"gradchain.{name}" if name.startswith("recipes") else name: path for path, name in names.items()}
 

@@ -136,7 +136,7 @@ def test_it_can_be_subclassed() -> None:
     assert same(train(pickle.loads(pickle.dumps(optimizer))), train(optim.AdamW(params(), lr=0.05)))
 
 
-def test_a_recipe_of_a_users_has_a_class() -> None:
+def test_a_recipe_of_a_users_has_a_class(own_recipes: None) -> None:
     @gradchain.register_recipe("test-own.descent", source="a test")
     def own(lr: float = 0.1, betas: tuple[float, float] = (0.9, 0.99)) -> gradchain.Chain:
         return gradchain.chain(gradchain.first_moment(betas[0]), gradchain.scale_by_learning_rate(lr))
@@ -159,7 +159,7 @@ def test_unknown_classes() -> None:
         optim.optimizer_class("ros")
 
 
-def test_an_option_cannot_go_by_the_name_of_one_of_every_optimizer() -> None:
+def test_an_option_cannot_go_by_the_name_of_one_of_every_optimizer(own_recipes: None) -> None:
     @gradchain.register_recipe("test-clash", source="a test")
     def clash(lr: float = 0.1, telemetry: bool = False) -> gradchain.Chain:
         return gradchain.chain(gradchain.scale_by_learning_rate(lr))

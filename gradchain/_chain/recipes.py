@@ -11,6 +11,7 @@ from typing import Any, TypeVar, cast
 
 from gradchain._chain import registry
 from gradchain._chain.chain import Chain
+from gradchain._chain.named import find_place, is_place
 from gradchain._core.fields import KINDS, as_tuple, differ
 from gradchain.errors import (
     ChainError,
@@ -234,7 +235,9 @@ def is_path(name: str) -> bool:
 
 
 def load_chain(source: str | Chain, options: Mapping[str, Any]) -> Chain:
-    """The chain of a recipe's name, of a path to a config, or the chain itself, with options set."""
+    """The chain of a recipe's name, of a path to a config, of `module:name`, or the chain itself, with options set."""
+    if isinstance(source, str) and not is_path(source) and is_place(source):
+        return _chain_at(source, options)
     if isinstance(source, Chain):
         return source.with_options(**options)
     if not isinstance(source, str):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -242,6 +245,16 @@ def load_chain(source: str | Chain, options: Mapping[str, Any]) -> Chain:
             f"chain = {shown(source)} is {kind_of(source)}; pass a chain, the path of a config, or a recipe's name."
         )
     return Chain.from_config(source).with_options(**options) if is_path(source) else recipe(source, **options)
+
+
+def _chain_at(place: str, options: Mapping[str, Any]) -> Chain:
+    """The chain at `module:name`, or what a function there returns."""
+    found = find_place(place)
+    if isinstance(found, Chain):
+        return found.with_options(**options)
+    if not callable(found):
+        raise ChainError(f"{place} is {kind_of(found)}; name a chain, or a function that returns one.")
+    return _built(place, found, (), options, options)
 
 
 def recipe_names() -> tuple[str, ...]:

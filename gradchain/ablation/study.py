@@ -167,7 +167,7 @@ def study_name(recipe: str | Chain, unnamed: str = "chain") -> str:
     """Name a chain for reports and directories. Returns: the recipe's name or the file's stem; for a chain, `unnamed`."""
     if isinstance(recipe, Chain):
         return unnamed
-    return Path(recipe).stem if is_path(recipe) else recipe
+    return Path(recipe).stem if is_path(recipe) else recipe.rpartition(":")[2]
 
 
 MOST = 1_000_000

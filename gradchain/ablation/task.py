@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from gradchain._chain.named import find_place, is_place
 from gradchain._chain.registry import find
-from gradchain.ablation.errors import extra
+from gradchain.ablation.errors import StudyError, extra
+from gradchain.errors import kind_of
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
 
@@ -102,10 +104,15 @@ def register_task(task: Task) -> Task:
 
 
 def find_task(name: str) -> Task:
-    """Look up a task. Returns: the task.
+    """Look up a task by its name, or by where it is: `module:name`. Returns: the task.
 
     Raises: StudyError: no such task.
     """
+    if isinstance(name, str) and is_place(name):  # pyright: ignore[reportUnnecessaryIsInstance]
+        found = find_place(name)
+        if not isinstance(found, Task):
+            raise StudyError(f"{name} is {kind_of(found)}; name a gradchain.ablation.Task.")
+        return found
     return find("task", name, _tasks)
 
 

@@ -10,6 +10,7 @@ import torch
 
 from gradchain._chain import recipes
 from gradchain._chain.chain import Chain
+from gradchain._chain.named import is_place
 from gradchain._chain.recipes import Recipe
 from gradchain._core.text import Progress
 from gradchain.audit.changes import Edit, Item, companions, items_of
@@ -61,7 +62,7 @@ def check(chain: Chain | str, /, *, watch: Callable[[Progress], None] | None = N
 
 def _subject(chain: Chain | str, options: Mapping[str, Any]) -> tuple[str, Subject, Recipe | None]:
     made = recipes.load_chain(chain, options)
-    if isinstance(chain, Chain) or recipes.is_path(chain):
+    if isinstance(chain, Chain) or recipes.is_path(chain) or is_place(chain):
         return "chain" if isinstance(chain, Chain) else chain, Subject(made), None
     return chain, Subject(made, options=tuple(options.items())), recipes.find_recipe(chain)
 
