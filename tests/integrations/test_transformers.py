@@ -16,7 +16,7 @@ import gradchain
 from gradchain import optim
 from tests.integrations.tiny import OPTIMIZERS, differing, llama, sentences, values
 
-transformers = pytest.importorskip("transformers", reason="pip install gradchain[integrations]")
+transformers = pytest.importorskip("transformers", minversion="5.23", reason="pip install gradchain[integrations]")
 pytest.importorskip("accelerate", reason="pip install gradchain[integrations]")
 
 # transformers 5.23 warns about its own attribute whenever a model is made.
