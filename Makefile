@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all parity check fuzz lint types docs bench bench-quick clean
+.PHONY: demo test test-all parity integrations check fuzz lint types docs bench bench-quick clean
 
 demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
 	$(BIN)/gradchain show rose
@@ -20,6 +20,10 @@ test-all: $(STAMP)  ## the slow ones too
 parity: $(STAMP)  ## against reference trajectories and the published packages, which it installs
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[parity]"
 	$(BIN)/pytest tests/parity -m "" -n 2 --dist worksteal
+
+integrations: $(STAMP)  ## in the trainers that load our optimizers, which it installs
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[integrations]"
+	$(BIN)/pytest tests/integrations -m "" -n 2 --dist worksteal
 
 # Tests of which `make test` has a selection.
 CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation audit capturable outliers product rehearsal)) \

@@ -72,6 +72,8 @@ def options_from(given: object) -> dict[str, Any]:
 
 def names_from(given: object) -> tuple[str, ...]:
     """Names from a list, or from text such as `"divide, sign"`."""
+    if given is None:
+        return ()
     if isinstance(given, str):
         return tuple(name.strip() for name in given.split(",") if name.strip())
     if isinstance(given, Iterable) and not isinstance(given, Mapping):
