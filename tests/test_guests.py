@@ -156,13 +156,17 @@ def test_unnamed_groups_are_added_to_an_optimizer_of_a_module() -> None:
     model = nn.Linear(3, 2)
     optimizer = gradchain.optimizer("adamw", model)
     late = nn.Parameter(torch.ones(4))
-    optimizer.add_param_group({"params": [late]})
+    optimizer.add_param_group({"params": [late, nn.Parameter(torch.ones(2))]})
     late.grad = torch.ones(4)
     optimizer.step()
     assert not torch.equal(late.detach(), torch.ones(4))
     other = gradchain.optimizer("adamw", nn.Linear(3, 2))
-    other.add_param_group({"params": [nn.Parameter(torch.ones(4))]})
+    other.add_param_group({"params": [nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(2))]})
     other.load_state_dict(optimizer.state_dict())
+    assert torch.equal(
+        other.state[other.param_groups[1]["params"][0]]["first_moment.exp_avg"],
+        optimizer.state[late]["first_moment.exp_avg"],
+    )
     assert optimizer.param_groups[0]["param_names"] == ["weight", "bias"]
 
 

@@ -106,13 +106,18 @@ def _groups(value: object) -> list[Group]:
                 raise StateError(f"groups {seen[index]} and {number} both list parameter {shown(index)}; {NOTHING}.")
             seen[index] = number
         names = group.get("param_names")
-        if names is not None and not (
-            isinstance(names, (list, tuple))
-            and len(names) == len(params) == len({n for n in names if isinstance(n, str)})  # pyright: ignore
-        ):
+        if names is not None and not _are_names(names, len(params)):  # pyright: ignore[reportUnknownArgumentType]
             raise StateError(f"{where}: 'param_names' is not a list of {len(params)} names, each once; {NOTHING}.")  # pyright: ignore
         groups.append(group)
     return groups
+
+
+def _are_names(names: object, count: int) -> bool:
+    """Whether these name so many parameters: each once, or none of them, as in a group that was added without names."""
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):  # pyright: ignore
+        return False
+    held = [str(name) for name in names]  # pyright: ignore[reportUnknownArgumentType, reportUnknownVariableType]
+    return len(held) == count and (len({*held}) == count or not any(held))
 
 
 def _check_alike(saved: Sequence[Group], current: Sequence[Group]) -> None:
@@ -128,7 +133,7 @@ def _check_alike(saved: Sequence[Group], current: Sequence[Group]) -> None:
 def _by_name(saved: Group, own: Group, where: str) -> Group:
     """A saved group with its parameters in the order of the names here, if both have names."""
     old, new = saved.get("param_names"), own.get("param_names")
-    if not old or not new:
+    if not old or not new or not any(old) or not any(new):
         return saved
     before, now = [bare(name) for name in old], [bare(name) for name in new]
     if before == now or len(set(before)) < len(before):

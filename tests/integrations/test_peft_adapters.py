@@ -104,12 +104,7 @@ def test_an_adapter_that_is_added_later(name: str) -> None:
     assert {int(optimizer.state[param]["step"]) for param in late} == {2}
 
 
-UNREAD = pytest.mark.xfail(
-    strict=True, raises=gradchain.StateError, reason="empty names are taken for one name, given twice"
-)
-
-
-@pytest.mark.parametrize("named", [True, pytest.param(False, marks=UNREAD)], ids=["named", "unnamed"])
+@pytest.mark.parametrize("named", [True, False], ids=["named", "unnamed"])
 @pytest.mark.parametrize("name", LATE)
 def test_two_adapters_go_on_from_a_checkpoint(name: str, named: bool) -> None:
     cls, options = OPTIMIZERS[name]
