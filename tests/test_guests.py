@@ -175,3 +175,25 @@ def test_an_optimizer_has_a_name() -> None:
     made = gradchain.optimizer("rose", params())
     assert made.name == pickle.loads(pickle.dumps(made)).name == copy.deepcopy(made).name == "rose"
     assert gradchain.optim.Prodigy_adv(params()).name == "Prodigy_adv"
+
+
+@pytest.mark.parametrize("name", ["Prodigy_adv", "Lion_Prodigy_adv"])
+@pytest.mark.parametrize("hook", ["step_parameter", "step_param"])
+def test_what_needs_all_parameters_is_not_stepped_one_by_one(name: str, hook: str) -> None:
+    optimizer = pickle.loads(pickle.dumps(getattr(gradchain.optim, name)(params())))
+    param = optimizer.param_groups[0]["params"][0]
+    before, param.grad = param.detach().clone(), torch.ones_like(param)
+    with pytest.raises(gradchain.ChainError, match="needs the gradients of all parameters"):
+        getattr(optimizer, hook)(param, optimizer.param_groups[0])
+    assert torch.equal(param, before)
+
+
+def test_state_of_a_wrapper_is_kept_through_a_load() -> None:
+    """As that of timm's lookahead, which keeps its slow weights in the state of the optimizer that it wraps."""
+    optimizer = gradchain.optim.AdamW(params())
+    train(optimizer)
+    param = optimizer.param_groups[0]["params"][0]
+    optimizer.state[param]["slow_buffer"] = param.detach().clone()
+    other = gradchain.optim.AdamW(params())
+    other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    assert torch.equal(other.state[other.param_groups[0]["params"][0]]["slow_buffer"], param)

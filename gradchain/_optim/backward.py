@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from gradchain._core.shard import is_distributed
 from gradchain._optim.optimizer import Optimizer
-from gradchain.errors import ChainError, OptionError, kind_of
+from gradchain.errors import OptionError, kind_of
 
 
 class StepInBackward:
@@ -104,13 +104,7 @@ def step_in_backward(optimizer: Optimizer, model: nn.Module | None = None) -> St
     """
     if not hasattr(optimizer, "chain"):
         raise OptionError(f"step_in_backward takes a gradchain.Optimizer; got {kind_of(optimizer)}.")
-    if (address := optimizer.reaching_out()) is not None:
-        raise ChainError(
-            f"{address} needs the gradients of all parameters at one time; in the backward pass there is one after "
-            f"another. Remove {address}, or call optimizer.step() after the backward pass.",
-            stage=address,
-        )
-    optimizer._guard.check_one_by_one()  # pyright: ignore[reportPrivateUsage]
+    optimizer.check_one_by_one()
     if model is None and _several() and not all(map(is_distributed, _parameters(optimizer))):
         raise OptionError(
             "there are several processes, and parameters that are not sharded: pass model=, the model as it is called, so "

@@ -43,6 +43,7 @@ class Checkpointed(torch.optim.Optimizer):
     _partition: Partitioned
     _in_backward: Callable[[Iterable[torch.Tensor]], None] | None
     _guests: set[str]
+    _alone: object
 
     def state_dict(self) -> dict[str, Any]:
         """As of any torch optimizer, plus the chain's config under `"chain"`, and under `"with_state"` whose state it has.
@@ -140,7 +141,7 @@ class Checkpointed(torch.optim.Optimizer):
         if fresh is not None:  # unpickled or copied
             self._table, self._executor, self._replay_plan = ParamTable(self.chain), Executor(), None
             self._guard, self._telemetry = Guard(*nonfinite), Telemetry()
-            self._in_backward, self._guests = None, set[str]()
+            self._in_backward, self._guests, self._alone = None, set[str](), False
             parameters = self._parameters()
             place_together(state for state in self.state.values() if "step" in state)
             made = {parameters[index]: self.state.get(parameters[index], {}) for index in fresh}

@@ -52,7 +52,7 @@ class FromRecipe(Optimizer):
         recipe: str,
         lr: float | None = None,
         *,
-        without: str | Iterable[str] = (),
+        without: str | Iterable[str] | None = (),
         replace: Mapping[str, StageSpecs] | str | None = None,
         insert_before: Mapping[str, StageSpecs] | str | None = None,
         insert_after: Mapping[str, StageSpecs] | str | None = None,
@@ -65,3 +65,14 @@ class FromRecipe(Optimizer):
         chain = load_chain(recipe, {name: wanted.pop(name) for name in [*wanted] if name in own})
         chain = edited(chain, without, replace, insert_before, insert_after)
         super().__init__(params, chain.with_options(**wanted) if wanted else chain, **run)
+
+
+def _signature() -> inspect.Signature:
+    """That of `__init__`, with the keywords of every optimizer, for whatever reads signatures."""
+    *own, more = inspect.signature(FromRecipe.__init__, eval_str=True).parameters.values()
+    every = inspect.signature(Optimizer.__init__, eval_str=True).parameters.values()
+    return inspect.Signature([*own, *(p for p in every if p.name in RUN), more])
+
+
+FromRecipe.__module__ = "gradchain.optim"
+FromRecipe.__init__.__signature__ = _signature()  # type: ignore[attr-defined]

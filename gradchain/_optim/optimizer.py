@@ -32,7 +32,7 @@ from gradchain._optim.register import register
 from gradchain._optim.routing import Settings, parameter_names, stage_names
 from gradchain._optim.table import ParamTable, StepInfo
 from gradchain._optim.telemetry import Recorded, Telemetry
-from gradchain.errors import OptionError, UnknownOptionError, kind_of, nearest, shown
+from gradchain.errors import ChainError, OptionError, UnknownOptionError, kind_of, nearest, shown
 from gradchain.roles import Rule, assign, check_matched, roles_of
 
 
@@ -109,6 +109,7 @@ class Optimizer(Checkpointed):
         self._in_backward: Callable[[Iterable[torch.Tensor]], None] | None = None  # takes up parameters that are added
         self._telemetry = Telemetry()
         self._role = role
+        self._alone: object = False  # the membership that was found to be stepped one by one
         self._guests: set[str] = set()  # entries of groups that were warned of
         self._partition = partition_of_all(chain, partition_of, partition_group, self._guard.joint)
         defaults = {
@@ -214,7 +215,7 @@ class Optimizer(Checkpointed):
         """The step, parameter by parameter; and what is needed to replay it."""
         due = self._admit(self._table.due(self.param_groups, self._info()))
         recorded = self._executor.run(due, compiled=self._compiled(), partition=self._partition.totals)
-        self._count(due)
+        self._table.count(due)
         shards = [item.record.shard for item in due]
         step = due[-1].counted if due else None
         self._take(recorded, shards, step, [item.telemetry for item in due], any_kept(due))
@@ -242,19 +243,6 @@ class Optimizer(Checkpointed):
     def _info(self) -> StepInfo:
         return StepInfo(self.state, self._partition, self.capturable)
 
-    def _count(self, due: Sequence[ParamStep]) -> None:
-        """Raise the step counters."""
-        counters = [item.state["step"] for item in due]
-        keeps = [item.keep.to(x.device, x.dtype) for item, x in zip(due, counters) if item.keep is not None]
-        if due:
-            torch._foreach_add_(counters, keeps or 1)  # pyright: ignore
-        for item in due:
-            if item.step is not None:
-                item.record.stepped()
-        if self._table.fresh:
-            for item in due:
-                self._table.fresh.pop(item.record.param, None)
-
     def _compiled(self) -> bool:
         if self.compile == "auto":
             return engine.worth_compiling(param for group in self.param_groups for param in group["params"])
@@ -267,16 +255,18 @@ class Optimizer(Checkpointed):
 
         `group` and `i` are passed by trainers with a fused backward pass and not used.
 
-        Raises: GradientError: the gradient cannot be used.
+        Raises: GradientError: the gradient cannot be used. ChainError: a stage needs those of all parameters.
         """
         due = [self._table.due_one(param, self.param_groups, self._info())]
-        self._guard.check_one_by_one()
+        if self._alone is not self._table.membership:
+            self.check_one_by_one()
+            self._alone = self._table.membership
         if not (due := self._admit(due)):
             return
         compiled = engine.worth_compiling([param]) if self.compile == "auto" else self.compile
         with no_autocast():
             recorded = self._executor.run(due, compiled=compiled, partition=APART)
-        self._count(due)
+        self._table.count(due)
         self._telemetry.add(param, due[0].counted, recorded[0], due[0].telemetry)
         self._opt_called = True  # learning-rate schedulers look whether there has been a step
 
@@ -336,6 +326,19 @@ class Optimizer(Checkpointed):
         """Find the first stage whose work on one parameter depends on others. Returns: its address, or `None`."""
         joint = (traits.joint[0] for traits in self._table.traits if traits.joint)
         return sharing(self.chain.addressed) or next(joint, None)
+
+    def check_one_by_one(self) -> None:
+        """Raise if parameters cannot be stepped one after another.
+
+        Raises: ChainError: a stage needs the gradients of all. OptionError: so does what is done about nonfinite ones.
+        """
+        if (address := self.reaching_out()) is not None:
+            raise ChainError(
+                f"{address} needs the gradients of all parameters at one time; in the backward pass there is one after "
+                f"another. Remove {address}, or call optimizer.step() after the backward pass.",
+                stage=address,
+            )
+        self._guard.check_one_by_one()
 
     def _needs_partition(self) -> str | None:
         """What needs all parameters at one time, if anything does and `partition_of` was not given."""

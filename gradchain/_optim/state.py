@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ def fit_slots(
     make: Callable[[], Mapping[str, torch.Tensor]],
     parameter: str,
     report: LoadReport,
+    own: bool,
 ) -> dict[str, Any]:
     """The state of one parameter: saved slots where they fit, fresh ones where they are missing.
 
@@ -85,14 +87,23 @@ def fit_slots(
                 report.differences.append(f"{parameter}: slot {name} was {saved[name].dtype}, is kept as {fresh.dtype}")
             result[name] = take(fresh, saved[name])
             report.kept.append(f"{parameter}: {name}")
+    guests = {slot: copy.deepcopy(value) for slot, value in saved.items() if own and is_guest(slot)}
+    result |= guests
     report.dropped += [
-        f"{parameter}: {slot}" for slot in saved if slot not in wanted and slot != "step" and not is_age(slot)
+        f"{parameter}: {slot}"
+        for slot in saved
+        if slot not in wanted and slot not in guests and slot != "step" and not is_age(slot)
     ]
     step = int(saved.get("step", 0))
     kept = [stage for stage, *_ in _whole_slots(wanted) if stage not in anew]
     result |= ages.loaded(saved, kept, anew, step, parameter)
     result["step"] = torch.tensor(step, dtype=COUNTER)
     return result
+
+
+def is_guest(slot: str) -> bool:
+    """Whether a wrapper of optimizers, such as lookahead, keeps this beside our slots, which are all `stage.slot`."""
+    return slot != "step" and "." not in slot and not is_age(slot)
 
 
 def _whole_slots(names: Iterable[str]) -> dict[tuple[str, ...], list[str]]:
@@ -130,7 +141,7 @@ def fit_states(
             wanted |= {slot: value for slot, value in idle.items() if slot in saved and slot not in wanted}
             full = routing.chain.route(name, param, role) if disable else program
             make = functools.partial(_initial, (full, program), param, name)
-            states[param] = fit_slots(saved, wanted, make, what, report)
+            states[param] = fit_slots(saved, wanted, make, what, report, saved_dict.chain is not None)
     return states
 
 

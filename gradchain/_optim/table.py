@@ -246,6 +246,19 @@ class ParamTable:
             on_device.number([item], self.chain.bindings)
         return item
 
+    def count(self, due: Sequence[ParamStep]) -> None:
+        """Raise the step counters."""
+        counters = [item.state["step"] for item in due]
+        keeps = [item.keep.to(x.device, x.dtype) for item, x in zip(due, counters) if item.keep is not None]
+        if due:
+            torch._foreach_add_(counters, keeps or 1)  # pyright: ignore
+        for item in due:
+            if item.step is not None:
+                item.record.stepped()
+        if self.fresh:
+            for item in due:
+                self.fresh.pop(item.record.param, None)
+
     def _work(
         self, param: torch.Tensor, settings: Settings, group: Group, at: tuple[int, int, int], info: StepInfo
     ) -> ParamStep:

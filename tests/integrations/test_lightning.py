@@ -197,9 +197,6 @@ def test_further_options_of_an_edited_chain(run: Any) -> None:
     assert optimizer_of(made).param_groups[0]["a"] == 1.27
 
 
-@pytest.mark.xfail(
-    raises=SystemExit, strict=True, reason="FromRecipe's signature hides the keywords of every optimizer"
-)
 def test_keywords_of_every_optimizer_for_an_edited_chain(run: Any) -> None:
     made = run("--optimizer=gradchain.optim.FromRecipe", "--optimizer.recipe=adamw", "--optimizer.compile=false")
     assert optimizer_of(made).compile is False

@@ -112,7 +112,6 @@ def test_a_fused_backward_pass(name: str, hook: str) -> None:
     assert same(optimizer.state_dict(), plain.state_dict())
 
 
-@pytest.mark.xfail(strict=True, reason="step_parameter takes a step without the numbers of all parameters")
 def test_prodigy_says_that_it_needs_all_parameters() -> None:
     optimizer = gradchain.optim.Prodigy_adv(net().parameters())
     param = optimizer.param_groups[0]["params"][0]

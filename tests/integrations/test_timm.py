@@ -133,7 +133,6 @@ def test_a_run_is_resumed(theirs: str) -> None:
     assert same(resumed.state_dict(), optimizer.state_dict())
 
 
-@pytest.mark.xfail(raises=gradchain.StateError, strict=True, reason="slots of a wrapper are refused when loaded")
 @pytest.mark.parametrize("theirs", NAMES)
 def test_lookahead_wraps_it(theirs: str) -> None:
     """`lookahead_` before a name: entries of its own in the groups, and in the state of each parameter."""
