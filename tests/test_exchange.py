@@ -311,3 +311,32 @@ def test_what_is_exported_is_a_copy() -> None:
     content = gradchain.export_state(ours, like="torch.optim.AdamW")
     content["state"][0]["exp_avg"].zero_()
     assert ours.state[params[0]]["first_moment.exp_avg"].abs().sum() > 0
+
+
+GYRO: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "gyro-adam": (
+        {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8, "weight_decay": 0.1},
+        {"exp_avg": "first_moment.exp_avg", "exp_avg_sq": "second_moment.exp_avg_sq"},
+    ),
+    "gyro-sgd": ({"lr": 1e-2, "momentum": 0.9, "eps": 1e-8}, {"exp_avg": "track_first_moment.exp_avg"}),
+}
+
+
+@pytest.mark.parametrize("recipe", GYRO)
+def test_gyro_is_known_by_its_names(recipe: str) -> None:
+    # The package is on no index: this is its state dict by the names of its specification.
+    options, slots = GYRO[recipe]
+    straight, moved = parameters(), parameters()
+    options = {**options, "theta_base": 0.0, "proj_factor": 1.0, "warmup_steps": 3}
+    steps(first := gradchain.optimizer(recipe, moved, compile=False, **options), 0, 5)
+    states = {
+        index: {"step": 5, **{key: first.state[param][name].clone() for key, name in slots.items()}}
+        for index, param in enumerate(moved)
+    }
+    groups = [{**options, "telemetry": False, "params": [*states]}]
+    ours = gradchain.optimizer(recipe, moved, compile=False)
+    report = gradchain.import_state(ours, {"state": states, "param_groups": groups})
+    assert "gyro" in report.source
+    steps(ours, 5, 9)
+    steps(gradchain.optimizer(recipe, straight, compile=False, **options), 0, 9)
+    assert all(torch.equal(a, b) for a, b in zip(moved, straight))

@@ -14,7 +14,7 @@ from gradchain._core.shard import is_distributed
 from gradchain._dist.initial import expected
 from gradchain._optim.conversions import Place
 from gradchain._optim.foreign import SOURCES, Source
-from gradchain._optim.guests import OFF
+from gradchain._optim.guests import OFF, WRITTEN_BY_TORCH
 from gradchain._optim.optimizer import Optimizer
 from gradchain._optim.routing import Routing, Settings, parameter_names
 from gradchain._optim.saved import described, read, shown_few
@@ -170,6 +170,8 @@ def _recognised(states: Mapping[Any, Group], groups: Sequence[Group], source: ob
 def _fits(entry: Source, group: Group) -> bool:
     keys = group.keys()
     alike = all(group[key] == value for key, value in entry.where.items() if key in keys)
+    if entry.closed and not keys <= {*entry.known, *WRITTEN_BY_TORCH}:
+        return False
     return entry.group <= keys and entry.where.keys() <= keys and entry.absent.isdisjoint(keys) and alike
 
 
@@ -219,11 +221,11 @@ class _Import:
 
     def _hosts(self, theirs: Group) -> Group:
         """Entries of schedulers and training loops, which stay with the group."""
-        known = {*self.entry.numbers, *self.entry.flags, *self.entry.left, *self.entry.where, *self.entry.group}
+        known = self.entry.known
         self.left |= (
             known & theirs.keys() - self.entry.numbers.keys() - self.entry.flags.keys() - self.entry.where.keys()
         )
-        return {key: value for key, value in theirs.items() if key not in known and key != self.entry.count}
+        return {key: value for key, value in theirs.items() if key not in known}
 
     def _numbers(self, theirs: Group, ours: Group, where: str) -> Group:
         taken: dict[str, Any] = {}
@@ -335,10 +337,11 @@ def _check_flags(entry: Source, theirs: Group, stages: Mapping[str, Any], where:
         if key not in theirs or (flag.when and not is_on(theirs.get(flag.when))):
             continue
         value, own = theirs[key], flag.of(stages)
+        value = is_on(value) if isinstance(own, bool) else value
         if value != own and (flag.exact or is_on(value)):
             raise OptionError(
-                f"{where}: {key} = {shown(value)} in {entry.name}, and this chain is one with {key} = {shown(own)}. Use a "
-                f"chain that does the same, or switch it off in the source. {NOTHING}"
+                f"{where}: {key} = {shown(theirs[key])} in {entry.name}, and this chain is one with {key} = "
+                f"{shown(own)}. Use a chain that does the same, or switch it off in the source. {NOTHING}"
             )
 
 
