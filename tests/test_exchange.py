@@ -325,9 +325,9 @@ GYRO: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
 @pytest.mark.parametrize("recipe", GYRO)
 def test_gyro_is_known_by_its_names(recipe: str) -> None:
     # The package is on no index: this is its state dict by the names of its specification.
-    options, slots = GYRO[recipe]
+    published, slots = GYRO[recipe]
     straight, moved = parameters(), parameters()
-    options = {**options, "theta_base": 0.0, "proj_factor": 1.0, "warmup_steps": 3}
+    options: dict[str, Any] = {**published, "theta_base": 0.0, "proj_factor": 1.0, "warmup_steps": 3}
     steps(first := gradchain.optimizer(recipe, moved, compile=False, **options), 0, 5)
     states = {
         index: {"step": 5, **{key: first.state[param][name].clone() for key, name in slots.items()}}

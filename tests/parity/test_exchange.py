@@ -106,3 +106,19 @@ def test_a_run_may_switch(name: str, as_dict: bool) -> None:
         error = (found - expected).abs()
         allowed = 2e-5 * move + 12 * 2**-23 * expected.abs()  # as in test_live.py
         assert bool((error <= allowed).all()), f"off by {float(error.max()) / move:.1e} of the largest move"
+
+
+@pytest.mark.parametrize("as_name", [False, True], ids=["optimizer", "name"])
+def test_lion_may_switch_back(as_name: bool) -> None:
+    case = CASES["lion"]
+    straight, moved = parameters(), parameters()
+    steps(case.theirs(straight), 0, 9)
+    steps(theirs := case.theirs(moved), 0, 3)
+    gradchain.import_state(mine := ours(case, moved), theirs)
+    steps(mine, 3, 6)
+    last = case.theirs(moved)
+    last.load_state_dict(gradchain.export_state(mine, like="pytorch_optimizer.Lion" if as_name else last))
+    assert last.param_groups[0]["step"] == 6
+    steps(last, 6, 9)
+    for expected, found in zip(values(straight), values(moved)):
+        torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-7)
