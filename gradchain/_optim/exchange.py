@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -156,14 +156,16 @@ def _recognised(states: Mapping[Any, Group], groups: Sequence[Group], source: ob
     found = {key for state in states.values() for key in state}
     names = names_of(type(source)) if isinstance(source, torch.optim.Optimizer) else None
     for entry in SOURCES:
-        known = names is None or not names.isdisjoint(map(short, entry.classes))
-        if known and found <= entry.state and all(_fits(entry, group) for group in groups):
-            return entry
+        called = [name for name in entry.classes if names is None or short(name) in names]
+        if names is None and entry.running:
+            continue
+        if called and found <= entry.state and all(_fits(entry, group) for group in groups):
+            return replace(entry, name=called[0])
     keys = sorted({key for group in groups for key in group} - {"params"})
     raise StateError(
         f"the source is not recognised: its states have {shown_few(sorted(found))}, and its groups {', '.join(keys)}. Known "
-        f"are {', '.join(dict.fromkeys(name for entry in SOURCES for name in entry.classes))}. Another one has to be "
-        f"turned into a state dict of this chain by hand. {NOTHING}"
+        f"are {', '.join(dict.fromkeys(name for entry in SOURCES for name in entry.classes))}. A running "
+        f"optimizer tells more than its state dict; another one has to be turned into a state dict of this chain. {NOTHING}"
     )
 
 

@@ -90,6 +90,8 @@ class Source:
     """Entries that each of its states has."""
     closed: bool = False
     """Whether groups with entries of other names are of another optimizer."""
+    running: bool = False
+    """Whether others have all the same keys, so that a state dict is not enough."""
     also: tuple[str, ...] = ()
     """Other classes with the same state."""
 
@@ -137,6 +139,7 @@ TORCH = (
     Source(
         "torch.optim.SGD",
         group=frozenset({"momentum", "dampening", "nesterov", "weight_decay"}),
+        absent=frozenset({"weight_decouple", "trust_coefficient"}),
         slots={"momentum_buffer": "heavy_ball.momentum_buffer"},
         numbers=_same("lr", "momentum", "dampening", "weight_decay", "maximize"),
         flags={"nesterov": Flag(option("heavy_ball", "nesterov"))},
@@ -243,7 +246,7 @@ ADV_OPTM = (
         group=frozenset({"nnmf_factor", "factored_2nd", "d0"}),
         where={},
         slots=PRODIGY | _factored(ADAM),
-        numbers=ADV.numbers | ESTIMATE | _same("k", "prodigy_steps"),
+        numbers={**ADV.numbers, **ESTIMATE} | _same("k", "prodigy_steps"),
         flags={
             **ADV.flags,
             **PRODIGY_FLAGS,
@@ -300,6 +303,7 @@ PYTORCH_OPTIMIZER = (
         slots={"exp_avg_sq": "adopt.exp_avg_sq", "exp_avg": "first_moment.exp_avg"},
         numbers=_same("lr", "betas", "eps", "weight_decay"),
         first=-1,  # its bound, a root of the count, is one step ahead of ours
+        running=True,
         algorithm=None,
     ),
     replace(

@@ -97,6 +97,10 @@ def test_a_run_may_switch(name: str, as_dict: bool) -> None:
     steps(case.theirs(straight), 0, 12)
     steps(theirs := case.theirs(moved), 0, 5)
     mine = ours(case, moved)
+    if as_dict and name == "adopt":  # others there have all the same keys
+        with pytest.raises(gradchain.StateError, match="not recognised"):
+            gradchain.import_state(mine, theirs.state_dict())
+        return
     report = gradchain.import_state(mine, theirs.state_dict() if as_dict else theirs)
     assert report.source.endswith(case.name)
     steps(mine, 5, 12)
@@ -122,3 +126,12 @@ def test_lion_may_switch_back(as_name: bool) -> None:
     steps(last, 6, 9)
     for expected, found in zip(values(straight), values(moved)):
         torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("name", ["SGDW", "LARS", "RAdam", "EXAdam", "AdamP", "Lamb", "AdaBelief", "Tiger"])
+def test_others_with_such_keys_are_not_mistaken(name: str) -> None:
+    package = pytest.importorskip("pytorch_optimizer", reason="pip install gradchain[bench]")
+    steps(theirs := getattr(package, name)(parameters()), 0, 2)
+    for source in (theirs, theirs.state_dict()):
+        with pytest.raises(gradchain.StateError, match="not recognised"):
+            gradchain.import_state(gradchain.optimizer("adamw", parameters()), source)
