@@ -1,0 +1,137 @@
+"""Moving in, in mid-run, from the packages as they are published; and out, where they can go on."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import gradchain
+
+SHAPES = ((6, 8), (6,), (4, 3, 2), (7, 11))
+
+
+def parameters() -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+
+
+def values(params: list[nn.Parameter]) -> list[torch.Tensor]:
+    return [param.detach().clone() for param in params]
+
+
+def steps(optimizer: torch.optim.Optimizer, first: int, last: int) -> None:
+    params = [param for group in optimizer.param_groups for param in group["params"]]
+    for step in range(first, last):
+        generator = torch.Generator().manual_seed(step)
+        for param in params:
+            param.grad = torch.randn(param.shape, generator=generator)
+        optimizer.step()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A class of a package, and our recipe."""
+
+    package: str
+    extra: str
+    name: str
+    recipe: str
+    options: dict[str, Any]
+    ours: dict[str, Any]
+
+    def theirs(self, params: list[nn.Parameter]) -> torch.optim.Optimizer:
+        reason = f"pip install gradchain[{self.extra}]"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return getattr(pytest.importorskip(self.package, reason=reason), self.name)(params, **self.options)
+
+
+def adv(name: str, recipe: str, ours: dict[str, Any] | None = None, **options: Any) -> Case:
+    return Case("adv_optm", "parity", name, recipe, options, options if ours is None else {**options, **ours})
+
+
+def easy(name: str, recipe: str, ours: dict[str, Any] | None = None, **options: Any) -> Case:
+    return Case("pytorch_optimizer", "bench", name, recipe, options, ours or {})
+
+
+CASES = {
+    "adams": Case("adams", "parity", "Adams_ZeRO", "adams", {"lr": 1e-2}, {}),
+    "adamw-adv": adv("AdamW_adv", "adv-adamw", lr=1e-2, weight_decay=0.1),
+    "adamw-adv-nesterov-atan2": adv("AdamW_adv", "adv-adamw", lr=1e-2, nesterov=True, use_atan2=True),
+    "adamw-adv-uncorrected": adv("AdamW_adv", "adv-adamw", lr=1e-2, use_bias_correction=False),
+    "adamw-adv-factored": adv("AdamW_adv", "adv-adamw", lr=1e-2, nnmf_factor=True),
+    "adamw-adv-factored-vectors": adv("AdamW_adv", "adv-adamw", lr=1e-2, nnmf_factor=True, vector_reshape=True),
+    "adamw-adv-factored-2nd": adv("AdamW_adv", "adv-adamw", lr=1e-2, factored_2nd=True),
+    "adopt-adv": adv("Adopt_adv", "adv-adopt", lr=1e-2),
+    "adopt-adv-factored": adv("Adopt_adv", "adv-adopt", lr=1e-2, nnmf_factor=True),
+    "prodigy-adv": adv("Prodigy_adv", "adv-prodigy", d0=1e-4),
+    "prodigy-adv-slices": adv("Prodigy_adv", "adv-prodigy", d0=1e-4, slice_p=3),
+    "lion-adv": adv("Lion_adv", "adv-lion", lr=1e-3, weight_decay=0.1),
+    "lion-adv-factored": adv("Lion_adv", "adv-lion", lr=1e-3, nnmf_factor=True),
+    "signsgd-adv": adv("SignSGD_adv", "adv-signsgd", lr=1e-3),
+    "signsgd-adv-normed": adv("SignSGD_adv", "adv-signsgd", lr=1e-3, normed_momentum=True, snr_cond=True),
+    "lion": easy("Lion", "lion", lr=1e-3, weight_decay=0.1),
+    "adopt": easy("ADOPT", "adv-adopt", lr=1e-2),
+    "prodigy": easy("Prodigy", "adv-prodigy", {"slice_p": 1}),
+    "rose": easy("ROSE", "rose-1.0.2", lr=1e-2, weight_decay=0.0),
+    "heavyball-adamw": Case("heavyball", "bench", "AdamW", "adamw", {"lr": 1e-2, "weight_decay": 0.1}, {}),
+}
+
+
+def ours(case: Case, params: list[nn.Parameter]) -> gradchain.Optimizer:
+    return gradchain.optimizer(case.recipe, params, compile=False, **case.ours)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("as_dict", [False, True], ids=["optimizer", "dict"])
+@pytest.mark.parametrize("name", CASES)
+def test_a_run_may_switch(name: str, as_dict: bool) -> None:
+    case = CASES[name]
+    straight, moved = parameters(), parameters()
+    start = values(straight)
+    steps(case.theirs(straight), 0, 12)
+    steps(theirs := case.theirs(moved), 0, 5)
+    mine = ours(case, moved)
+    if as_dict and name == "adopt":  # others there have all the same keys
+        with pytest.raises(gradchain.StateError, match="not recognised"):
+            gradchain.import_state(mine, theirs.state_dict())
+        return
+    report = gradchain.import_state(mine, theirs.state_dict() if as_dict else theirs)
+    assert report.source.endswith(case.name)
+    steps(mine, 5, 12)
+    move = max(float((a - b).abs().max()) for a, b in zip(values(straight), start))
+    assert move > 0
+    for expected, found in zip(values(straight), values(moved)):
+        error = (found - expected).abs()
+        allowed = 2e-5 * move + 12 * 2**-23 * expected.abs()  # as in test_live.py
+        assert bool((error <= allowed).all()), f"off by {float(error.max()) / move:.1e} of the largest move"
+
+
+@pytest.mark.parametrize("as_name", [False, True], ids=["optimizer", "name"])
+def test_lion_may_switch_back(as_name: bool) -> None:
+    case = CASES["lion"]
+    straight, moved = parameters(), parameters()
+    steps(case.theirs(straight), 0, 9)
+    steps(theirs := case.theirs(moved), 0, 3)
+    gradchain.import_state(mine := ours(case, moved), theirs)
+    steps(mine, 3, 6)
+    last = case.theirs(moved)
+    last.load_state_dict(gradchain.export_state(mine, like="pytorch_optimizer.Lion" if as_name else last))
+    assert last.param_groups[0]["step"] == 6
+    steps(last, 6, 9)
+    for expected, found in zip(values(straight), values(moved)):
+        torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("name", ["SGDW", "LARS", "RAdam", "EXAdam", "AdamP", "Lamb", "AdaBelief", "Tiger"])
+def test_others_with_such_keys_are_not_mistaken(name: str) -> None:
+    package = pytest.importorskip("pytorch_optimizer", reason="pip install gradchain[bench]")
+    steps(theirs := getattr(package, name)(parameters()), 0, 2)
+    for source in (theirs, theirs.state_dict()):
+        with pytest.raises(gradchain.StateError, match="not recognised"):
+            gradchain.import_state(gradchain.optimizer("adamw", parameters()), source)
