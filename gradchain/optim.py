@@ -13,10 +13,9 @@ from typing import Any
 
 from gradchain import recipes as recipes  # registers them
 from gradchain._chain.recipes import Recipe, find_recipe, recipe_names
-from gradchain._optim.edited import RUN
 from gradchain._optim.edited import FromRecipe as FromRecipe
 from gradchain._optim.optimizer import Optimizer
-from gradchain._optim.presented import docstring, signature_of
+from gradchain._optim.presented import RUN, docstring, signature_of
 from gradchain.errors import UnknownOptionError, nearest, shown
 
 CLASSES = {

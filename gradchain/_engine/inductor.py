@@ -16,7 +16,10 @@ READS = 8
 
 def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[str, Any]]:
     """What to tell the compiler; where it does not go through, the next."""
-    options: dict[str, Any] = {"size_asserts": False, "alignment_asserts": False}  # layouts are checked by `seated`
+    options: dict[str, Any] = {
+        "size_asserts": False,
+        "alignment_asserts": False,
+    }  # layouts are checked by `cached_layout`
     if any(x.device.type != "cpu" for x in examples):
         return [options | {"combo_kernels": True}, options]  # small tensors in one launch
     if sum(x.numel() for x in examples) < SERIAL_ELEMENTS:

@@ -1,4 +1,4 @@
-"""The one place that writes parameters and their state: eagerly, in blocks, or into the trace of a kernel.
+"""The one place that writes parameters and their state: eagerly, in batches, or into the trace of a kernel.
 
 What is to be written is checked first, so that a step is written as a whole or not at all.
 """

@@ -1,4 +1,4 @@
-"""Optimizers by the names of their recipes, and the check of what an optimizer is built with."""
+"""Optimizers by the names of their recipes."""
 
 from __future__ import annotations
 

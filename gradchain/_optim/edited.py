@@ -11,9 +11,7 @@ from torch import nn
 from gradchain._chain.edits import StageSpecs, edited, options_from
 from gradchain._chain.recipes import find_recipe, is_path, load_chain
 from gradchain._optim.optimizer import Optimizer
-
-RUN = frozenset(p.name for p in inspect.signature(Optimizer.__init__).parameters.values() if p.kind is p.KEYWORD_ONLY)
-"""The keywords of every optimizer, which are not its chain's."""
+from gradchain._optim.presented import KEYWORDS, RUN, typed
 
 
 class FromRecipe(Optimizer):
@@ -69,9 +67,8 @@ class FromRecipe(Optimizer):
 
 def _signature() -> inspect.Signature:
     """That of `__init__`, with the keywords of every optimizer, for whatever reads signatures."""
-    *own, more = inspect.signature(FromRecipe.__init__, eval_str=True).parameters.values()
-    every = inspect.signature(Optimizer.__init__, eval_str=True).parameters.values()
-    return inspect.Signature([*own, *(p for p in every if p.name in RUN), more])
+    *own, more = typed(FromRecipe.__init__)
+    return inspect.Signature([*own, *KEYWORDS, more])
 
 
 FromRecipe.__module__ = "gradchain.optim"

@@ -16,7 +16,7 @@ from gradchain._optim.conversions import Place
 from gradchain._optim.foreign import SOURCES, Source
 from gradchain._optim.guests import OFF, WRITTEN_BY_TORCH
 from gradchain._optim.optimizer import Optimizer
-from gradchain._optim.routing import Routing, Settings, parameter_names
+from gradchain._optim.routing import Routing, Settings, labels_of, parameter_names
 from gradchain._optim.saved import described, read, shown_few
 from gradchain.errors import OptionError, StateError, kind_of, shown
 
@@ -75,10 +75,9 @@ def addresses(stages: Sequence[tuple[str, Any]], kind: str) -> list[str]:
 
 def members(routing: Routing, number: int, group: Group) -> Iterator[Member]:
     """The parameters of one of our groups."""
-    rows = zip(parameter_names(group), group["params"], Settings.each(group))
-    for position, (name, param, settings) in enumerate(rows):
-        program = routing.variant(settings.disable).route(name, param, settings.role)
-        yield Member(name or f"parameter {position} of group {number}", param, program)
+    rows = zip(labels_of(group, number), parameter_names(group), group["params"], Settings.each(group))
+    for label, name, param, settings in rows:
+        yield Member(label, param, routing.variant(settings.disable).route(name, param, settings.role))
 
 
 def import_state(optimizer: Optimizer, source: torch.optim.Optimizer | Mapping[str, Any]) -> ImportReport:
@@ -236,7 +235,7 @@ class _Import:
                 continue
             value = theirs[key]
             if name in ours:
-                taken[name] = _number(value, ours[name], self.entry.first if key == self.entry.count else 0)
+                taken[name] = _number(value, self.entry.first if key == self.entry.count else 0)
                 self.taken[name] = None
             elif key in self.entry.lenient or not is_on(value):
                 self.left.add(key)
@@ -280,7 +279,7 @@ class _Import:
         return {**result, "step": torch.tensor(step)}
 
 
-def _number(value: Any, own: Any, first: int) -> Any:
+def _number(value: Any, first: int) -> Any:
     """A hyperparameter or shared number as it is kept here; a count starts at 0."""
     if isinstance(value, torch.Tensor) and value.ndim and value.numel() == 1:
         value = value.reshape(())

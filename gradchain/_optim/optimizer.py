@@ -29,7 +29,7 @@ from gradchain._optim.guests import check_guests
 from gradchain._optim.nonfinite import Guard, NonfiniteReport, Policy, Scope, any_kept
 from gradchain._optim.nonfinite import origins as origins_of
 from gradchain._optim.register import register
-from gradchain._optim.routing import Settings, parameter_names, stage_names
+from gradchain._optim.routing import Settings, labels_of, parameter_names, stage_names
 from gradchain._optim.table import ParamTable, StepInfo
 from gradchain._optim.telemetry import Recorded, Telemetry
 from gradchain.errors import ChainError, OptionError, UnknownOptionError, kind_of, nearest, shown
@@ -283,11 +283,7 @@ class Optimizer(Checkpointed):
 
     def _names(self) -> list[str]:
         """What to call each parameter in a message."""
-        return [
-            name or f"parameter {position} of group {number}"
-            for number, group in enumerate(self.param_groups)
-            for position, name in enumerate(parameter_names(group))
-        ]
+        return [label for number, group in enumerate(self.param_groups) for label in labels_of(group, number)]
 
     @untraced
     def nonfinite_report(self, origins: bool = False) -> NonfiniteReport:
@@ -297,7 +293,7 @@ class Optimizer(Checkpointed):
 
         Args:
             origins: also step every parameter that has a gradient now, tensor by tensor, without writing anything, to find
-                out what makes it not finite first: its gradient, what the last step left, or a stage. This due under
+                out what makes it not finite first: its gradient, what the last step left, or a stage. This works under
                 any policy. In sharded runs all processes must ask.
 
         Returns: the report, to be printed.

@@ -15,20 +15,18 @@ from gradchain.errors import ChainError
 
 def signature_of(recipe: Recipe) -> inspect.Signature:
     """`(self, params, lr=..., ...)`: the options of the recipe, then those of `gradchain.Optimizer`, as real types."""
-    first, *run = _typed(Optimizer.__init__)[1:]
-    run = [p for p in run if p.kind is p.KEYWORD_ONLY]
-    options = _typed(recipe.build)
-    if shared := {p.name for p in run} & {p.name for p in options}:
+    first, options = typed(Optimizer.__init__)[1], typed(recipe.build)
+    if shared := RUN & {p.name for p in options}:
         raise ChainError(
             f"recipe {recipe.name!r} cannot have a class: its option {min(shared)!r} is one of every optimizer. Rename it."
         )
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
     positional = [p for p in options if p.kind is not p.KEYWORD_ONLY]
     named = [p for p in options if p.kind is p.KEYWORD_ONLY]
-    return inspect.Signature([own, first.replace(default=inspect.Parameter.empty), *positional, *named, *run])
+    return inspect.Signature([own, first.replace(default=inspect.Parameter.empty), *positional, *named, *KEYWORDS])
 
 
-def _typed(function: Any) -> list[inspect.Parameter]:
+def typed(function: Any) -> list[inspect.Parameter]:
     """The parameters of a function; annotations are types where they can be found."""
     function = inspect.unwrap(function)
     try:
@@ -37,6 +35,13 @@ def _typed(function: Any) -> list[inspect.Parameter]:
         hints = {}
     found = inspect.signature(function).parameters.values()
     return [p.replace(annotation=hints.get(p.name, p.annotation)) for p in found]
+
+
+KEYWORDS = [p for p in typed(Optimizer.__init__) if p.kind is p.KEYWORD_ONLY]
+"""The keywords of every optimizer, which are not its chain's."""
+
+RUN = frozenset(p.name for p in KEYWORDS)
+"""Their names."""
 
 
 def docstring(recipe: Recipe) -> str:

@@ -102,3 +102,9 @@ def stage_names(disable: Any, where: str = "") -> tuple[str, ...]:
 def parameter_names(group: Mapping[str, Any]) -> list[str]:
     """The names of a group's parameters; empty ones if it has none."""
     return group.get("param_names") or [""] * len(group["params"])
+
+
+def labels_of(group: Mapping[str, Any], number: int) -> list[str]:
+    """What to call the parameters of a group in a message."""
+    names = enumerate(parameter_names(group))
+    return [name or f"parameter {position} of group {number}" for position, name in names]

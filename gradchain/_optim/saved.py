@@ -15,6 +15,7 @@ from typing import Any, TypeAlias, cast
 import torch
 
 from gradchain._core.shard import is_distributed
+from gradchain._optim.routing import labels_of
 from gradchain.errors import StateError, kind_of, shown
 
 Group: TypeAlias = "Mapping[str, Any]"
@@ -53,11 +54,9 @@ def read(state_dict: object, groups: Sequence[Group]) -> Saved:
     _check_alike(saved, groups)
     saved = [_by_name(old, own, f"group {number}") for number, (old, own) in enumerate(zip(saved, groups))]
     names = {
-        index: name or f"parameter {position} of group {number}"
+        index: label
         for number, (old, own) in enumerate(zip(saved, groups))
-        for position, (index, name) in enumerate(
-            zip(old["params"], own.get("param_names") or [""] * len(old["params"]))
-        )
+        for index, label in zip(old["params"], labels_of(own, number))
     }
     result = Saved(saved, {}, content.get("chain"))
     strange = [key for key in content if not isinstance(key, str)]

@@ -1,6 +1,6 @@
 """What a program does to a parameter: whether it mixes elements, draws noise, asks for totals, and what it records.
 
-A chain that mixes no elements runs in blocks, one that draws noise is given some, and one that asks about all parameters
+A chain that mixes no elements runs in batches, one that draws noise is given some, and one that asks about all parameters
 cannot step one alone. Stages do not declare this: it is observed while they step small tensors.
 """
 
