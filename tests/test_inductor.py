@@ -31,7 +31,7 @@ def test_options_that_fail_give_way_to_the_next(failing: int, monkeypatch: pytes
             raise RuntimeError("no such fusion")
         return graph
 
-    monkeypatch.setattr(torch._inductor, "compile", make)
+    monkeypatch.setattr(inductor, "_compile", make)
     graph, examples = symbolic_trace(torch.nn.Identity()), [torch.empty(3, device="meta")]
     if failing == 2:
         with pytest.raises(RuntimeError, match="no such fusion"):
@@ -50,8 +50,7 @@ def test_graphs_are_found_in_the_cache_on_disk(tmp_path: Any, monkeypatch: pytes
         counters.clear()
         compiled = inductor.compile_graph(symbolic_trace(Twice()), [torch.ones(5)])
         assert torch.equal(compiled(torch.ones(5))[0], torch.full((5,), 2.0))
-        hits = counters["aot_autograd"]["autograd_cache_hit"] + counters["inductor"]["fxgraph_cache_hit"]
-        assert min(hits, 1) == expected
+        assert counters["inductor"]["fxgraph_cache_hit"] == expected
 
 
 class Twice(torch.nn.Module):

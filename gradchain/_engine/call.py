@@ -127,7 +127,6 @@ class Call:
             self.recorded = [outcome.recorded for outcome in self.outcomes]
         else:
             self.recorded = kernel.write(self.flat())
-            torch.autograd.graph.increment_version([item.owner for item in self.due])
 
 
 class Plan:
@@ -135,6 +134,7 @@ class Plan:
 
     def __init__(self, due: Sequence[ParamStep], calls: Sequence[Call]) -> None:
         places = {id(item): place for place, item in enumerate(due)}
+        self.due = len(due)
         self.calls = [([places[id(item)] for item in call.due], call.kernel([])) for call in calls]
 
     @staticmethod
@@ -144,13 +144,12 @@ class Plan:
         fits = len(plain) == len(calls) and all(call.kernel([]).compiled is not None for call in plain)
         return Plan(due, plain) if fits else None
 
-    def write(self, inputs: Sequence[Sequence[torch.Tensor]], params: Sequence[torch.Tensor]) -> list[Recorded]:
-        """Run the kernels over what each takes; all these parameters are written. Returns what each recorded."""
-        recorded: list[Recorded] = [{}] * len(params)
+    def write(self, inputs: Sequence[Sequence[torch.Tensor]]) -> list[Recorded]:
+        """Run the kernels over what each takes. Returns what each parameter recorded."""
+        recorded: list[Recorded] = [{}] * self.due
         for (places, kernel), flat in zip(self.calls, inputs):
             written = kernel.write(flat)
             if not kernel.silent:
                 for place, record in zip(places, written):
                     recorded[place] = record
-        torch.autograd.graph.increment_version(params)
         return recorded

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, TypeAlias
 
 import torch
 
 SERIAL_ELEMENTS = 1 << 18
 """Below this many elements in all, use one thread."""
+
+Compiled: TypeAlias = "Callable[..., Sequence[torch.Tensor]]"
+"""A compiled graph: from its inputs to its outputs. It does not raise the versions of what it writes in place."""
 
 READS = 8
 """What is made of so many inputs is computed again where it is used again, and not written to memory in between."""
@@ -34,7 +37,7 @@ def trace(function: Callable[..., Any], examples: Sequence[torch.Tensor]) -> Any
     return make_fx(function, tracing_mode="fake")(*examples)
 
 
-def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True) -> Callable[..., Any]:
+def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True) -> Compiled:
     """A function that computes what a traced graph does. `inline`: rather compute anew than write to memory."""
     *others, last = options_for(examples, inline=inline)
     for options in others:
@@ -45,13 +48,29 @@ def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool 
     return _compile(graph, examples, last)
 
 
-def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, Any]) -> Callable[..., Any]:
-    import torch._inductor  # here, since the compiler takes a second to import
+def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, Any]) -> Compiled:
+    """Lower a graph to what the back of inductor takes, and compile it there.
+
+    `torch._inductor.compile` goes through AOTAutograd, which does the same and returns the function in wrappers for
+    gradients, aliases and subclasses. An optimizer's step has none of these, and the wrappers took longer than the kernel
+    of a bucket of small tensors.
+    """
+    import torch._inductor.config as settings  # here, since the compiler takes a second to import
     from torch._guards import TracingContext, tracing
+    from torch._inductor.compile_fx import compile_fx_inner
+    from torch._inductor.decomposition import select_decomp_table
+    from torch._inductor.fx_passes.joint_graph import joint_graph_passes
+    from torch._inductor.virtualized import V
     from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    make = cast("Callable[..., Callable[..., Any]]", torch._inductor.compile)  # pyright: ignore[reportPrivateUsage]
     mode = FakeTensorMode(shape_env=ShapeEnv())  # without one, inductor does not look into its cache of graphs
-    with tracing(TracingContext(mode)):
-        return make(graph, [mode.from_tensor(x, static_shapes=True) for x in examples], options=options)
+    fakes = [mode.from_tensor(x, static_shapes=True) for x in examples]
+    pure = torch.func.functionalize(graph, remove="mutations_and_views")  # what is written comes last, as copies
+    with torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode):
+        lowered = make_fx(pure, decomposition_table=select_decomp_table())(*fakes)
+        lowered.graph.eliminate_dead_code()
+        joint_graph_passes(lowered)
+        code: Any = compile_fx_inner(lowered, fakes, is_inference=True)
+    return lambda *inputs: code(list(inputs))  # it empties its list

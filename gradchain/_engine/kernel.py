@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
+from torch.autograd.graph import increment_version
 
 from gradchain._chain.context import Recorded
 from gradchain._chain.lockstep import resume
 from gradchain._chain.program import Outcome, Program
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
-from gradchain._engine.inductor import compile_graph, trace
+from gradchain._engine.inductor import Compiled, compile_graph, trace
 from gradchain._engine.layouts import Layout
 from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
 from gradchain._engine.writing import memory_of
@@ -67,10 +68,12 @@ class Kernel:
 
     def __init__(self, layouts: Sequence[Layout], program: Program, known: Known, inputs: list[torch.Tensor]) -> None:
         self.layouts, self.program, self.known = tuple(layouts), program, known
+        self.kept = sum(1 + len(layout.slots) for layout in self.layouts)
+        """The number of inputs that are parameters or slots; they come first."""
         self.status: Status | None = None
         self.requests: list[Asked] = []
         self.recorded: list[list[Any]] = []
-        self.compiled: Callable[..., Any] | None = None
+        self.compiled: Compiled | None = None
         self.failure: str | None = None
         start = time.perf_counter()
         try:
@@ -140,6 +143,7 @@ class Kernel:
         """Run a compiled phase that is the last: parameters and state are written in place."""
         assert self.compiled is not None
         outputs = self.compiled(*flat)
+        increment_version(flat[: self.kept])
         if self.silent:
             return [{}] * len(self.recorded)
         values = iter(outputs)

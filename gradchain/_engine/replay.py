@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from operator import attrgetter, is_, methodcaller
 from typing import Any, Protocol
 
@@ -29,7 +29,7 @@ Group = Mapping[str, Any]
 PLACES = 1 << 16
 """How many places of gradients are remembered; allocators come back to the same ones."""
 
-_GRAD, _SHAPE, _DTYPE = attrgetter("grad"), attrgetter("shape"), attrgetter("dtype")
+_GRAD, _LAYOUT, _SHAPE, _DTYPE = map(attrgetter, ("grad", "layout", "shape", "dtype"))
 _STRIDE, _DATA_PTR, _CONTIGUOUS = torch.Tensor.stride, torch.Tensor.data_ptr, torch.Tensor.is_contiguous
 _NUMEL, _VALUES = torch.Tensor.numel, methodcaller("values")
 
@@ -100,12 +100,10 @@ class ReplayPlan:
             if any(map(_laid_otherwise, grads, self.params)):
                 return None
             grads = list(map(local_of, grads))
-        for grad in grads:
-            if grad is None or grad.layout is not torch.strided:
-                return None
-        for param in self.idle:
-            if param.grad is not None:
-                return None
+        if any(map(is_, grads, repeat(None))) or not all(map(is_, map(_LAYOUT, grads), repeat(torch.strided))):
+            return None
+        if self.idle and any(param.grad is not None for param in self.idle):
+            return None
         same = self._as_before(state) and _layouts(grads) == self.grad_layouts
         return grads if same and self.replayed.fits(grads) else None
 
@@ -213,7 +211,7 @@ class KernelReplay:
             if keys is not None and kernel.noisy:
                 inputs[-1].append(keys[start:stop].to(kept[0].device, non_blocking=True))
             start = stop
-        return self.plan.write(inputs, self.owners)
+        return self.plan.write(inputs)
 
 
 class Noise:
