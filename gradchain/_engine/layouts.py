@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
 from weakref import WeakValueDictionary
@@ -144,6 +144,32 @@ def _matrix_of(item: ParamStep) -> tuple[int, int] | None:
         if (storage := slot.kept_as) is not None
     }
     return next(iter(matrices - {None}), None)
+
+
+def layout_check(tensors: Sequence[torch.Tensor]) -> Callable[..., bool]:
+    """Whether some tensors are like these: of their types, dtypes, devices, sizes and strides.
+
+    By the guards of torch's compiler, which look at all of them in one call, where this torch has them.
+    """
+    dims: Any = {
+        "dynamic_dims_sizes": [list(x.size()) for x in tensors],
+        "dynamic_dims_strides": [list(x.stride()) for x in tensors],
+    }
+    try:
+        from torch._C._dynamo.guards import TensorGuards
+
+        guards: Any = TensorGuards(*tensors, **dims)
+        return guards.check
+    except (ImportError, TypeError):
+        known = list(map(_layout_of, tensors))
+        return lambda *others: list(map(_layout_of, others)) == known
+
+
+def _layout_of(tensor: Any) -> tuple[Any, ...] | None:
+    """`None` for what is no tensor in memory, as a gradient that is missing or sparse."""
+    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided:
+        return None
+    return type(tensor), tensor.dtype, tensor.device, tensor.shape, tensor.stride()
 
 
 class LayoutId:

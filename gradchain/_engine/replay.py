@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import chain, repeat
+from itertools import chain
 from operator import attrgetter, is_, methodcaller
 from typing import Any, Protocol
 
@@ -22,16 +22,14 @@ from gradchain._core.counters import COUNTER, Counters
 from gradchain._core.noise import parameter_key_tensor, parameter_salt
 from gradchain._core.shard import is_distributed, local_of
 from gradchain._engine.call import Plan
-from gradchain._engine.layouts import pack, pattern_of
+from gradchain._engine.layouts import layout_check, pack, pattern_of
 from gradchain._engine.param_step import ParamStep
 
 Group = Mapping[str, Any]
 PLACES = 1 << 16
 """How many places of gradients are remembered; allocators come back to the same ones."""
 
-_GRAD, _LAYOUT, _SHAPE, _DTYPE = map(attrgetter, ("grad", "layout", "shape", "dtype"))
-_STRIDE, _DATA_PTR, _CONTIGUOUS = torch.Tensor.stride, torch.Tensor.data_ptr, torch.Tensor.is_contiguous
-_NUMEL, _VALUES = torch.Tensor.numel, methodcaller("values")
+_GRAD, _DATA_PTR, _VALUES = attrgetter("grad"), torch.Tensor.data_ptr, methodcaller("values")
 
 
 class Replayable(Protocol):
@@ -72,7 +70,6 @@ class ReplayPlan:
         self.params = [item.record.param for item in order]
         self.owners = [item.owner for item in order]
         self.whole = all(map(is_, self.params, self.owners))
-        self.grad_layouts = _layouts([item.grad for item in order])
         self.states = [list(state), list(state.values())]
         stepped = {id(param) for param in self.params}
         self.idle = [param for group in groups for param in group["params"] if id(param) not in stepped]
@@ -80,8 +77,8 @@ class ReplayPlan:
         self.held = [item.record.state for item in order]
         self.keys, self.values = _entries(self.held)
         self.slots = [item.state[key] for item, key in slots]
-        self.layouts, self.inference = _layouts([*self.owners, *self.slots]), torch.is_inference_mode_enabled()
-        self.shapes, self.places = list(map(_SHAPE, self.owners)), list(map(_DATA_PTR, self.owners))
+        self.laid_alike = layout_check([*(item.grad for item in order), *self.owners, *self.slots])
+        self.places, self.inference = list(map(_DATA_PTR, self.owners)), torch.is_inference_mode_enabled()
         self.counters = Counters([item.state["step"] for item in order])
         self.versions = self.counters.versions()
         self.head_of = [id(item.numbers) for item in order]
@@ -100,26 +97,24 @@ class ReplayPlan:
             if any(map(_laid_otherwise, grads, self.params)):
                 return None
             grads = list(map(local_of, grads))
-        if any(map(is_, grads, repeat(None))) or not all(map(is_, map(_LAYOUT, grads), repeat(torch.strided))):
-            return None
         if self.idle and any(param.grad is not None for param in self.idle):
             return None
-        same = self._as_before(state) and _layouts(grads) == self.grad_layouts
-        return grads if same and self.replayed.fits(grads) else None
+        return grads if self._as_before(state, grads) and self.replayed.fits(grads) else None
 
-    def _as_before(self, state: Mapping[Any, Any]) -> bool:
+    def _as_before(self, state: Mapping[Any, Any], grads: Sequence[Any]) -> bool:
         known, values = self.states
         keys, entries = _entries(self.held)
         owners = self.owners if self.whole else list(map(local_of, self.params))
         return (
-            len(state) == len(known)
+            self.laid_alike(
+                *grads, *owners, *self.slots
+            )  # a gradient may be missing or sparse; someone may set `.data`
+            and len(state) == len(known)
             and all(map(is_, state, known))
             and all(map(is_, state.values(), values))
             and keys == self.keys
             and len(entries) == len(self.values)
             and all(map(is_, entries, self.values))
-            and _layouts([*owners, *self.slots]) == self.layouts  # someone may set `.data`
-            and list(map(_SHAPE, owners)) == self.shapes
             and list(map(_DATA_PTR, owners)) == self.places
             and self.counters.versions() == self.versions
             and torch.is_inference_mode_enabled() == self.inference
@@ -237,9 +232,3 @@ def _laid_otherwise(grad: Any, param: Any) -> bool:
 def _entries(states: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[Any]]:
     """What some states hold: all keys in a row, and all values."""
     return list(chain.from_iterable(states)), list(chain.from_iterable(map(_VALUES, states)))
-
-
-def _layouts(tensors: Sequence[torch.Tensor]) -> tuple[list[Any], list[Any] | None, list[Any]]:
-    """How tensors lie in memory: their dtypes, their strides unless all are contiguous, and their sizes."""
-    strides = None if all(map(_CONTIGUOUS, tensors)) else list(map(_STRIDE, tensors))
-    return list(map(_DTYPE, tensors)), strides, list(map(_NUMEL, tensors))
