@@ -14,15 +14,15 @@ import gradchain
 from gradchain._chain import registry
 from gradchain._chain.named import import_named, load_entry_points
 from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
-from gradchain._chain.show import HEADER, stage_row
+from gradchain._chain.show import stage_row
 from gradchain.errors import GradchainError, OptionError, shown
 
 try:
     import typer
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Table
-    from rich.text import Text
+
+    from gradchain_command.pages import Names, Page, add, console, print_names, print_recipe, table
 except ModuleNotFoundError as missing:
     raise SystemExit(
         f'{missing.name} is not installed. The command line needs it: pip install "gradchain[cli]"'
@@ -36,8 +36,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-WIDTH = 132  # where the output is no terminal
 
 RecipeArgument = Annotated[
     str,
@@ -75,24 +73,9 @@ def list_command(
     """All recipes and transforms."""
     with _one_line_errors():
         if json:
-            known = {name: find_recipe(name) for name in recipe_names()}
-            listed = {
-                "recipes": {name: {"summary": each.summary, "source": each.source} for name, each in known.items()},
-                "transforms": {name: {"summary": _summary(stage)} for name, stage in registry.stages().items()},
-            }
-            typer.echo(dumps(listed, indent=2, ensure_ascii=False))
-            return
-        recipes = _table("recipe", "what it is", "source")
-        for name in recipe_names():
-            recipe = find_recipe(name)
-            _add(recipes, name, recipe.summary, recipe.source)
-        transforms = _table("transform", "what it does")
-        for name, stage in registry.stages().items():
-            _add(transforms, name, _summary(stage))
-        console = _console()
-        console.print(recipes)
-        console.print()
-        console.print(transforms)
+            typer.echo(dumps(names(), indent=2, ensure_ascii=False))
+        else:
+            print_names(names())
 
 
 @app.command()
@@ -106,18 +89,11 @@ def show(
     with _one_line_errors():
         if toml and json:
             raise OptionError("--toml and --json exclude each other; pass one.")
-        chain = load_chain(recipe, _options(option))
+        asked = page(recipe, _options(option))
         if toml or json:
-            typer.echo(chain.to_toml() if toml else chain.to_json(), nl=False)
-            return
-        table = _table(*HEADER, "source")
-        for address, stage in chain.addressed:
-            _add(table, *stage_row(address, stage), stage.source)
-        console = _console()
-        if recipe in recipe_names():
-            known = find_recipe(recipe)
-            console.print(Text(f"{recipe}: {known.summary}\nSource: {known.source}\n"))
-        console.print(table)
+            typer.echo(asked["toml" if toml else "json"], nl=False)
+        else:
+            print_recipe(recipe, asked)
 
 
 @app.command()
@@ -167,7 +143,7 @@ def ablate(
                 watch=watch,
             )
         picture = ablation.plot(study, directory / "ablation.png")
-        _console().print(ablation.report(study))
+        console().print(ablation.report(study))
         resumed = f" (of these runs, {study.resumed} had been there already)" if study.resumed else ""
         typer.echo(f"\nResults: {directory / ablation.RESULTS}{resumed}\nPlot:    {picture}")
 
@@ -180,16 +156,38 @@ def check(recipe: RecipeArgument, option: OptionOption = None) -> None:
 
         with _progress_bar() as watch:
             report = audit.check(recipe, watch=watch, **_options(option))
-        table = _table(*audit.HEADER)
+        findings = table(*audit.HEADER)
         for found in report.findings:
-            _add(table, *found.cells)
-        _console().print(table)
+            add(findings, *found.cells)
+        console().print(findings)
         typer.echo(f"\n{report.summary}")
         if not report.ok:
             raise typer.Exit(1)
 
 
 # Helpers.
+
+
+def names() -> Names:
+    """All recipes and transforms, with what they are."""
+    recipes = {name: find_recipe(name) for name in recipe_names()}
+    return {
+        "recipes": {name: {"summary": each.summary, "source": each.source} for name, each in recipes.items()},
+        "transforms": {name: {"summary": _summary(stage)} for name, stage in registry.stages().items()},
+    }
+
+
+def page(recipe: str, options: dict[str, Any]) -> Page:
+    """What there is to know of a recipe's chain."""
+    chain = load_chain(recipe, options)
+    known = find_recipe(recipe) if recipe in recipe_names() else None
+    return {
+        "summary": known.summary if known else "",
+        "source": known.source if known else "",
+        "rows": [(*stage_row(address, stage), stage.source) for address, stage in chain.addressed],
+        "toml": chain.to_toml(),
+        "json": chain.to_json(),
+    }
 
 
 def _summary(stage: type[Any]) -> str:
@@ -228,22 +226,6 @@ def _factors(text: str) -> tuple[float, ...]:
         return tuple(float(factor) for factor in text.split(","))
     except ValueError:
         raise OptionError(f"--lr-factors {shown(text)} is not a list of numbers such as 0.1,1,10.") from None
-
-
-def _table(*titles: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    for title in titles:
-        table.add_column(title, overflow="fold")
-    return table
-
-
-def _add(table: Table, *cells: str) -> None:
-    table.add_row(*(Text(cell) for cell in cells))  # Text: brackets in cells are no markup
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
 @contextlib.contextmanager

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from gradchain.recipes import adv_options
-from gradchain.recipes.adv_options import Average, Decay, Momentum, Sign, State
 
 import gradchain as gc
 from gradchain._chain.recipes import find_recipe
+from gradchain.recipes import adv_options
+from gradchain.recipes.adv_options import Average, Decay, Momentum, Sign, State
 
 ADV = [name for name in gc.recipes() if name.startswith("adv-")]
 FULL = ["adv-adamw", "adv-adopt", "adv-prodigy", "adv-lion", "adv-lion-prodigy", "adv-signsgd"]
