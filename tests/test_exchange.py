@@ -342,3 +342,28 @@ def test_gyro_is_known_by_its_names(recipe: str) -> None:
     steps(ours, 5, 9)
     steps(gradchain.optimizer(recipe, straight, compile=False, **options), 0, 9)
     assert all(torch.equal(a, b) for a, b in zip(moved, straight))
+
+
+@pytest.mark.parametrize("recipe", GYRO)
+def test_gyro_gets_it_back_by_its_names(recipe: str) -> None:
+    published, slots = GYRO[recipe]
+    options: dict[str, Any] = {**published, "theta_base": 0.0, "proj_factor": 1.0, "warmup_steps": 3}
+
+    def step(self: Any) -> None: ...
+
+    name = recipe.replace("gyro-adam", "GYROAdam").replace("gyro-sgd", "GYROSGD")
+    stand_in = type(name, (torch.optim.Optimizer,), {"__module__": "gyro_optimizer.core", "step": step})
+    theirs = stand_in(params := parameters(), {**options, "telemetry": False})
+    steps(ours := gradchain.optimizer(recipe, params, compile=False, **{**options, "lr": 0.5}), 0, 5)
+    theirs.load_state_dict(gradchain.export_state(ours, like=theirs))
+    assert theirs.param_groups[0]["lr"] == 0.5
+    for param in params:
+        state = theirs.state[param]
+        assert state.keys() == {"step", *slots}
+        assert state["step"] == 5
+        assert all(torch.equal(state[key], ours.state[param][slot]) for key, slot in slots.items())
+    with pytest.raises(gradchain.OptionError, match="something else than gyro_optimizer"):
+        gradchain.export_state(
+            gradchain.Optimizer(params, ours.chain.insert_before(slots["exp_avg"].split(".")[0], t.clip_by_value(1.0))),
+            like=theirs,
+        )

@@ -114,3 +114,42 @@ def _unsigns(ours: torch.Tensor, place: Place) -> torch.Tensor:
 
 SIGNS = Conversion(_signs, _unsigns)
 """One bit for each element: theirs in rows of the near-square matrix, ours in rows of the parameter."""
+
+
+SHAPED = Conversion(
+    lambda theirs, place: SLICED.load(theirs, place), lambda ours, place: ours.reshape(place.param.shape)
+)
+"""All elements in the shape of the parameter; ours are slices of every element."""
+
+
+def adv_state(slots: dict[str, Any], param: torch.Tensor, step: int) -> dict[Any, Any]:
+    """With what adv_optm notes beside the factors of a state, or that there are none."""
+    first, second = "mu_m_nmf" in slots, "mu_v_nmf" in slots
+    noted: dict[str, Any] = {"step": step, "factored": first or (second and "exp_avg" not in slots)}
+    if not {"exp_avg_sq", "mu_v_nmf"}.isdisjoint(slots):
+        noted["factored_2nd"] = second and not noted["factored"]
+    if first or second:
+        noted["effective_shape"] = near_square(param.numel())
+        noted["shifter"] = BITS.to(param.device, torch.uint8)
+    return {**slots, **noted}
+
+
+def adv_group(group: dict[str, Any]) -> dict[str, Any]:
+    """With the precision of the states, which is asked for when they are loaded. Lion_adv 2.5.16 does not save it."""
+    return {"actual_state_precision": group.get("state_precision", "auto"), **group}
+
+
+def adams_state(slots: dict[str, Any], param: torch.Tensor, step: int) -> dict[Any, Any]:
+    """With a single precision copy of the parameter, also of one that is; and with what vectors do without."""
+    master = param.detach().reshape(-1).to(torch.float32, copy=True)
+    return {"master_param": master, "u": None, "sigma": None, **slots, "step": torch.tensor(float(step))}
+
+
+def heavyball_state(slots: dict[str, Any], param: torch.Tensor, step: int) -> dict[Any, Any]:
+    """A state for each view of a parameter, of which there is one."""
+    return {0: {**slots, "step": torch.tensor(step), "is_initialized": {0}}}
+
+
+def prodigy_group(group: dict[str, Any]) -> dict[str, Any]:
+    """With sums as tensors; those of a step start from 0."""
+    return {**group, "d_numerator": torch.tensor([float(group["d_numerator"])]), "d_de_nom": torch.zeros(1)}

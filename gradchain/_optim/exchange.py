@@ -13,11 +13,12 @@ from gradchain._chain.program import Program
 from gradchain._core.shard import is_distributed
 from gradchain._dist.initial import expected
 from gradchain._optim.conversions import Place
-from gradchain._optim.foreign import SOURCES, Source
+from gradchain._optim.foreign import SOURCES
 from gradchain._optim.guests import OFF, WRITTEN_BY_TORCH
 from gradchain._optim.optimizer import Optimizer
 from gradchain._optim.routing import Routing, Settings, labels_of, parameter_names
 from gradchain._optim.saved import described, read, shown_few
+from gradchain._optim.sources import Source
 from gradchain.errors import OptionError, StateError, kind_of, shown
 
 Group = Mapping[str, Any]

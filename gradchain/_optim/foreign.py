@@ -6,108 +6,22 @@ is looked up. The pairs stand in the order in which these stages have to run for
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from dataclasses import replace
 
-from gradchain._chain.stage import Stage
-from gradchain._optim.conversions import DEBIASED, FLAT, SIGNS, SLICED, Conversion
-
-Stages: TypeAlias = "Mapping[str, Stage]"
-"""The stages of a chain, by the names under which they are registered."""
-
-
-@dataclass(frozen=True)
-class Flag:
-    """A setting of theirs that is no number: `of` says what it is for a chain.
-
-    One that is off is not asked about, unless `exact`; nor is any while the number named `when` is off. A `fixed` one
-    belongs to the class, and cannot be set for an export.
-    """
-
-    of: Callable[[Stages], Any]
-    exact: bool = False
-    when: str = ""
-    fixed: bool = False
-
-
-def never(stages: Stages) -> bool:
-    return False
-
-
-def has(kind: str) -> Callable[[Stages], bool]:
-    return lambda stages: kind in stages
-
-
-def option(kind: str, name: str, otherwise: Any = False) -> Callable[[Stages], Any]:
-    return lambda stages: getattr(stages[kind], name) if kind in stages else otherwise
-
-
-def averages_after(*others: str) -> Callable[[Stages], bool]:
-    """Whether the first moment comes after one of these stages."""
-
-    def of(stages: Stages) -> bool:
-        order = list(stages)
-        found = [order.index(kind) for kind in others if kind in stages]
-        return "first_moment" in stages and any(place < order.index("first_moment") for place in found)
-
-    return of
-
-
-@dataclass(frozen=True)
-class Source:
-    """One kind of optimizer."""
-
-    name: str
-    group: frozenset[str]
-    """Entries of its groups that tell it from others."""
-    slots: Mapping[str, str]
-    numbers: Mapping[str, str]
-    """Hyperparameters and shared numbers."""
-    where: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What entries of its groups have to be for this entry to hold."""
-    absent: frozenset[str] = frozenset()
-    """Entries of groups that only others have."""
-    flags: Mapping[str, Flag] = field(default_factory=dict[str, Flag])
-    count: str = "tensor"
-    """Where steps are counted: in each state, as a `"tensor"` or an `"int"`, or in the group under this name."""
-    first: int = 0
-    """What its count would be where ours is 0."""
-    convert: Mapping[str, Conversion] = field(default_factory=dict[str, Conversion])
-    left: frozenset[str] = frozenset()
-    """Entries of states and groups that follow from others, or change how fast a step is, not what it does."""
-    optional: frozenset[str] = frozenset()
-    """Slots that not every chain keeps: they are left where it does not."""
-    lenient: frozenset[str] = frozenset({"eps"})
-    """Numbers that a chain need not have: its division is another one."""
-    unmapped: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Entries of states that no slot here can hold, and why."""
-    algorithm: frozenset[str] | None = None
-    """All stages that a chain may have so that this optimizer can go on from it; `None`: nothing is exported to it."""
-    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What fields of these stages have to be for that."""
-    constants: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Entries that each of its states has."""
-    closed: bool = False
-    """Whether groups with entries of other names are of another optimizer."""
-    running: bool = False
-    """Whether others have all the same keys, so that a state dict is not enough."""
-    also: tuple[str, ...] = ()
-    """Other classes with the same state."""
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return (self.name, *self.also)
-
-    @property
-    def known(self) -> frozenset[str]:
-        """All entries of its groups that mean something to it."""
-        return frozenset({*self.numbers, *self.flags, *self.left, *self.where, *self.group, self.count})
-
-    @property
-    def state(self) -> frozenset[str]:
-        """All entries that its states may have."""
-        return frozenset({*self.slots, *self.left, *self.unmapped, *self.constants, "step"})
+from gradchain._optim.conversions import (
+    DEBIASED,
+    FLAT,
+    SHAPED,
+    SIGNS,
+    SLICED,
+    adams_state,
+    adv_group,
+    adv_state,
+    heavyball_state,
+    prodigy_group,
+)
+from gradchain._optim.sources import Flag, Source, averages_after, has, never, option
 
 
 def _same(*names: str) -> dict[str, str]:
@@ -161,6 +75,8 @@ ADAMS = (
         numbers=_same("lr", "betas", "weight_decay", "scalar_vector_weight_decay"),
         convert=dict.fromkeys(("master_param", *ADAM), FLAT),
         optional=frozenset({"master_param"}),
+        recipe="adams",
+        state_of=adams_state,
     ),
 )
 
@@ -198,6 +114,9 @@ ADV = Source(
     },
     count="int",
     convert={"sign": SIGNS},
+    recipe="adv-adamw",
+    state_of=adv_state,
+    group_of=adv_group,
     left=frozenset(
         {
             "factored",
@@ -235,6 +154,7 @@ ADV_OPTM = (
     replace(
         ADV,
         name="adv_optm.Adopt_adv",
+        recipe="adv-adopt",
         group=frozenset({"nnmf_factor", "factored_2nd", "eps"}),
         where={},
         absent=frozenset({"use_bias_correction", "d0"}),
@@ -243,6 +163,7 @@ ADV_OPTM = (
     replace(
         ADV,
         name="adv_optm.Prodigy_adv",
+        recipe="adv-prodigy",
         group=frozenset({"nnmf_factor", "factored_2nd", "d0"}),
         where={},
         slots=PRODIGY | _factored(ADAM),
@@ -257,6 +178,7 @@ ADV_OPTM = (
     replace(
         ADV,
         name="adv_optm.Lion_adv",
+        recipe="adv-lion",
         group=frozenset({"nnmf_factor", "kappa_p"}),
         where={},
         absent=frozenset({"d0"}),
@@ -266,6 +188,7 @@ ADV_OPTM = (
     replace(
         ADV,
         name="adv_optm.SignSGD_adv",
+        recipe="adv-signsgd",
         group=frozenset({"nnmf_factor", "momentum", "snr_cond"}),
         where={},
         slots=_factored({"exp_avg": "first_moment.exp_avg"}),
@@ -298,17 +221,21 @@ PYTORCH_OPTIMIZER = (
     replace(
         EASY,
         name="pytorch_optimizer.ADOPT",
+        recipe="adv-adopt",
         group=EASY.group | {"eps"},
         absent=frozenset(),
         slots={"exp_avg_sq": "adopt.exp_avg_sq", "exp_avg": "first_moment.exp_avg"},
         numbers=_same("lr", "betas", "eps", "weight_decay"),
         first=-1,  # its bound, a root of the count, is one step ahead of ours
         running=True,
-        algorithm=None,
     ),
     replace(
         EASY,
         name="pytorch_optimizer.Prodigy",
+        recipe="adv-prodigy",
+        settings={"slice_p": 1},
+        group_of=prodigy_group,
+        called={"use_bias_correction": "bias_correction"},
         group=EASY.group | {"d0", "d_de_nom"},
         absent=frozenset(),
         slots=PRODIGY | ADAM,
@@ -319,13 +246,13 @@ PYTORCH_OPTIMIZER = (
             "bias_correction": Flag(option("second_moment", "bias_correction"), exact=True),
         },
         first=1,
-        convert=dict.fromkeys(PRODIGY, SLICED),
+        convert=dict.fromkeys(PRODIGY, SHAPED),
         left=EASY.left | {"d_de_nom", "d_hat"},
-        algorithm=None,
     ),
     replace(
         EASY,
         name="pytorch_optimizer.ROSE",
+        recipe="rose-1.0.2",
         group=frozenset({"wd_schedule", "centralize", "stabilize", "weight_decouple"}),
         absent=frozenset(),
         slots={},
@@ -337,7 +264,6 @@ PYTORCH_OPTIMIZER = (
             "wd_schedule": Flag(never),
         },
         left=EASY.left | {"bf16_sr", "compute_dtype"},
-        algorithm=None,
     ),
 )
 
@@ -366,6 +292,8 @@ HEAVYBALL = (
                 "step",
             }
         ),
+        recipe="adamw",
+        state_of=heavyball_state,
         also=("heavyball.ForeachAdamW",),
     ),
 )
@@ -377,6 +305,7 @@ GYRO = (
         group=frozenset({"theta_base", "proj_factor", "betas"}),
         slots=ADAM,
         numbers=GYRO_NUMBERS | _same("betas", "weight_decay"),
+        recipe="gyro-adam",
         count="int",
         left=frozenset({"telemetry"}),
     ),
@@ -385,6 +314,7 @@ GYRO = (
         group=frozenset({"theta_base", "proj_factor", "momentum"}),
         slots={"exp_avg": "track_first_moment.exp_avg"},
         numbers=GYRO_NUMBERS | _same("momentum"),
+        recipe="gyro-sgd",
         count="int",
         left=frozenset({"telemetry"}),
     ),

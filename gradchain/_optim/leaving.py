@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from gradchain._chain.chain import Chain
+from gradchain._chain.recipes import differ, find_recipe, recipe
+from gradchain._chain.structure import Structure, structure
 from gradchain._core.ages import is_age
 from gradchain._optim.conversions import Place
 from gradchain._optim.exchange import Member, is_on, kinds, members, names_of, short
-from gradchain._optim.foreign import SOURCES, Source
+from gradchain._optim.foreign import SOURCES
 from gradchain._optim.guests import WRITTEN_BY_TORCH
 from gradchain._optim.optimizer import Optimizer
 from gradchain._optim.routing import Routing, Settings
+from gradchain._optim.saved import shown_few
+from gradchain._optim.sources import Source
 from gradchain.errors import OptionError, StateError, UnknownNameError, kind_of, shown
 
 Group = Mapping[str, Any]
@@ -64,14 +70,17 @@ def export_state(optimizer: Optimizer, like: torch.optim.Optimizer | str) -> dic
     groups: list[dict[str, Any]] = []
     for number, (ours, template) in enumerate(zip(optimizer.param_groups, templates)):
         first = sum(sizes[:number])
-        stages = kinds(routing.variant(Settings.each(ours)[0].disable))
+        chain = routing.variant(Settings.each(ours)[0].disable)
         where = f"group {number}"
-        _check_stages(entry, stages, where)
-        group = {
-            **template,
-            **_numbers(entry, ours, template, where),
-            **_flags(entry, ours, template, stages, made, where),
-        }
+        if ours["maximize"] and "maximize" not in entry.numbers:
+            raise OptionError(f"{where}: {entry.name} cannot maximize. {NOTHING}")
+        group = {**template, **_numbers(entry, ours, template, where)}
+        if entry.recipe:
+            _check_recipe(entry, target, template, chain, where)
+        else:
+            stages = kinds(chain)
+            _check_stages(entry, stages, where)
+            group |= _flags(entry, ours, template, stages, made, where)
         counts = [0]
         for index, member in enumerate(members(routing, number, ours), start=first):
             state = optimizer.state.get(member.param, {})
@@ -80,13 +89,13 @@ def export_state(optimizer: Optimizer, like: torch.optim.Optimizer | str) -> dic
                 states[index] = _state(entry, member, state, group, count)
         if entry.count not in ("", "tensor", "int"):
             group[entry.count] = _group_count(entry, counts, where)
-        groups.append({**group, **_hosts(ours), "params": list(range(first, first + sizes[number]))})
+        groups.append({**entry.group_of(group), **_hosts(ours), "params": list(range(first, first + sizes[number]))})
     return {"state": states, "param_groups": groups}
 
 
 def _made(name: str) -> torch.optim.Optimizer:
     """An optimizer of a class with default settings, for one parameter that nobody steps."""
-    known = dict.fromkeys(known for entry in SOURCES if entry.algorithm is not None for known in entry.classes)
+    known = dict.fromkeys(known for entry in SOURCES if entry.exportable for known in entry.classes)
     if short(name) not in map(short, known):
         raise UnknownNameError(f"like = {shown(name)}: pass one of {', '.join(known)}, or an optimizer. {NOTHING}")
     try:
@@ -100,15 +109,50 @@ def _entry(target: torch.optim.Optimizer, template: Group) -> Source:
     names = names_of(type(target))
     fitting = [entry for entry in SOURCES if not names.isdisjoint(map(short, entry.classes))]
     for entry in fitting:
-        if entry.algorithm is not None and all(template.get(key) == value for key, value in entry.where.items()):
+        if entry.exportable and all(template.get(key) == value for key, value in entry.where.items()):
             return entry
-    known = dict.fromkeys(name for entry in SOURCES if entry.algorithm is not None for name in entry.classes)
+    known = dict.fromkeys(name for entry in SOURCES if entry.exportable for name in entry.classes)
     raise UnknownNameError(f"like is {kind_of(target)}; state is exported to {', '.join(known)}. {NOTHING}")
+
+
+def _check_recipe(entry: Source, target: Any, template: Group, chain: Chain, where: str) -> None:
+    """Raise unless the chain is what our recipe builds with the settings of the other optimizer."""
+    options = dict(entry.settings)
+    for name, parameter in inspect.signature(find_recipe(entry.recipe).build).parameters.items():
+        key = entry.called.get(name, name)
+        value = template[key] if key in template else getattr(target, key, None)
+        setting = name not in entry.numbers.values() and isinstance(value, (bool, int, float, str))
+        if setting and differ(value, parameter.default):
+            options[name] = value
+    try:
+        wanted = recipe(entry.recipe, **options)
+    except OptionError as error:
+        raise OptionError(f"{where}: like cannot be had as a chain: {error} {NOTHING}") from None
+    if lines := _differences(structure(wanted.to_config()), structure(chain.to_config())):
+        raise OptionError(
+            f"{where}: this chain does something else than {entry.name} with the settings of like, which is the recipe "
+            f"{entry.recipe!r}{f' with {shown_few(list(options))}' if options else ''}: {'; '.join(lines[:3])}. Build "
+            f"one of the two like the other. {NOTHING}"
+        )
+
+
+def _differences(wanted: Structure, given: Structure) -> list[str]:
+    lines = [f"{name} is missing" for name in wanted if name not in given]
+    lines += [f"there is nothing like {name}" for name in given if name not in wanted]
+    if not lines and [*wanted] != [*given]:
+        lines = [f"the order is {', '.join(wanted)}"]
+    for name in [name for name in wanted if name in given]:
+        pairs = {
+            option: (wanted[name].get(option), given[name].get(option)) for option in {*wanted[name], *given[name]}
+        }
+        lines += [
+            f"{name}.{option} is {shown(is_)}, not {shown(was)}" for option, (was, is_) in pairs.items() if was != is_
+        ]
+    return lines
 
 
 def _check_stages(entry: Source, stages: Mapping[str, Any], where: str) -> None:
     """Raise unless the other optimizer does all that the chain does, and nothing else."""
-    assert entry.algorithm is not None
     if extra := sorted(stages.keys() - entry.algorithm):
         raise OptionError(f"{where}: {entry.name} has nothing like {', '.join(extra)}. Take it out first. {NOTHING}")
     for name, wanted in entry.options.items():
@@ -129,7 +173,7 @@ def _numbers(entry: Source, ours: Group, template: Group, where: str) -> dict[st
             result[key] = _number(value, template.get(key)) if shared else value
         elif key in OFF_IF_ABSENT:
             result[key] = 0.0
-        elif key in template and is_on(template[key]):
+        elif key in template and key not in entry.lenient and is_on(template[key]):
             raise OptionError(f"{where}: {entry.name} has {key}, and this chain has no {name}. {NOTHING}")
     return result
 
@@ -155,8 +199,6 @@ def _flags(
                 f"Build one of the two like the other. {NOTHING}"
             )
         result[key] = value
-    if ours["maximize"] and "maximize" not in entry.numbers:
-        raise OptionError(f"{where}: {entry.name} cannot maximize. {NOTHING}")
     return result
 
 
@@ -178,7 +220,7 @@ def _state(entry: Source, member: Member, state: Mapping[str, Any], group: Group
     """The state of a parameter in their form."""
     if late := [key for key in state if is_age(key)]:
         raise StateError(f"{member.label}: {late[0]} counts steps that a stage missed; {entry.name} cannot. {NOTHING}")
-    result: dict[str, Any] = dict(entry.constants)
+    result: dict[str, Any] = {}
     gone = {key for key in state if key != "step"}
     for key, target in entry.slots.items():
         kind, _, slot = target.partition(".")
@@ -199,4 +241,4 @@ def _state(entry: Source, member: Member, state: Mapping[str, Any], group: Group
         result["step"] = torch.tensor(float(step), dtype=torch.float32)
     elif entry.count == "int":
         result["step"] = step
-    return result
+    return entry.state_of(result, member.param, step)
