@@ -110,6 +110,9 @@ def ablate(
     lr_factors: Annotated[
         str | None, typer.Option(metavar="F,F,...", help="The sweep's multiples of each arm's own rate.")
     ] = None,
+    margin: Annotated[
+        float | None, typer.Option(metavar="POINTS", help="A difference in accuracy that does not matter.")
+    ] = None,
     baseline: Annotated[str, typer.Option(help="Recipe or path to compare with, or none.")] = "adamw",
     option: OptionOption = None,
     dtype: Annotated[str, typer.Option(help="Of the network: fp32, bf16, fp64.")] = "fp32",
@@ -138,6 +141,7 @@ def ablate(
                 options=_options(option),
                 dtype=dtype,
                 compile=compile,
+                margin=margin,
                 out=directory,
                 fresh=fresh,
                 watch=watch,

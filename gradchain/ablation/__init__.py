@@ -14,13 +14,17 @@ try:
     from gradchain.ablation.arms import make_arms as make_arms
     from gradchain.ablation.plot import plot as plot
     from gradchain.ablation.report import Row as Row
+    from gradchain.ablation.report import headline as headline
     from gradchain.ablation.report import report as report
     from gradchain.ablation.report import rows as rows
     from gradchain.ablation.results import Result as Result
     from gradchain.ablation.run import Run as Run
     from gradchain.ablation.run import Settings as Settings
     from gradchain.ablation.statistics import Difference as Difference
+    from gradchain.ablation.statistics import Judgement as Judgement
+    from gradchain.ablation.statistics import judged as judged
     from gradchain.ablation.statistics import paired_difference as paired_difference
+    from gradchain.ablation.statistics import seeds_needed as seeds_needed
     from gradchain.ablation.study import LR_FACTORS as LR_FACTORS
     from gradchain.ablation.study import RESULTS as RESULTS
     from gradchain.ablation.study import Study as Study

@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.report import Row, interval, rows
 from gradchain.ablation.results import Result, Results
+from gradchain.ablation.statistics import Difference
 
 # Colours that stay apart for colour-blind readers (Paul Tol's "muted"); the full chain is black, the baseline grey.
 COLOURS = ("#cc6677", "#332288", "#ddaa33", "#117733", "#88ccee", "#882255", "#44aa99", "#999933", "#aa4499")
@@ -67,7 +68,7 @@ def _draw_differences(axes: Any, table: Sequence[Row], colours: Sequence[str]) -
     axes.axvline(0, color="black", linewidth=0.8)
     for place, (row, mean, colour) in enumerate(zip(table, means, colours)):
         difference = row.accuracy_difference
-        error = 100 * difference.half_width if difference and difference.half_width is not None else None
+        error = _bars(difference)
         axes.errorbar(mean, place, xerr=error, fmt="o", color=colour, capsize=4, markersize=6)
         text = _caption(row)
         axes.annotate(
@@ -79,6 +80,12 @@ def _draw_differences(axes: Any, table: Sequence[Row], colours: Sequence[str]) -
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
+
+
+def _bars(difference: Difference | None) -> list[list[float]] | None:
+    if difference is None or difference.low is None or difference.high is None:
+        return None
+    return [[100 * (difference.mean - difference.low)], [100 * (difference.high - difference.mean)]]
 
 
 def _caption(row: Row) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from statistics import fmean, median
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from gradchain import __version__
 from gradchain.ablation.results import Result, Results
-from gradchain.ablation.statistics import Difference, paired_difference
+from gradchain.ablation.statistics import Difference, Judgement, judged, paired_difference
 
 WIDTH = 132  # where there is no terminal to ask
 IDENTICAL = "identical to full"
@@ -27,6 +27,8 @@ class Row:
     lr: float | None
     accuracy: float
     accuracy_difference: Difference | None
+    judgement: Judgement | None
+    """What may be said of the accuracy, among all arms; `None` for the full chain, and for what is identical to it."""
     loss: float | None
     loss_difference: Difference | None
     step_seconds: float
@@ -38,10 +40,15 @@ class Row:
 
 def rows(study: Results) -> list[Row]:
     """Put the study into numbers. Returns: one row for each arm, the full chain first."""
-    return [_row(result, study.full) for result in study.results]
+    found = [_row(result, study) for result in study.results]
+    family = [row.accuracy_difference for row in found]
+    compared = [difference for difference, row in zip(family, found) if difference is not None and not row.identical]
+    judgements = dict(zip(map(id, compared), judged(compared)))
+    return [replace(row, judgement=judgements.get(id(row.accuracy_difference))) for row in found]
 
 
-def _row(result: Result, full: Result) -> Row:
+def _row(result: Result, study: Results) -> Row:
+    full, comparisons = study.full, len(study.results) - 1
     runs, reference = result.runs, full.runs
     losses = [run.test_loss for run in runs if run.test_loss is not None]
     full_losses = [run.test_loss for run in reference if run.test_loss is not None]
@@ -55,7 +62,15 @@ def _row(result: Result, full: Result) -> Row:
         label=result.arm.label + (" (baseline)" if result.arm.kind == "baseline" else ""),
         lr=result.lr,
         accuracy=fmean(accuracies),
-        accuracy_difference=None if itself else paired_difference(accuracies, [r.test_accuracy for r in reference]),
+        accuracy_difference=None
+        if itself
+        else paired_difference(
+            accuracies,
+            [run.test_accuracy for run in reference],
+            margin=None if study.margin is None else study.margin / 100,
+            comparisons=comparisons,
+        ),
+        judgement=None,
         loss=fmean(losses) if whole else None,
         loss_difference=paired_difference(losses, full_losses) if comparable else None,
         step_seconds=step,
@@ -75,7 +90,9 @@ def report(study: Results) -> Group:
     listed = Table.grid(padding=(0, 1))
     for note in notes:
         listed.add_row("-", Text(note))
-    return Group(_heading(study), "", listed, "", _table(study), "", _legend(study))
+    return Group(
+        Text(headline(study), style="bold"), "", _heading(study), "", listed, "", _table(study), "", _legend(study)
+    )
 
 
 def report_text(study: Results) -> str:
@@ -138,7 +155,7 @@ def _table(study: Results) -> Table:
     found = rows(study)
     columns = _columns(found)
     for title in columns:
-        table.add_column(title, justify="right", overflow="fold")
+        table.add_column(title, justify="right", no_wrap=True)
     for place, row in enumerate(found):
         cells = [Text(cells[place]) for cells in columns.values()]
         table.add_row(Text(row.label), *cells, style="bold" if row.accuracy_difference is None else "")
@@ -151,12 +168,19 @@ def _columns(found: list[Row]) -> dict[str, list[str]]:
         "lr": ["-" if row.lr is None else f"{row.lr:g}" for row in found],
         "accuracy %": [f"{100 * row.accuracy:.2f}" for row in found],
         "vs full (points)": [interval(row, row.accuracy_difference, 100, 2) for row in found],
+        "verdict": ["-" if row.judgement is None else row.judgement.verdict for row in found],
+        "p": ["-" if row.judgement is None or row.judgement.p is None else f"{row.judgement.p:.2g}" for row in found],
         "loss": ["diverged" if row.loss is None else f"{row.loss:.4f}" for row in found],
-        "vs full": [interval(row, row.loss_difference, 1, 4) for row in found],
+        "vs full": [_change(row) for row in found],
         "step ms": [f"{1000 * row.step_seconds:.2f}" for row in found],
         "ratio": [f"{row.step_ratio:.2f}" for row in found],
         "state bytes": [f"{row.state_bytes:,}" for row in found],
     }
+
+
+def _change(row: Row) -> str:
+    """The mean difference in loss."""
+    return "-" if row.loss_difference is None or row.identical else _signed(row.loss_difference.mean, 4)
 
 
 def interval(row: Row, difference: Difference | None, factor: float, digits: int) -> str:
@@ -165,10 +189,32 @@ def interval(row: Row, difference: Difference | None, factor: float, digits: int
     if difference is None:
         return "-"
     mean = _signed(factor * difference.mean, digits)
-    if difference.half_width is None:
-        return f"{mean} ± n/a (1 seed)"
-    half = _signed(factor * difference.half_width, digits).removeprefix("+")
-    return f"{mean} ± {half} {'*' if difference.excludes_zero else ' '}"
+    if difference.low is None or difference.high is None:
+        return f"{mean} (1 seed)"
+    return f"{mean} [{_signed(factor * difference.low, digits)}, {_signed(factor * difference.high, digits)}]"
+
+
+def headline(study: Results) -> str:
+    """The study in one sentence. Returns: which arms differ from the full chain."""
+    found = [row for row in rows(study) if row.judgement is not None]
+    named: dict[str, list[str]] = {}
+    for row in found:
+        assert row.judgement is not None
+        named.setdefault(row.judgement.verdict, []).append(row.label)
+    said = [
+        f"{verdict} than the full chain: {'; '.join(named[verdict])}"
+        for verdict in ("worse", "better")
+        if verdict in named
+    ]
+    if "equivalent" in named:
+        said.append(f"equivalent to it within {study.margin:g} points: {'; '.join(named['equivalent'])}")
+    if len(named.get("not resolved", ())) == len(found) > 0:
+        return f"With {study.seeds} seed{'s' if study.seeds > 1 else ''}, no arm can be told from the full chain."
+    if "not resolved" in named:
+        said.append(f"not resolved: {'; '.join(named['not resolved'])}")
+    return (
+        ". ".join(text[0].upper() + text[1:] for text in said) + "." if said else "No arm differs from the full chain."
+    )
 
 
 def _signed(value: float, digits: int) -> str:
@@ -179,8 +225,10 @@ def _signed(value: float, digits: int) -> str:
 def _legend(study: Results) -> Text:
     if study.seeds == 1:
         return Text("One seed gives no interval; pass --seeds 3 or more.", style="dim")
+    tests = {row.accuracy_difference.test for row in rows(study) if row.accuracy_difference is not None} - {""}
+    equal = "" if study.margin is None else f" Equivalent: by less than {study.margin:g} points, two one-sided t tests."
     return Text(
-        "Differences to the full chain: mean and 95 % interval (paired t) over seeds; * the interval excludes 0. Intervals "
-        "are per arm, not corrected for the number of arms.",
+        "Differences to the full chain of the same seed: mean and 95 % interval, each arm by itself. Verdicts and p are on "
+        f"accuracy, at 5 % for all arms together (Holm; {' and '.join(sorted(tests)) or 'no test'}).{equal}",
         style="dim",
     )

@@ -32,6 +32,8 @@ class Results:
     notes: tuple[str, ...]
     lr_factors: tuple[float, ...] = ()
     resumed: int = 0
+    margin: float | None = None
+    """The difference in accuracy, in points, that does not matter."""
 
     @property
     def full(self) -> Result:

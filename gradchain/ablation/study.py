@@ -47,6 +47,7 @@ def ablate(
     options: Mapping[str, Any] | None = None,
     dtype: str = "fp32",
     compile: bool = False,
+    margin: float | None = None,
     out: str | Path | None = None,
     fresh: bool = False,
     watch: Watch | None = None,
@@ -65,6 +66,7 @@ def ablate(
         options: of the recipe.
         dtype: of the network, `"fp32"`, `"bf16"` or `"fp64"`.
         compile: run compiled steps.
+        margin: a difference in accuracy, in points, that does not matter: arms may then be called equivalent.
         out: directory for `results.jsonl`, from which an interrupted study resumes; `None` keeps nothing.
         fresh: run everything again, without reading earlier results.
         watch: called with a `Progress` before each run and at the end.
@@ -93,6 +95,7 @@ def ablate(
         compile,
     )
     _check(settings, seeds, lr_factors)
+    _check_margin(margin)
     chain = load_chain(recipe, options or {})
     lr_factors = tuple(lr_factors)
     chain = chain if lr is None else chain.with_options(lr=lr)
@@ -112,7 +115,7 @@ def ablate(
         )
         for arm in plan.arms
     )
-    return Study(study_name(recipe), settings, seeds, results, plan.notes, tuple(lr_factors), runner.resumed)
+    return Study(study_name(recipe), settings, seeds, results, plan.notes, tuple(lr_factors), runner.resumed, margin)
 
 
 class _Runner:
@@ -185,6 +188,12 @@ def _check(settings: Settings, seeds: int, lr_factors: Any) -> None:
     numbers = [f for f in lr_factors if isinstance(f, (int, float)) and not isinstance(f, bool) and 0 < f < math.inf]
     if len(set(numbers)) < len(lr_factors):
         raise StudyError(f"lr_factors = {shown(lr_factors)}: pass different positive numbers.")
+
+
+def _check_margin(margin: object) -> None:
+    _check_kind("margin", margin, (int, float, NoneType), "a number of points of accuracy, or None")
+    if margin is not None and (isinstance(margin, bool) or not 0 < margin < math.inf):  # type: ignore[operator]
+        raise StudyError(f"margin = {shown(margin)}: pass a positive number of points of accuracy.")
 
 
 def _check_kind(name: str, value: object, kinds: tuple[Any, ...], wanted: str) -> None:
