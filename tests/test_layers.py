@@ -21,6 +21,7 @@ LAYERS = (
     ("distributed", "optim"),
     ("gradchain",),
     ("audit", "ablation"),
+    ("testing",),
     ("cli",),
 )
 """Each room imports from itself and from the rows above it; `gradchain` is the public face, `__init__.py`."""
@@ -36,6 +37,7 @@ PUBLIC = {
     "recipes",
     "roles",
     "storage",
+    "testing",
     "transforms",
 }
 

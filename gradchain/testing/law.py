@@ -55,7 +55,9 @@ def chosen(laws: Mapping[str, Law], only: tuple[str, ...] | None, skip: tuple[st
     """
     for what, names in (("only", only or ()), ("skip", skip)):
         if isinstance(names, str):
-            raise UnknownNameError(f"{what} = {shown(names)} is a str; pass the names of laws in a tuple: ({names!r},).")
+            raise UnknownNameError(
+                f"{what} = {shown(names)} is a str; pass the names of laws in a tuple: ({names!r},)."
+            )
         for name in names:
             if name not in laws:
                 raise UnknownNameError(f"{what}: there is no law {shown(name)}. {nearest(str(name), laws)}")

@@ -93,7 +93,7 @@ def _turned(values: Tensors) -> Tensors:
 
 @law("Use reshape in place of view, and operations that go by elements, not by memory.")
 def strided(subject: Subject) -> None:
-    """Tied, transposed or channels_last weights, and gradients of another layout than theirs, fail or are stepped wrongly."""
+    """Transposed or channels_last weights, and gradients of another layout than theirs, fail or are stepped wrongly."""
     plain = subject.run()
     start = plain.values
     for turn_params, turn_grads in ((False, True), (True, False), (True, True)):

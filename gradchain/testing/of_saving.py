@@ -116,7 +116,8 @@ def shown(subject: Subject) -> None:
 def repeatable(subject: Subject) -> None:
     """Two runs of the same script differ, so no result can be reproduced."""
     first = subject.run().train(0, 4)
-    subject.run([(5, 2)] if len(subject.shapes[0]) == 2 else subject.shapes[:1]).train(0, 1)  # others in between
+    others = [(40, 3)] if len(subject.shapes[0]) == 2 else subject.shapes[:1]
+    subject.run(others).train(0, 1)  # in between
     same(subject.run().train(0, 4).values, first.values, "the same run again")
 
 

@@ -187,8 +187,8 @@ def _changes(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Other values of the usual entries, each of which must show."""
     found: dict[str, dict[str, Any]] = {}
     for name, value in (("lr", 0.3), ("eps", 1.0), ("weight_decay", 0.1), ("momentum", 0.5)):
-        if isinstance(group.get(name), (int, float)) and group[name] != value:
-            found[name] = {name: value}
+        if isinstance(group.get(name), (int, float)):
+            found[name] = {name: value / 2 if group[name] == value else value}
     betas = group.get("betas")
     if isinstance(betas, (tuple, list)):
         for place, beta in enumerate(betas):

@@ -68,31 +68,41 @@ def _steady(size: float, shapes: tuple[tuple[int, ...], ...]) -> list[Tensors]:
 
 
 def _in(subject: Subject, dtype: torch.dtype, size: float = 1e-4) -> str | None:
-    """Compare steps in a dtype with those in float32."""
+    """Compare steps in a dtype with those in float32, from parameters as large as the way that they go."""
     narrow = torch.float32 if dtype == torch.float64 else dtype
-    start = [(normal(9 + place, shape) / 8).to(narrow).float() for place, shape in enumerate(subject.shapes)]
     steps = [[grad.to(narrow).float() for grad in grads] for grads in _steady(size, subject.shapes)]
-    wanted = subject.run(start=start)
+    start = [(normal(9 + place, shape) / 8).to(narrow).float() for place, shape in enumerate(subject.shapes)]
+    way = [float((now - then).abs().mean()) for now, then in zip(_after(subject, start, steps).values, start)]
+    start = [(8 * much * value).to(narrow).float() if much else value for much, value in zip(way, start)]
+    wanted = _after(subject, start, steps)
     try:
         run = subject.run(dtype=dtype, start=start)
     except Exception as error:
         return f"refused when it is made: {type(error).__name__}"
     for grads in steps:
         run.step(0, [grad.to(dtype) for grad in grads])
-        wanted.step(0, grads)
     finite(run, f"gradients of about {size:g}")
     for now, then, first in zip(run.params, wanted.values, start):
         if now.dtype != dtype:
             raise Broken(f"a parameter became {now.dtype}")
-        ours, theirs = now.detach().double() - first, then.double() - first
-        # What rounding the parameter and its move at each step may add up to.
-        slack = len(steps) * torch.finfo(narrow).eps * float(first.norm() + theirs.norm())
-        error = float((ours - theirs).norm())
-        if not error <= 0.05 * float(theirs.norm()) + slack:
-            raise Broken(
-                f"gradients of about {size:g}: off by {error:.2g} from the float32 steps of {float(theirs.norm()):.2g}"
-            )
+        error = float((now.detach().double() - then.double()).norm())
+        move = float((then - first).double().norm())
+        if not error <= 0.05 * move + len(steps) * _rounding(narrow, first, move):
+            raise Broken(f"gradients of about {size:g}: off by {error:.2g} from the float32 steps of {move:.2g}")
     return None
+
+
+def _after(subject: Subject, start: Tensors, steps: list[Tensors]) -> Run:
+    run = subject.run(start=start)
+    for grads in steps:
+        run.step(0, grads)
+    return run
+
+
+def _rounding(dtype: torch.dtype, start: torch.Tensor, move: float) -> float:
+    """What rounding a parameter, and its move, to a dtype may come to."""
+    info = torch.finfo(dtype)
+    return info.eps * (float(start.norm()) + move) + info.smallest_normal * info.eps * start.numel() ** 0.5
 
 
 @law("Make state and constants in the dtype of the parameter, and convert to none by name.")
@@ -169,5 +179,3 @@ def in_place(subject: Subject) -> None:
     if [param.data_ptr() for param in run.params] != storage:
         raise Broken("a parameter was replaced by another tensor")
     same([view.clone() for view in views], [value.view(-1) for value in run.values], "a view of a parameter")
-
-

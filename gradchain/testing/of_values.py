@@ -23,7 +23,9 @@ from gradchain.testing.stages import Bench
 law = OF_TRANSFORMS.law
 
 
-@law("Use fields of plain values (numbers, strings, dtypes by name, tuples of these), and define the class in a module.")
+@law(
+    "Use fields of plain values (numbers, strings, dtypes by name, tuples of these), and define the class in a module."
+)
 def config(bench: Bench) -> None:
     """A run cannot be repeated from its file: the chain that is read is not the one that was written."""
     parser: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
@@ -103,7 +105,7 @@ def errors(bench: Bench) -> str | None:
     if not tried:
         raise NotApplicable("it has no fields with a range or choices")
     try:
-        type(bench.stage)(**{"no_such_field": 1})
+        type(bench.stage)(no_such_field=1)
     except OptionError:
         return None
     raise Broken("a field that there is not is accepted")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -71,7 +72,7 @@ class Report:
         return f"{table}\n\n{self.summary}"
 
 
-def message(report: Report, laws: dict[str, Law]) -> str:
+def message(report: Report, laws: Mapping[str, Law]) -> str:
     """What to tell about broken laws."""
     count = len(report.failed)
     lines = [f"{report.subject} breaks {count} law{'s' if count > 1 else ''}."]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,12 @@ def gradients(step: int, shapes: Sequence[Shape], dtype: torch.dtype = torch.flo
     return [(a + 0.5 * b).to(dtype) for a, b in zip(common, fresh)]
 
 
+def reseed(seed: int) -> None:
+    """Set the global generators."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+
+
 class Run:
     """Parameters, and an optimizer that was made for them."""
 
@@ -53,6 +60,8 @@ class Run:
         if start is None:
             start = [normal(place, shape) for place, shape in enumerate(shapes)]
         self.params = [nn.Parameter(value.to(dtype, copy=True)) for value in start]
+        self.seed = 0
+        reseed(self.seed)
         self.optimizer = factory([{"params": self.params, **group}] if group else self.params)
         self.wake()
 
@@ -70,7 +79,8 @@ class Run:
         return closure is not None and closure.default is inspect.Parameter.empty
 
     def call(self) -> Any:
-        """Call `step`."""
+        """Call `step`, with the global generators as always: only the law about them is to see who draws from them."""
+        reseed(self.seed)
         return self.optimizer.step(lambda: torch.zeros(())) if self.needs_closure else self.optimizer.step()  # type: ignore[arg-type]
 
     def step(self, number: int, grads: Sequence[torch.Tensor | None] | None = None) -> Run:
@@ -191,11 +201,15 @@ def draws(optimizer: Optimizer) -> bool:
 
 @contextlib.contextmanager
 def left_as_it_was() -> Iterator[None]:
-    """Whatever a law sets, it is as before afterwards: the generator, the default dtype, the mode of gradients."""
-    dtype, seed = torch.get_default_dtype(), torch.random.get_rng_state()
+    """Whatever a law sets, it is as before afterwards: the generators, the default dtype, the mode of gradients."""
+    dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
+    seed, other = torch.random.get_rng_state(), random.getstate()
     try:
+        torch.set_num_threads(1)  # the tensors are tiny
         with torch.enable_grad():
             yield
     finally:
         torch.set_default_dtype(dtype)
+        torch.set_num_threads(threads)
         torch.random.set_rng_state(seed)
+        random.setstate(other)

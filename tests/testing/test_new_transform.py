@@ -1,0 +1,80 @@
+"""`gradchain new-transform`: what it writes passes its own tests, and what it refuses it explains."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from gradchain.cli import app
+from gradchain.testing.new_transform import STAGE, write_transform
+
+
+def test_what_it_writes_passes_the_kit(tmp_path: Path) -> None:
+    """With the plugin, in another process, as its reader runs it."""
+    result = CliRunner().invoke(app, ["new-transform", "my_average", "--out", str(tmp_path / "new")])
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in sorted((tmp_path / "new").iterdir())] == ["my_average.py", "test_my_average.py"]
+    options = ["-p", "pytest_gradchain", "-p", "no:cacheprovider", "-q", "-k", "not compiled"]
+    root = Path(__file__).parents[2]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "-m", "gradchain", "--strict-markers", str(tmp_path / "new")],
+        capture_output=True, text=True, timeout=300, env={"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "laws of gradchain" in done.stdout
+    assert "broken" not in done.stdout
+    assert "1 deselected" not in done.stdout, "the test of the equation is not a law"
+
+
+@pytest.mark.slow
+def test_all_that_it_writes_passes(tmp_path: Path) -> None:
+    write_transform("my_other_average", tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-W", "error::UserWarning", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_it_is_short() -> None:
+    code = STAGE.split('"""\n\n    source')[1]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("my-average", "such as my_average."),
+        ("2nd", "such as sign_momentum."),
+        ("class", "such as sign_momentum."),
+        ("größe", "letters, digits and _"),
+        ("../up", "such as up."),
+        ("_mine", "begins with _ or test_"),
+        ("test_mine", "begins with _ or test_"),
+        ("first_moment", "there is a transform 'first_moment' already"),
+        ("random", "there is a module 'random' already"),
+        ("", "cannot be the name of a transform"),
+        ("taken", "taken.py exists, and nothing was written"),
+        ("tested", "test_tested.py exists, and nothing was written"),
+    ],
+)
+def test_what_it_refuses(name: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "taken.py").write_text("mine")
+    (tmp_path / "test_tested.py").write_text("mine")
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    result = CliRunner().invoke(app, ["new-transform", "--out", str(tmp_path), "--", name])
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+def test_a_folder_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    result = CliRunner().invoke(app, ["new-transform", "my_average", "--out", str(tmp_path / "file")])
+    assert result.exit_code == 2
+    assert "is a file. Pass a folder." in " ".join(result.stderr.split())
