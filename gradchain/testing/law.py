@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class Laws(dict[str, Law]):
 OF_OPTIMIZERS, OF_TRANSFORMS = Laws(), Laws()
 
 
-def chosen(laws: Mapping[str, Law], only: tuple[str, ...] | None, skip: tuple[str, ...]) -> list[Law]:
+def chosen(laws: Mapping[str, Law], only: Sequence[str] | None, skip: Sequence[str]) -> list[Law]:
     """The laws to check.
 
     Raises:

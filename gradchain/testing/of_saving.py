@@ -105,7 +105,7 @@ def copied(subject: Subject) -> None:
 
 @law("Return a string from __repr__, at any time.")
 def shown(subject: Subject) -> None:
-    """print(optimizer) fails, or a log does not tell which optimizer it was."""
+    """Printing the optimizer fails, or a log does not tell which optimizer it was."""
     for run in (subject.run(), subject.run().train(0, 1)):
         text = repr(run.optimizer)
         if type(run.optimizer).__name__ not in text:

@@ -91,7 +91,7 @@ def numbers_as_tensors(bench: Bench) -> None:
         wanted = bench.step(param, normal(5, shape), state, 3)
         param, state = bench.advanced(shape)
         group = {name: _as_tensors(value) for name, value in bench.numbers.items()}
-        step = torch.tensor(3.0, dtype=torch.float64)
+        step: Any = torch.tensor(3.0, dtype=torch.float64)
         program = bench.program(param)
         values = program.numbers(bench.chain.bindings, group, step)
         with Waiting() as waiting:

@@ -34,7 +34,8 @@ def closure(subject: Subject) -> None:
             param.grad = grad
         return loss
 
-    returned: Any = run.optimizer.step(compute)
+    step: Any = run.optimizer.step
+    returned = step(compute)
     if len(calls) != 1:
         raise Broken(f"the closure was called {len(calls)} times")
     if not calls[0]:
@@ -46,13 +47,22 @@ def closure(subject: Subject) -> None:
         same(run.values, plain.values, "with a closure")
 
 
+def _note(called: list[str], what: str) -> Any:
+    """A hook that notes that it was called."""
+
+    def hook(*args: Any) -> None:
+        called.append(what)
+
+    return hook
+
+
 @law("Define step as a method of the class; call super().__init__.")
 def step_hooks(subject: Subject) -> None:
     """Hooks before and after a step (clipping, logs, averaging of weights, profilers) are not called."""
     run = subject.run()
     called: list[str] = []
-    run.optimizer.register_step_pre_hook(lambda *_: called.append("before"))
-    run.optimizer.register_step_post_hook(lambda *_: called.append("after"))
+    run.optimizer.register_step_pre_hook(_note(called, "before"))
+    run.optimizer.register_step_post_hook(_note(called, "after"))
     run.train(0, 2)
     if called != ["before", "after"] * 2:
         raise Broken(f"in two steps hooks were called thus: {', '.join(called) or 'never'}")
@@ -63,10 +73,10 @@ def state_dict_hooks(subject: Subject) -> None:
     """What changes a checkpoint on its way (sharding, renaming, moving to the CPU) is not called."""
     run = subject.run().train(0, 1)
     called: list[str] = []
-    run.optimizer.register_state_dict_pre_hook(lambda *_: called.append("before saving"))
-    run.optimizer.register_state_dict_post_hook(lambda *_: called.append("after saving"))
-    run.optimizer.register_load_state_dict_pre_hook(lambda *_: called.append("before loading"))
-    run.optimizer.register_load_state_dict_post_hook(lambda *_: called.append("after loading"))
+    run.optimizer.register_state_dict_pre_hook(_note(called, "before saving"))
+    run.optimizer.register_state_dict_post_hook(_note(called, "after saving"))
+    run.optimizer.register_load_state_dict_pre_hook(_note(called, "before loading"))
+    run.optimizer.register_load_state_dict_post_hook(_note(called, "after loading"))
     run.optimizer.load_state_dict(run.optimizer.state_dict())
     wanted = ["before saving", "after saving", "before loading", "after loading"]
     if called != wanted:

@@ -116,7 +116,7 @@ def telemetry_neutral(subject: Subject) -> None:
 
 @law("Use the same tensor operations in both modes; never ask whether something is traced or a number.")
 def compiled(subject: Subject) -> str | None:
-    """compile=True trains another model than compile=False."""
+    """Compiled steps train another model than eager ones."""
     plain, run = subject.run(), subject.run()
     optimizer = subject.ours("compile= is", run)
     start = plain.values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, TypeAlias
@@ -200,7 +200,7 @@ def draws(optimizer: Optimizer) -> bool:
 
 
 @contextlib.contextmanager
-def left_as_it_was() -> Iterator[None]:
+def left_as_it_was() -> Generator[None]:
     """Whatever a law sets, it is as before afterwards: the generators, the default dtype, the mode of gradients."""
     dtype, threads = torch.get_default_dtype(), torch.get_num_threads()
     seed, other = torch.random.get_rng_state(), random.getstate()

@@ -42,7 +42,7 @@ class Sound(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: Any) -> None:
         super().load_state_dict(state_dict)
         for param, saved in zip(list(self.state), state_dict["state"].values()):
-            self.state[param] = {"average": saved["average"].clone()}
+            self.state[param] = {key: value.clone() for key, value in saved.items()}
 
     def state_dtype(self, param: torch.Tensor) -> torch.dtype:
         return torch.promote_types(param.dtype, torch.float32)

@@ -34,15 +34,17 @@ def nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(RemembersTheLargest, "largest", 1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("law", "cls"), [row for row in BROKEN if row[0] in LONG])
+@pytest.mark.parametrize(
+    ("law", "cls"), [pytest.param(*row, marks=pytest.mark.slow if row[0] in LONG else ()) for row in BROKEN]
+)
 def test_it_is_caught_by_the_law_that_it_breaks(law: str, cls: Any) -> None:
     report = check_optimizer(cls, only=[law], strict=False)
     assert report.failed == (law,), str(report)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", dict.fromkeys(cls for law, cls in BROKEN if law not in LONG))
-def test_it_is_caught_by_the_laws_that_it_breaks_and_no_other(cls: Any) -> None:
+def test_it_is_caught_by_no_other(cls: Any) -> None:
     report = check_optimizer(cls, skip=LONG, strict=False)
     assert {*report.failed} == {law for law, other in BROKEN if other is cls} | ALSO.get(cls.__name__, set()), str(
         report
