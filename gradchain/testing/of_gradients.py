@@ -12,6 +12,14 @@ from gradchain.testing.runs import Run, Subject, Tensors, gradients, rebuilt
 law = OF_OPTIMIZERS.law
 
 
+@law("Take parameters or group dicts as the first argument, and step without a closure where there is none.")
+def runs(subject: Subject) -> None:
+    """The optimizer cannot be used at all."""
+    errors = [error for where, error in subject.trials.values() if where]
+    if len(errors) == len(subject.trials):
+        raise Broken(f"for none of the shapes {', '.join(map(str, subject.trials))}: {errors[0]}")
+
+
 @law("Compute what you need of p.grad in new tensors: `grad = p.grad + decay * p`, not `p.grad.add_(...)`.")
 def gradients_unwritten(subject: Subject) -> None:
     """What reads p.grad after the step (a norm in a log, accumulation, a second optimizer) gets wrong numbers."""
@@ -74,7 +82,7 @@ def sparse_gradients(subject: Subject) -> str | None:
 
 @law("Keep denominators away from zero: add eps, or use torch.where.")
 def zero_gradients(subject: Subject) -> None:
-    """A layer that gets no signal at first (LoRA's A, a dead unit, a masked batch) turns into NaN for good."""
+    """A layer without signal (LoRA's A, a dead unit) turns into NaN for good."""
     run = subject.run()
     for number in range(2):
         run.step(number, [torch.zeros_like(param) for param in run.params])

@@ -91,7 +91,7 @@ def zero_grad(subject: Subject) -> None:
         run.step(number)
         run.optimizer.zero_grad(set_to_none=to_none)
         for place, param in enumerate(run.params):
-            if (param.grad is not None) if to_none else (param.grad is None or bool(param.grad.any())):
+            if param.grad is not None and (to_none or bool(param.grad.any())):
                 raise Broken(f"zero_grad(set_to_none={to_none}) left a gradient at parameter {place}")
     same(run.values, plain.values, "zero_grad between steps")
 
@@ -208,15 +208,20 @@ def _changes(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
+def _turning(run: Run) -> Run:
+    """Eight steps with gradients that turn at every second of them: momentum shows, also in signs."""
+    for number in range(8):
+        run.step(number, [grad if number % 2 else -0.8 * grad for grad in gradients(number, run.shapes)])
+    return run
+
+
 @law("Read the entry from the group, or do not put it there.")
 def numbers_act(subject: Subject) -> str:
     """An option is set, searched over, published, and has no effect."""
-    plain = subject.run()
-    plain.train(0, 4)
+    plain = _turning(subject.run())
     tried = _changes(subject.run().optimizer.param_groups[0])
     for name, change in tried.items():
-        run = subject.run()
-        run.set(**change).train(0, 4)
+        run = _turning(subject.run().set(**change))
         if all(map(equal, run.values, plain.values)):
             raise Broken(f"{name} = {next(iter(change.values()))} in its groups changes nothing")
     if not tried:

@@ -31,7 +31,7 @@ WAITS = {
 
 
 class Waiting(TorchDispatchMode):
-    """Notes what waits for the device. Step counters are kept on the host, as torch's optimizers keep them."""
+    """Notes what waits for the device. Counters, the 0-d tensors of the state, are taken to be on the host, as torch's are."""
 
     def __init__(self, counters: set[int] | None = None) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def no_sync(subject: Subject) -> None:
     for number in range(1, 3):
         for param, grad in zip(run.params, gradients(number, run.shapes)):
             param.grad = grad
-        counters = {value.data_ptr() for name, value in run.tensors() if value.ndim == 0 and "step" in name}
+        counters = {value.data_ptr() for _, value in run.tensors() if value.ndim == 0}
         with Waiting(counters) as waiting:
             run.call()
         if waiting.found:
@@ -129,7 +129,7 @@ def compiled(subject: Subject) -> str | None:
 
 @law("Keep Python numbers that change out of the traced step, or use tensors (capturable).")
 def compiled_outside(subject: Subject) -> None:
-    """torch.compile of the whole train step fails, or trains another model."""
+    """Compiling the whole train step with torch.compile fails, or trains another model."""
     if subject.run().needs_closure:
         raise NotApplicable("its step needs a closure")
     results: list[list[torch.Tensor]] = []

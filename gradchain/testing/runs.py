@@ -15,8 +15,8 @@ from torch import nn
 
 from gradchain._chain.tracing import traits_of
 from gradchain._optim.optimizer import Optimizer
-from gradchain.errors import shown
-from gradchain.testing.law import Broken, NotApplicable
+from gradchain.errors import OptionError, shown
+from gradchain.testing.law import NotApplicable
 
 Shape: TypeAlias = tuple[int, ...]
 Tensors: TypeAlias = list[torch.Tensor]
@@ -127,11 +127,11 @@ class Subject:
         """Call the factory.
 
         Raises:
-            Broken: it returns something else than an optimizer.
+            OptionError: it returns something else than an optimizer.
         """
         made: object = self.factory(params)
         if not isinstance(made, torch.optim.Optimizer):
-            raise Broken(f"the factory returned {shown(made)}, which is no torch.optim.Optimizer")
+            raise OptionError(f"the factory returned {shown(made)}, which is no torch.optim.Optimizer")
         return made
 
     def run(self, shapes: Sequence[Shape] | None = None, dtype: torch.dtype = torch.float32, **more: Any) -> Run:
@@ -142,8 +142,6 @@ class Subject:
         """Where a parameter of this shape fails: `("", "")`, `("construction", error)` or `("step", error)`."""
         try:
             run = Run(self.make, [shape])
-        except Broken:
-            raise
         except Exception as error:
             return "construction", f"{type(error).__name__}: {error}"
         try:
@@ -153,13 +151,17 @@ class Subject:
         return "", ""
 
     @cached_property
+    def trials(self) -> dict[Shape, tuple[str, str]]:
+        """What became of each of the usual shapes."""
+        return {shape: self.trial(shape) for shape in SHAPES}
+
+    @property
     def shapes(self) -> tuple[Shape, ...]:
         """Three shapes that the optimizer takes: of several ranks, or else matrices."""
-        trials = {shape: self.trial(shape) for shape in SHAPES}
-        good = [shape for shape, (where, _) in trials.items() if not where]
+        good = [shape for shape, (where, _) in self.trials.items() if not where]
         if not good:
-            raise Broken(f"it can be run on none of the shapes {SHAPES}: {next(iter(trials.values()))[1]}")
-        return tuple((good * 3)[:3]) if len(good) < 3 else tuple(good)
+            raise NotApplicable("it cannot be run; see the law runs")
+        return tuple((good * 3)[:3])
 
     @cached_property
     def mixes(self) -> str:

@@ -84,6 +84,12 @@ class Sound(torch.optim.Optimizer):
         return average
 
 
+@breaks("runs")
+class NeedsAnArgument(Sound):
+    def __init__(self, params: Any, model: Any, **options: Any) -> None:
+        super().__init__(params, **options)
+
+
 @breaks("gradients_unwritten")
 class DecayIntoGradient(Sound):
     def one(self, group: Any, p: Any, grad: Any) -> None:
