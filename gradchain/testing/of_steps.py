@@ -209,8 +209,8 @@ def _changes(group: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _turning(run: Run) -> Run:
-    """Eight steps with gradients that turn at every second of them: momentum shows, also in signs."""
-    for number in range(8):
+    """Steps with gradients that turn at every second of them: momentum shows, also in signs, and after a warmup."""
+    for number in range(24):
         run.step(number, [grad if number % 2 else -0.8 * grad for grad in gradients(number, run.shapes)])
     return run
 

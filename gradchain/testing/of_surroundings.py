@@ -31,7 +31,7 @@ WAITS = {
 
 
 class Waiting(TorchDispatchMode):
-    """Notes what waits for the device. Counters, the 0-d tensors of the state, are taken to be on the host, as torch's are."""
+    """Notes what waits for the device. 0-d tensors of the state are taken for counters on the host, as torch's are."""
 
     def __init__(self, counters: set[int] | None = None) -> None:
         super().__init__()
