@@ -16,6 +16,7 @@ from gradchain._chain.named import import_named, load_entry_points
 from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
 from gradchain._chain.show import stage_row
 from gradchain.errors import GradchainError, OptionError, shown
+from gradchain.testing.new_transform import new_transform
 
 try:
     import typer
@@ -267,3 +268,6 @@ def _fail(message: str, code: int) -> NoReturn:
     with contextlib.suppress(OSError):
         typer.echo(f"gradchain: {line}", err=True)
     raise typer.Exit(code)
+
+
+app.command("new-transform")(_one_line_errors()(new_transform))

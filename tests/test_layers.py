@@ -21,6 +21,7 @@ LAYERS = (
     ("distributed", "optim"),
     ("gradchain",),
     ("audit", "ablation"),
+    ("testing",),
     ("gradchain_command",),
     ("cli",),
 )
@@ -37,6 +38,7 @@ PUBLIC = {
     "recipes",
     "roles",
     "storage",
+    "testing",
     "transforms",
 }
 

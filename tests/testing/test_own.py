@@ -1,0 +1,85 @@
+"""Our transforms and the classes of gradchain.optim keep all laws.
+
+The fast tests leave out what takes seconds: compilation, and the search for options without effect. On one core they take
+20 s; all laws of all take five minutes, and are slow.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import pytest
+
+import gradchain
+from gradchain import optim, transforms
+from gradchain.testing import check_optimizer, check_transform
+from tests.laws.cases import TRANSFORMS as CASES
+
+LONG = ("compiled", "compiled_outside", "options_act")
+
+STAGES = {name: value for name in transforms.__all__ if inspect.isclass(value := getattr(transforms, name))}
+ARGUMENTS: dict[str, Any] = {
+    "clip_by_global_norm": 2.0,
+    "clip_by_norm": 0.5,
+    "clip_by_value": 0.3,
+    "multiply": -0.5,
+    "prodigy": 1e-2,  # its first steps are otherwise too short for float32
+    "scale_by_learning_rate": 0.05,
+}
+
+
+def stage(name: str) -> gradchain.Stage:
+    return STAGES[name](ARGUMENTS[name]) if name in ARGUMENTS else STAGES[name]()
+
+
+QUICK = (
+    "centered_decay",
+    "clip_by_global_norm",
+    "first_moment",
+    "master_weights",
+    "range_normalize",
+    "stochastic_sign",
+)
+"""One of each kind."""
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in STAGES])
+def test_a_transform_keeps_the_laws(name: str) -> None:
+    check_transform(stage(name), skip=LONG)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", LONG)
+@pytest.mark.parametrize("name", STAGES)
+def test_a_transform_keeps_the_laws_that_take_long(name: str, law: str) -> None:
+    check_transform(stage(name), only=[law])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_a_transform_keeps_the_laws_with_its_options(case: str) -> None:
+    name = case.partition("/")[0]
+    elements = CASES[case].chain.elements
+    (place,) = [at for at, element in enumerate(elements) if type(element).__name__ == name][:1]
+    check_transform(elements[place], before=elements[:place], after=elements[place + 1 :], skip=LONG)
+
+
+FEW = ("Rose", "Adams", "AdamW")
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in FEW else pytest.mark.slow) for n in optim.CLASSES])
+def test_a_class_keeps_the_laws(name: str) -> None:
+    check_optimizer(getattr(optim, name), skip=LONG[:2])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("law", LONG[:2])
+@pytest.mark.parametrize("name", optim.CLASSES)
+def test_a_class_keeps_the_laws_that_take_long(name: str, law: str) -> None:
+    check_optimizer(getattr(optim, name), only=[law])
+
+
+@pytest.mark.slow
+def test_a_recipe_with_edits_keeps_the_laws() -> None:
+    check_optimizer(lambda params: optim.FromRecipe(params, "adamw", replace={"divide": "atan2_scale"}))
