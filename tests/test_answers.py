@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from gradchain._chain import recipes, registry
 from gradchain.cli import app
 from gradchain_command import answers as command
 from tests import answers
@@ -39,6 +40,15 @@ NOT_KNOWN = (
     ("check", "rose"),
     ("show", "rose", "--help"),
 )
+
+
+@pytest.fixture(autouse=True)
+def ours_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests of this process registered is not there."""
+    stages = {name: stage for name, stage in registry._stages.items() if stage.__module__.startswith("gradchain.")}
+    known = {name: each for name, each in recipes._recipes.items() if each.build.__module__.startswith("gradchain.")}
+    monkeypatch.setattr(registry, "_stages", stages)
+    monkeypatch.setattr(recipes, "_recipes", known)
 
 
 def test_what_is_written_is_what_is_true() -> None:
