@@ -31,6 +31,7 @@ def _one_rank(subject: Subject, shape: tuple[int, ...]) -> str:
 @law("Write for any number of axes, or refuse those that do not fit when the optimizer is made.")
 def every_rank(subject: Subject) -> str | None:
     """A bias, a convolution or a stack of experts cannot be trained, and that shows only after the model was built."""
+    subject.runnable()
     refused = [shape for shape in RANKS[1:] if _one_rank(subject, shape)]
     return f"refuses {', '.join(map(str, refused))} when it is made" if refused else None
 
@@ -38,6 +39,7 @@ def every_rank(subject: Subject) -> str | None:
 @law("Handle `p.ndim == 0`: no axis to reduce over, no p[0].")
 def scalars(subject: Subject) -> str | None:
     """A 0-d parameter (a learned temperature, a gate) cannot be trained."""
+    subject.runnable()
     return "refused when it is made" if _one_rank(subject, ()) else None
 
 

@@ -158,10 +158,13 @@ class Subject:
     @property
     def shapes(self) -> tuple[Shape, ...]:
         """Three shapes that the optimizer takes: of several ranks, or else matrices."""
-        good = [shape for shape, (where, _) in self.trials.items() if not where]
-        if not good:
-            raise NotApplicable("it cannot be run; see the law runs")
-        return tuple((good * 3)[:3])
+        return tuple((self.runnable() * 3)[:3])
+
+    def runnable(self) -> list[Shape]:
+        """The usual shapes that it takes. Raises `NotApplicable` if there are none."""
+        if good := [shape for shape, (where, _) in self.trials.items() if not where]:
+            return good
+        raise NotApplicable("it cannot be run; see the law runs")
 
     @cached_property
     def mixes(self) -> str:
