@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all parity integrations check fuzz lint types docs bench bench-quick clean
+.PHONY: demo test test-all parity integrations check fuzz lint types docs bench bench-quick release-check clean
 
 demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
 	$(BIN)/gradchain show rose
@@ -55,6 +55,13 @@ bench: $(STAMP)  ## step time, memory and warm-up against our peers, which it in
 bench-quick: $(STAMP)  ## a few pairs, in a minute or two
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks --quick --output runs/benchmarks-quick.json
+
+release-check: $(STAMP)  ## builds what is published, checks it, and tests the wheel by itself in a fresh environment of $(PYTHON)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[release]"
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	PYTHON=$(PYTHON) .ci/wheel dist/*.whl
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
