@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all parity integrations check fuzz lint types docs bench bench-quick clean
+.PHONY: demo test test-all parity integrations check fuzz lint types docs bench bench-quick release-check clean
 
 demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
 	$(BIN)/gradchain show rose
@@ -26,7 +26,7 @@ integrations: $(STAMP)  ## in the trainers that load our optimizers, which it in
 	$(BIN)/pytest tests/integrations -m "" -n 2 --dist worksteal
 
 # Tests of which `make test` has a selection.
-CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation audit capturable outliers product rehearsal)) \
+CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation audit capturable claims_own dtypes outliers product rehearsal)) \
 	$(addsuffix .py,$(addprefix tests/laws/test_,differentiation layouts meaning step)) \
 	tests/distributed/test_example.py "tests/distributed/test_sharded.py::test_all_on_more[three]" \
 	"tests/test_user_compile.py::test_a_compiled_caller_gets_the_same_steps[compiled]"
@@ -55,6 +55,13 @@ bench: $(STAMP)  ## step time, memory and warm-up against our peers, which it in
 bench-quick: $(STAMP)  ## a few pairs, in a minute or two
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks --quick --output runs/benchmarks-quick.json
+
+release-check: $(STAMP)  ## builds what is published, checks it, and tests the wheel by itself in a fresh environment of $(PYTHON)
+	$(BIN)/pip install --quiet -c constraints.txt -e ".[release]"
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+	PYTHON=$(PYTHON) .ci/wheel dist/*.whl
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 from typing import Any
 
 import pytest
@@ -12,6 +13,14 @@ from gradchain._chain import recipes
 from gradchain._engine import call, kernel
 
 torch.set_num_threads(1)  # the tensors are small, and pytest-xdist keeps the cores busy
+gc.disable()  # until all tests are collected: there is nothing to find among 10,000 of them, and to look takes seconds
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays, so the collector need not go through it in every test."""
+    gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
+    gc.enable()
 
 
 @pytest.fixture(autouse=True)

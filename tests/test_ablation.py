@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from gradchain import ablation
 from gradchain._chain import recipes
 from gradchain.ablation import run as run_module
 from gradchain.ablation import study as study_module
+from tests.processes import python
 
 QUICK = {"epochs": 1, "batch_size": 128, "seeds": 2}
 
@@ -438,13 +438,14 @@ def test_imports_are_light():
         "import gradchain.ablation\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = python(code)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("missing", ["matplotlib", "rich"])
 def test_a_missing_extra_says_what_to_install(missing):
     code = f"import sys; sys.modules[{missing!r}] = None; import gradchain.ablation"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = python(code)
     assert done.returncode == 1
     assert 'pip install "gradchain[cli]"' in done.stderr.splitlines()[-1]
 

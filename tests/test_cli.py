@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 import gradchain
 from gradchain.ablation import study as study_module
 from gradchain.cli import app
+from tests.processes import python
 
 QUICK = ["--epochs", "1", "--batch-size", "128", "--seeds", "2"]
 
@@ -162,7 +163,7 @@ def test_errors_are_one_line(arguments, message):
 @pytest.mark.parametrize("missing", ["typer", "rich.console"])
 def test_a_missing_extra_says_what_to_install(missing):
     code = f"import sys; sys.modules[{missing!r}] = None; import gradchain.cli"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    done = python(code)
     assert done.returncode == 1
     assert 'pip install "gradchain[cli]"' in done.stderr
     assert "Traceback" not in done.stderr

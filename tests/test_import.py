@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from tests.processes import python
 
 CODE = """
 import sys, torch
@@ -15,7 +14,8 @@ print(*[name for name in ("torch._dynamo", "torch._inductor") if name in set(sys
 
 
 def test_nothing_heavy_is_imported_beyond_torch() -> None:
-    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True, timeout=120)
+    done = python(CODE)
+    assert done.returncode == 0, done.stderr
     packages, compiler = done.stdout.split("\n")[:2]
     assert packages.split() == ["gradchain"]
     assert compiler == ""

@@ -6,7 +6,7 @@ import ast
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import tomllib
+from tests.test_release import PROJECT
 
 ROOT = Path(__file__).parent.parent
 
@@ -109,9 +109,8 @@ def test_public_modules_are_few_and_named_after_nothing_else() -> None:
 
 
 def test_all_packages_are_installed() -> None:
-    setup = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     packages = {name for name, path in MODULES.items() if path.name == "__init__.py"}
-    assert set(setup["tool"]["setuptools"]["packages"]) == packages
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages
 
 
 def test_the_picture_in_the_docs_is_true() -> None:

@@ -7,7 +7,6 @@ import importlib
 import inspect
 import json
 import pickle
-import subprocess
 import sys
 from typing import Any
 
@@ -19,6 +18,7 @@ import gradchain
 from gradchain import optim
 from tests import optim_stub
 from tests.laws.running import gradients, tensors
+from tests.processes import python
 
 SHAPES = [(4, 3), (5,)]
 PUBLISHED = [
@@ -178,7 +178,7 @@ def test_a_process_that_has_only_the_path() -> None:
         "o = getattr(importlib.import_module(m), c)([torch.nn.Parameter(torch.ones(2, 2))], lr=1e-3); "
         "print(json.dumps([type(o).__name__, o.param_groups[0]['lr']]))"
     )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    ran = python(code)
     assert json.loads(ran.stdout) == ["Adams", 0.001], ran.stderr
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -17,11 +15,11 @@ from torch.optim import lr_scheduler as lrs
 import gradchain
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
+from tests.processes import python
 from tests.test_extend import extend_previous
 from tests.test_optimizer import RECIPES, assert_same, make_params, recipe_optimizer, set_grads, train
 from tests.test_state import saved_and_loaded, state_list
 
-ROOT = Path(__file__).parents[1]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TOTAL, SAVED = 9, 4
 
@@ -118,7 +116,8 @@ def test_resume_in_this_process(case: str, dtype: str) -> None:
 
 
 CHILD = """
-import sys, torch
+import sys, torch, warnings
+warnings.simplefilter("ignore")
 from tests.test_resume import CASES, SAVED, TOTAL, Run
 torch.manual_seed(123), torch.rand(7)  # another state of the global generator
 folder = sys.argv[1]
@@ -136,9 +135,7 @@ def test_resume_in_a_new_process(tmp_path: Path) -> None:
         run = Run(case, torch.bfloat16).train(0, SAVED)  # where noise is drawn
         torch.save(run.checkpoint(), tmp_path / f"{case}.pt")
         expected[case] = run.train(SAVED, TOTAL).result()
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", CHILD, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
-    )
+    done = python(CHILD, str(tmp_path))
     assert done.returncode == 0, done.stderr
     for name, result in expected.items():
         assert_same_result(torch.load(tmp_path / f"{name}.pt.done", weights_only=True), result)

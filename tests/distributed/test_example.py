@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.worlds import ROOT
+from tests.processes import ROOT
 
 SECONDS = 120
 STEPS, SAVED, KILLED = 12, 4, 7

@@ -5,19 +5,20 @@ from __future__ import annotations
 import datetime
 import importlib
 import json
-import os
-import subprocess
-import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
+import torch
+from torch import distributed as dist
 
+from tests.processes import nursery
 
 Job = tuple[Callable[..., Any], dict[str, Any]]
+
+USED = ("torch._dynamo", "torch.distributed.checkpoint.state_dict", "torch.distributed.fsdp", "tests.laws.running")
+"""What jobs import, which takes seconds."""
 
 
 def run(job: Callable[..., Any], world: int, *, seconds: float = 120, **options: Any) -> list[Any]:
@@ -26,64 +27,31 @@ def run(job: Callable[..., Any], world: int, *, seconds: float = 120, **options:
 
 
 def run_all(jobs: Sequence[Job], world: int, *, seconds: float = 120) -> list[list[Any]]:
-    """What each of some jobs returns, for each process; to start a process takes seconds, so they share them."""
+    """What each of some jobs returns, for each process."""
+    calls = [(f"{job.__module__}:{job.__name__}", options) for job, options in jobs]
     with tempfile.TemporaryDirectory() as folder:
-        calls = [(f"{job.__module__}:{job.__name__}", options) for job, options in jobs]
-        name = ", ".join(name for name, _ in calls)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        processes: list[subprocess.Popen[bytes]] = []
-        outputs = [Path(folder) / f"output{rank}" for rank in range(world)]
-        for rank in range(world):
-            command = [sys.executable, "-m", __name__, str(rank), str(world), folder, json.dumps(calls)]
-            with outputs[rank].open("wb") as output:
-                processes.append(
-                    subprocess.Popen(command, env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
-                )
-        try:
-            _wait(processes, seconds)
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        broken = [rank for rank, process in enumerate(processes) if process.returncode != 0]
+        place = Path(folder)
+        ranks = [{"rank": rank, "world": world, "folder": folder, "calls": calls} for rank in range(world)]
+        statuses = nursery(*USED).start(f"{__name__}:join", ranks, place, seconds)
+        broken = [rank for rank, status in enumerate(statuses) if status != 0]
         if broken:
-            told = "\n".join(f"--- rank {rank}\n{outputs[rank].read_text()[-3000:]}" for rank in broken)
-            raise AssertionError(f"{name} on {world} processes failed or took more than {seconds} s:\n{told}")
-        return [json.loads((Path(folder) / f"result{rank}").read_text()) for rank in range(world)]
+            told = "\n".join(f"--- rank {rank}\n{(place / f'{rank}.err').read_text()[-3000:]}" for rank in broken)
+            names = ", ".join(name for name, _ in calls)
+            raise AssertionError(f"{names} on {world} processes failed or took more than {seconds} s:\n{told}")
+        return [json.loads((place / f"result{rank}").read_text()) for rank in range(world)]
 
 
-def _wait(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
-    """Until all have ended, one has failed, or the time is over."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        codes = [process.poll() for process in processes]
-        if all(code is not None for code in codes):
-            return
-        if any(codes):
-            time.sleep(2)  # the others find out by themselves, and say where they were
-            return
-        time.sleep(0.05)
-
-
-def _main() -> None:
-    import torch
-    from torch import distributed as dist
-
-    rank, world, folder, calls = sys.argv[1:]
+def join(asked: dict[str, Any]) -> None:
+    """Be one of the processes, and run the jobs."""
+    folder, rank = asked["folder"], asked["rank"]
     torch.set_num_threads(1)
     dist.init_process_group(
-        "gloo", init_method=f"file://{folder}/store", rank=int(rank), world_size=int(world),
+        "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=asked["world"],
         timeout=datetime.timedelta(seconds=60),
     )  # fmt: skip
     results: list[Any] = []
-    for name, options in json.loads(calls):
+    for name, options in asked["calls"]:
         module, _, function = name.partition(":")
         results.append(getattr(importlib.import_module(module), function)(**options))
-    (Path(folder) / f"result{rank}").write_text(json.dumps(results))
+    Path(folder, f"result{rank}").write_text(json.dumps(results))
     dist.barrier()
-    sys.stdout.flush()
-    os._exit(0)  # gloo's threads do not always let a process end
-
-
-if __name__ == "__main__":
-    _main()
