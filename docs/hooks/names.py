@@ -15,7 +15,12 @@ import gradchain
 from gradchain import optim
 
 DOCS = Path(__file__).parents[1]
-NO_API = {"cli", "errors", "transforms", "recipes"}  # a command; its classes are in `gradchain`, as are these; in `optim`
+NO_API = {
+    "cli",
+    "errors",
+    "transforms",
+    "recipes",
+}  # a command; its classes are in `gradchain`, as are these; in `optim`
 
 _DIRECTIVE = re.compile(r"^::: (gradchain[\w.]*)$", flags=re.M)
 _ALGORITHM = re.compile(r"^<!-- algorithm: (\S+) -->$", flags=re.M)

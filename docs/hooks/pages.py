@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -38,6 +39,7 @@ def beside(name: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where its dataclasses look
     spec.loader.exec_module(module)
     return module
 
@@ -75,7 +77,11 @@ def _steps(recipe: str, root: str) -> Iterator[str]:
         page = where.get(type(stage).__name__)
         title = f"[`{address}`]({root}{page})" if page else f"`{address}`"
         numbers = f" <small>`{options}`</small>" if options else ""
-        kept = f" <small>keeps `{slots}`{'' if storage in ('plain', 'param') else f' in `{storage}`'}</small>" if slots else ""
+        kept = (
+            f" <small>keeps `{slots}`{'' if storage in ('plain', 'param') else f' in `{storage}`'}</small>"
+            if slots
+            else ""
+        )
         yield f"1.  {title}{numbers}{kept}<br>{summary}"
         if equation:
             yield from ("", f"    $${' '.join(equation.split())}$$", "")
