@@ -29,7 +29,7 @@ def test_formulas_become_mathml() -> None:
     assert "arithmatex" not in written
     assert written.count("<math ") == 2
     assert "<mi>max</mi>" in written
-    assert '<mo stretchy="true" fence="true" form="prefix">&#x02016;</mo>' in written
+    assert '<mo stretchy="false" fence="true" form="prefix">&#x02016;</mo>' in written
     assert '<div class="formula"><math xmlns="http://www.w3.org/1998/Math/MathML" display="block">' in written
 
 

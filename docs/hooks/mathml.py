@@ -14,13 +14,17 @@ _SPACE = '<mspace width="0.1667em"></mspace>'
 
 
 def formula(latex: str, block: bool) -> str:
-    """A formula as MathML, in which bars around a term are as high as the term, and names of functions are names."""
+    """A formula as MathML, in which bars are around their terms, and names of functions are names."""
     for bar in ("lVert", "lvert", "rVert", "rvert"):
         side = "left" if bar[0] == "l" else "right"
         latex = re.sub(rf"(?<!\\{side})\\{bar}(?![a-zA-Z])", rf"\\{side}\\{bar} ", latex)
     written = convert(latex, display="block" if block else "inline")
     written = re.sub(r"<mspace ([^>]*?) ?/>", r"<mspace \1></mspace>", written)
     written = re.sub(r"<mo>(&#x0221E;|&#x022A4;)</mo>", r"<mi>\1</mi>", written)
+    written = re.sub(
+        r'<mo stretchy="true"( fence="true" form="\w+">(?:&#x02016;|&#x0007C;)<)', r'<mo stretchy="false"\1', written
+    )
+    written = written.replace("<mo>&#x0002F;</mo>", '<mo lspace="0.1em" rspace="0.1em">&#x0002F;</mo>')
     return _WORD.sub(lambda name: f"<mi>{name[1]}</mi>" + ("" if name[2] else _SPACE), written)
 
 
