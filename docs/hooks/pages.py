@@ -1,7 +1,8 @@
 """Fills in what pages get from the code: algorithms of recipes, signatures of transforms, and the index of names.
 
 * `<!-- algorithm: rose -->` becomes the recipe's stages with their equations, linked to where they are described;
-* `::: gradchain.centralize`, on a page of transforms, gets the signature in front;
+* `::: gradchain.centralize`, on a page of transforms, gets the signature and the picture in front;
+* `<!-- gallery -->` becomes all pictures;
 * `<!-- names -->` becomes the index.
 """
 
@@ -21,6 +22,7 @@ from gradchain import transforms
 from gradchain._chain.show import stage_row
 
 _HERE = Path(__file__).parent
+_TRANSFORMS = _HERE.parent / "transforms"
 _ALGORITHM = re.compile(r"^<!-- algorithm: (\S+) -->$", flags=re.M)
 _TRANSFORM = re.compile(r"^::: gradchain\.(\w+)$", flags=re.M)
 
@@ -34,8 +36,8 @@ OPTIONS = """
 
 
 def beside(name: str) -> ModuleType:
-    """The module `name` of this folder, which is no package."""
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", _HERE / f"{name}.py")
+    """A module of the documentation, which is no package: `names`, or `../pictures/effects`."""
+    spec = importlib.util.spec_from_file_location(f"docs_{Path(name).name}", _HERE / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -48,7 +50,7 @@ def pages_of_transforms() -> dict[str, str]:
     """Where each transform is described, within the site."""
     return {
         name: f"transforms/{page.stem}.md#{name}"
-        for page in (_HERE.parent / "transforms").glob("*.md")
+        for page in sorted(_TRANSFORMS.glob("*.md"))
         for name in _TRANSFORM.findall(page.read_text(encoding="utf-8"))
     }
 
@@ -107,6 +109,26 @@ def _parameter(parameter: inspect.Parameter) -> str:
     return text
 
 
+def effect(name: str) -> str:
+    """The picture of a transform, and what to see in it."""
+    says = beside("../pictures/effects").EFFECTS[name].says
+    return f"![{name}: {says}](../assets/gallery/{name}.png){{ width=240 height=200 loading=lazy }}\n{says}"
+
+
+def gallery() -> str:
+    """All pictures, with links, by page."""
+    written, pages = [], pages_of_transforms()
+    titles = {page.stem: page.read_text(encoding="utf-8").partition("\n")[0][2:] for page in _TRANSFORMS.glob("*.md")}
+    for stem in sorted({Path(page.partition("#")[0]).stem for page in pages.values()}, key=titles.__getitem__):
+        written += [f"## {titles[stem]}", "", '<div class="gallery" markdown>', ""]
+        for name, page in pages.items():
+            if page.startswith(f"transforms/{stem}.md") and name in beside("../pictures/effects").EFFECTS:
+                link = page.removeprefix("transforms/")
+                written += ["<div markdown>", "", f"[`{name}`]({link})", "", effect(name), "", "</div>", ""]
+        written += ["</div>", ""]
+    return "\n".join(written)
+
+
 def filled(text: str, file: str) -> str:
     """A page with what the code says."""
     if file.startswith("transforms/"):
@@ -114,12 +136,28 @@ def filled(text: str, file: str) -> str:
         def described(found: re.Match[str]) -> str:
             if not inspect.isclass(getattr(transforms, found[1], None)):
                 return found[0]
-            return f"{signature(found[1])}\n\n{found[0]}{OPTIONS}"
+            picture = f'<div class="effect" markdown>\n\n{effect(found[1])}\n\n</div>'
+            return f"{signature(found[1])}\n\n{picture}\n\n{found[0]}{OPTIONS}"
 
-        return _TRANSFORM.sub(described, text)
+        return _TRANSFORM.sub(described, text).replace("<!-- gallery -->", gallery())
     text = _ALGORITHM.sub(lambda found: algorithm(found[1]), text)
     return text.replace("<!-- names -->", beside("names").table())
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     return filled(markdown, page.file.src_uri)
+
+
+_TEXT = re.compile(r'<div class="language-text highlight">(<pre>.*?</pre>)</div>', flags=re.S)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Lets printed prose wrap: text without columns, which are two spaces or more."""
+
+    def marked(found: re.Match[str]) -> str:
+        columns = "  " in found[1]
+        return (
+            found[0] if columns else found[0].replace("language-text highlight", "language-text wrapped highlight", 1)
+        )
+
+    return _TEXT.sub(marked, content)
