@@ -56,7 +56,7 @@ WIDE = {"README.md", "docs/benchmarks.md"}  # not on the site; written by `make 
 def test_code_fits_the_column(page: Path) -> None:
     """80 characters, which a page has room for beside its two menus; more in tables; prose is wrapped."""
     for block in blocks(page):
-        limit = 80 if block.language != "text" else 120 if "  " in block.text else 1000
+        limit = 80 if block.language != "text" else 130 if "  " in block.text else 1000
         long = [line for line in block.text.splitlines() if len(line) > limit]
         assert page_id(page) in WIDE or not long, f"{page_id(page)}:{block.line}: {long[0]!r}"
 
@@ -115,7 +115,7 @@ def test_every_recipe_is_described_with_its_options(name: str) -> None:
     pages = (page.read_text(encoding="utf-8") for page in (DOCS / "recipes").glob("*.md"))
     (section,) = [found[1] for text in pages if (found := heading.search(text))]
     assert f"<!-- algorithm: {name} -->" in section
-    assert f'== gradchain.recipe("{name}")' in section, "the chain, spelled out"
+    assert re.search(rf'== gradchain\.recipe\(\s*"{re.escape(name)}"\s*\)', section), "the chain, spelled out"
     for parameter in recipes.find_recipe(name).parameters:
         row = re.search(rf"^\| `{parameter.name}` \| `(.*?)` \|", section, flags=re.M)
         assert row is not None, f"option {parameter.name} is not in the table"
