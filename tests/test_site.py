@@ -1,19 +1,23 @@
-"""The hooks that build the site: formulas are MathML, and nothing is loaded from another host."""
+"""The hooks that build the site: formulas are MathML, no other host is asked, and no name or picture is missing."""
 
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
+import gradchain
+from gradchain import optim, transforms
+
 HOOKS = Path(__file__).parents[1] / "docs" / "hooks"
 
 
 def hook(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"docs_{name}", HOOKS / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"docs_{Path(name).name}", HOOKS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -49,3 +53,28 @@ def test_formulas_become_mathml() -> None:
 def test_what_is_loaded_from_another_host_is_found(name: str, text: str, found: bool, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text, encoding="utf-8")
     assert bool([*hook("offline").loaded_from_elsewhere(tmp_path)]) is found
+
+
+def test_every_public_name_is_in_the_index_with_its_place() -> None:
+    index = hook("names").index()
+    assert [f"{name.module}.{name.name}" for name in index if name.place is None] == [], "describe these on a page"
+    listed = {name.name for name in index}
+    public = {
+        name for name, value in vars(gradchain).items() if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert public - listed == {"TYPE_CHECKING"}
+    assert {*optim.__all__, *transforms.__all__} <= listed
+
+
+@pytest.mark.parametrize("name", transforms.__all__)
+def test_every_transform_has_a_picture_and_a_sentence(name: str) -> None:
+    effect = hook("../pictures/effects").EFFECTS[name]
+    assert effect.says.endswith(".")
+    picture = HOOKS.parent / "assets" / "gallery" / f"{name}.png"
+    assert 1_000 < picture.stat().st_size < 40_000
+
+
+def test_the_algorithm_of_a_recipe_links_its_stages() -> None:
+    written = hook("pages").algorithm("gyro-adam")
+    assert "[`momentum_project`](../transforms/project.md#momentum_project)" in written
+    assert written.count("\n1.  ") == len(gradchain.recipe("gyro-adam")) + 1

@@ -18,6 +18,7 @@ def formula(latex: str, block: bool) -> str:
     for bar in ("lVert", "lvert", "rVert", "rvert"):
         side = "left" if bar[0] == "l" else "right"
         latex = re.sub(rf"(?<!\\{side})\\{bar}(?![a-zA-Z])", rf"\\{side}\\{bar} ", latex)
+    latex = re.sub(r"\\operatorname\{(\w*\d\w*)\}", r"\\,\\text{\1}", latex)  # such as atan2
     written = convert(latex, display="block" if block else "inline")
     written = re.sub(r"<mspace ([^>]*?) ?/>", r"<mspace \1></mspace>", written)
     written = re.sub(r"<mo>(&#x0221E;|&#x022A4;)</mo>", r"<mi>\1</mi>", written)
