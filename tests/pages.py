@@ -5,13 +5,14 @@ A page is run from top to bottom in one namespace. Two kinds of HTML comment tie
 * `<!-- print(...) -->` before it: the block is what this statement prints at this place of the page;
 * `<!-- output -->` before it: the block is what the last ```python block printed.
 
-A ```py block is only compiled, and so is a block after `<!-- if: module -->` while there is no such module. A page that
+A ```py block is only compiled, and so is a block after `<!-- if: module.name -->` while there is no such thing. A page that
 begins with `<!-- needs: a, b -->` is run where these packages are installed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import io
 import re
@@ -88,8 +89,11 @@ def trimmed(text: str) -> list[str]:
 
 
 def is_there(comment: str) -> bool:
-    """Whether the module that a block waits for can be imported."""
-    return not comment.startswith("if: ") or importlib.util.find_spec(comment[4:]) is not None
+    """Whether what a block waits for can be imported: a module, or a name in one."""
+    if not comment.startswith("if: "):
+        return True
+    module, _, name = comment[4:].rpartition(".")
+    return hasattr(importlib.import_module(module), name) or importlib.util.find_spec(comment[4:]) is not None
 
 
 def run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
