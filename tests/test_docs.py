@@ -1,27 +1,17 @@
 """The documentation is true: its code runs, its output is what is printed, its links resolve, and nothing is left out.
 
-A page is run from top to bottom in one namespace. Two kinds of HTML comment tie a ```text block to the code:
-
-* `<!-- print(...) -->` before it: the block is what this statement prints at this place of the page;
-* `<!-- output -->` before it: the block is what the last ```python block printed.
-
-A ```py block needs optional packages: it is only compiled.
+`tests/pages.py` says how a page is run.
 """
 
 from __future__ import annotations
 
-import contextlib
 import doctest
 import importlib
 import inspect
 import io
 import pkgutil
 import re
-import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
@@ -29,11 +19,10 @@ import torch
 
 import gradchain
 from gradchain import transforms
-from gradchain._chain import recipes, registry
+from gradchain._chain import recipes
+from tests.pages import DOCS, PAGES, ROOT, blocks, needs, page_id, run
+from tests.pages import sandbox as sandbox
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 TRANSFORM_PAGES = sorted((DOCS / "transforms").glob("*.md"))
 
 # Transforms that change no number of the step, only how it is computed or kept: they have no equation to show.
@@ -46,88 +35,30 @@ FRAGMENTS = {"gradchain._core.reduce.whole_tensor"}
 OPTIONAL = ("gradchain.ablation", "gradchain.cli", "gradchain.__main__")
 
 
-def page_id(page: Path) -> str:
-    return page.relative_to(ROOT).as_posix()
-
-
 # Pages.
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block: its language, its text, the line of its first line, and the HTML comment right before it."""
-
-    language: str
-    text: str
-    line: int
-    comment: str
-
-
-_COMMENT = re.compile(r"<!-- (.*) -->")
-
-
-def blocks(page: Path) -> Iterator[Block]:
-    lines = page.read_text(encoding="utf-8").splitlines()
-    comment, start, language = "", 0, None
-    for number, line in enumerate(lines, start=1):
-        if line.startswith("```"):
-            if language is None:
-                language, start = line[3:].strip(), number
-            else:
-                yield Block(language, "\n".join(lines[start : number - 1]), start + 1, comment)
-                comment, language = "", None
-        elif language is None and line.strip():
-            found = _COMMENT.fullmatch(line.strip())
-            comment = found[1] if found else ""
-    assert language is None, f"{page_id(page)}:{start}: the block is not closed"
-
-
-def execute(code: str, page: Path, line: int, namespace: dict[str, Any]) -> str:
-    """Run code as if it stood at its line of the page; returns what it printed."""
-    printed = io.StringIO()
-    with contextlib.redirect_stdout(printed):
-        # Without this module's `from __future__` flags, as a reader would run it.
-        exec(compile("\n" * (line - 1) + code, page_id(page), "exec", dont_inherit=True), namespace)
-    return printed.getvalue()
-
-
-def trimmed(text: str) -> list[str]:
-    return [line.rstrip() for line in text.strip("\n").splitlines()]
-
-
-@pytest.fixture
-def sandbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An empty directory, a fixed seed, and registries that forget what a page registers."""
-    gradchain.recipes()
-    for module, name in ((registry, "_stages"), (registry, "_labels"), (recipes, "_recipes")):
-        monkeypatch.setattr(module, name, dict(getattr(module, name)))
-    monkeypatch.chdir(tmp_path)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
 
 
 @pytest.mark.usefixtures("sandbox")
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_the_code_of_a_page_runs_and_prints_what_the_page_shows(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = ModuleType("page")
-    monkeypatch.setitem(sys.modules, "page", module)
-    namespace, printed = vars(module), ""
+    """Pages that need a trainer's package are run by `make integrations`; here their code is compiled."""
+    if not needs(page):
+        run(page, monkeypatch)
     for block in blocks(page):
-        where = f"{page_id(page)}:{block.line}"
         if block.language == "python":
-            printed = execute(block.text, page, block.line, namespace)
-        elif block.language == "py":
             compile(block.text, page_id(page), "exec")
-        elif block.language == "text" and block.comment == "output":
-            assert trimmed(block.text) == trimmed(printed), f"{where}: not what the code above prints"
-        elif block.language == "text" and block.comment.startswith("print("):
-            shown = execute(block.comment, page, block.line, namespace)
-            assert trimmed(block.text) == trimmed(shown), f"{where}: not what {block.comment} prints"
-        else:
-            assert block.language in ("text", "sh", "console", "toml", "json", "bibtex"), (
-                f"{where}: {block.language!r}?"
-            )
+
+
+WIDE = {"README.md", "docs/benchmarks.md"}  # not on the site; written by `make bench`
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_code_fits_the_column(page: Path) -> None:
+    """80 characters, which a page has room for beside its two menus; more in tables; prose is wrapped."""
+    for block in blocks(page):
+        limit = 80 if block.language != "text" else 130 if "  " in block.text else 1000
+        long = [line for line in block.text.splitlines() if len(line) > limit]
+        assert page_id(page) in WIDE or not long, f"{page_id(page)}:{block.line}: {long[0]!r}"
 
 
 # Links.
@@ -180,12 +111,13 @@ def test_every_transform_has_its_place_and_its_equation(name: str) -> None:
 
 @pytest.mark.parametrize("name", gradchain.recipes())
 def test_every_recipe_is_described_with_its_options(name: str) -> None:
-    text = (DOCS / "recipes.md").read_text(encoding="utf-8")
-    section = re.search(rf"^## {re.escape(name)}$(.*?)(?=^## |\Z)", text, flags=re.S | re.M)
-    assert section is not None
-    assert f'<!-- print(gradchain.recipe("{name}")) -->' in section[1]
+    heading = re.compile(rf"^## {re.escape(name)}$(.*?)(?=^## |\Z)", flags=re.S | re.M)
+    pages = (page.read_text(encoding="utf-8") for page in (DOCS / "recipes").glob("*.md"))
+    (section,) = [found[1] for text in pages if (found := heading.search(text))]
+    assert f"<!-- algorithm: {name} -->" in section
+    assert re.search(rf'== gradchain\.recipe\(\s*"{re.escape(name)}"\s*\)', section), "the chain, spelled out"
     for parameter in recipes.find_recipe(name).parameters:
-        row = re.search(rf"^\| `{parameter.name}` \| `(.*?)` \|", section[1], flags=re.M)
+        row = re.search(rf"^\| `{parameter.name}` \| `(.*?)` \|", section, flags=re.M)
         assert row is not None, f"option {parameter.name} is not in the table"
         assert row[1] == repr(parameter.default).replace("'", '"')
 

@@ -1,4 +1,4 @@
-"""Lets mkdocstrings show docstrings as ours are written: one-line sections, and `>>>` examples as code."""
+"""Lets mkdocstrings show docstrings as ours are written: one-line sections, `>>>` examples as code, papers as links."""
 
 import re
 from typing import Any
@@ -7,6 +7,7 @@ import griffe
 
 _EXAMPLE = re.compile(r"^>>> .*(?:\n.+)*", flags=re.M)
 _SECTION = re.compile(r"(?:\n*^|(?<=[.!?]) )(Returns|Raises): (.+(?:\n    .+)*)\n?", flags=re.M)
+_ARXIV = re.compile(r"(?<![\w/\[])arXiv:(\d{4}\.\d{5})")
 _ENTRY = re.compile(r"; (?=\w+Error: )")
 
 
@@ -17,7 +18,7 @@ def expanded(text: str) -> str:
         entries = _ENTRY.sub("\n    ", found[2].replace("\n    ", " "))
         return f"\n\n{found[1]}:\n    {entries}\n\n"
 
-    text = _SECTION.sub(section, text)
+    text = _ARXIV.sub(r"[arXiv:\1](https://arxiv.org/abs/\1)", _SECTION.sub(section, text))
     return _EXAMPLE.sub(r"```pycon\n\g<0>\n```", text).strip()
 
 

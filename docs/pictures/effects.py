@@ -1,0 +1,221 @@
+"""What each picture of the gallery shows: two chains, one with the transform, on the same 2-D problem."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import gradchain as g
+import torch
+from gradchain import Stage
+
+Points = Sequence[Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Two chains of stages on one problem, and a sentence that says what to see."""
+
+    without: Sequence[Any]
+    with_it: Sequence[Any]
+    says: str
+    noise: float = 0.0
+    spike: int | None = None
+    """The step whose gradient is ten times as large."""
+    start: Points = ((-1.6, 1.0),)
+    """Rows of the parameter; each is a point of the plane."""
+    steps: int = 24
+    curve: tuple[float, float] = (1.0, 6.0)
+    """The curvatures of the bowl."""
+    dtype: torch.dtype = torch.float32
+
+
+TWO = ((-1.6, 1.0), (-0.2, -0.9))
+
+
+def lr(rate: float) -> Stage:
+    return g.scale_by_learning_rate(rate)
+
+
+def adam(*more: Stage, rate: float = 0.12) -> list[Stage]:
+    return [g.first_moment(0.8), g.second_moment(0.9), *more, g.divide(1e-8), lr(rate)]
+
+
+NORMED = [g.range_normalize(), g.divide(), lr(0.15)]
+AVERAGE = g.first_moment(0.7, bias_correction=False)
+
+EFFECTS: dict[str, Effect] = {
+    "centralize": Effect(
+        [lr(0.1)], [g.centralize(), lr(0.1)],
+        "Moves along one diagonal: what the entries of a row have in common is dropped.",
+    ),
+    "range_normalize": Effect(
+        [lr(0.02)], [g.range_normalize(), g.divide(), lr(0.15)],
+        "Steps keep their size however flat the slope is.", curve=(1.0, 3.0),
+    ),
+    "cv_trust_gate": Effect(
+        NORMED, [g.range_normalize(), g.cv_trust_gate(), g.divide(), lr(0.15)],
+        "Two rows with different ranges: the steep one steps further, the flat one less far.",
+        start=((-1.6, 1.2), (-0.5, -0.2)), steps=9,
+    ),
+    "first_moment": Effect([lr(0.15)], [g.first_moment(0.85), lr(0.15)], "Averages noise away.", noise=2.5),
+    "track_first_moment": Effect(
+        [lr(0.1)], [g.track_first_moment(), lr(0.1)],
+        "Changes no step: it keeps an average that other stages read.",
+    ),
+    "second_moment": Effect(
+        [lr(0.05)], [g.second_moment(0.9), g.divide(1e-8), lr(0.12)],
+        "Both axes move at the same pace, however unlike their slopes.", curve=(0.4, 8.0), steps=16,
+    ),
+    "debias": Effect(
+        [g.first_moment(0.9, bias_correction=False), lr(0.1)],
+        [g.first_moment(0.9, bias_correction=False), g.debias(0.9), lr(0.1)],
+        "The first steps have their full length.", steps=6,
+    ),
+    "factored_moment": Effect(
+        adam(), [g.factored_moment(0.8, 0.9), g.divide(1e-8), lr(0.12)],
+        "Two rows: nearly the path of both dense moments, from sums of rows and columns.", start=TWO,
+    ),
+    "adopt": Effect(
+        [g.second_moment(0.9), g.divide(1e-8), lr(0.12)], [g.adopt(0.9, skip_first=False), g.divide(1e-8), lr(0.12)],
+        "A gradient ten times as large is not yet in its own divisor, so its step is long.", spike=6, steps=9,
+    ),
+    "step_clip": Effect(
+        [g.adopt(0.9, skip_first=False), g.divide(1e-8), lr(0.12)],
+        [g.adopt(0.9, skip_first=False), g.divide(1e-8), g.step_clip(0.25), lr(0.12)],
+        "The long step after ADOPT's divisor is bounded.", spike=6, steps=9,
+    ),
+    "kourkoutas_beta": Effect(
+        [g.second_moment(0.99, bias_correction=False), g.divide(1e-8), lr(0.02)],
+        [g.kourkoutas_beta(beta2_min=0.5), g.second_moment(0.99, bias_correction=False), g.divide(1e-8), lr(0.02)],
+        "Where gradients jump, the divisor averages over fewer steps.", spike=6, steps=20,
+    ),
+    "heavy_ball": Effect(
+        [lr(0.03)], [g.heavy_ball(0.8), lr(0.03)], "Gains speed downhill, and overshoots.", curve=(1.0, 4.0),
+    ),
+    "lion_interpolate": Effect(
+        [g.sign(), lr(0.1)], [g.lion_interpolate(0.8, 0.9), g.sign(), lr(0.1)],
+        "Signs of an average turn later than signs of the gradient, and not for noise.", noise=2.5,
+    ),
+    "ademamix": Effect(
+        [g.first_moment(0.8), lr(0.08)], [g.first_moment(0.8), g.ademamix(beta3=0.97, alpha=3.0), lr(0.08)],
+        "A second, slow momentum adds to the first.", curve=(0.5, 4.0),
+    ),
+    "nesterov": Effect(
+        [AVERAGE, lr(0.35)], [AVERAGE, g.nesterov(), lr(0.35)], "Looks a step ahead, and swings less.", curve=(1.0, 5.0),
+    ),
+    "grams": Effect(
+        [AVERAGE, lr(0.45)], [AVERAGE, g.grams(), lr(0.45)],
+        "The size is that of the momentum, the sign that of the gradient.", curve=(1.0, 5.0),
+    ),
+    "cautious": Effect(
+        [AVERAGE, lr(0.45)], [AVERAGE, g.cautious(), lr(0.45)],
+        "Elements of the momentum that oppose the gradient are left out.", curve=(1.0, 5.0),
+    ),
+    "sign": Effect([lr(0.1)], [g.sign(), lr(0.1)], "Each element moves by the same amount."),
+    "multiply": Effect([lr(0.1)], [g.multiply(0.5), lr(0.1)], "Half the step, with a factor of 0.5.", steps=10),
+    "scale_by_learning_rate": Effect(
+        [lr(0.02)], [lr(0.1)], "A rate of 0.02, and of 0.1.", steps=12,
+    ),
+    "lion_k": Effect(
+        [g.lion_k(1.0), lr(0.1)], [g.lion_k(2.0), lr(0.1)],
+        "Signs for κ = 1; for κ = 2 steps of the same length in any direction.",
+    ),
+    "stochastic_sign": Effect(
+        [g.sign(), lr(0.06)], [g.stochastic_sign(), lr(0.06)],
+        "Two rows: signs are drawn at random, and right on average.", steps=30, start=TWO,
+    ),
+    "freeze_on_flip": Effect(
+        [g.sign(), lr(0.3)], [g.freeze_on_flip(), g.sign(), lr(0.3)],
+        "An element whose sign has just changed waits.", start=((-1.7, 0.8),),
+    ),
+    "projected_adaptivity": Effect(
+        [g.sign(), lr(0.12)], [g.projected_adaptivity("mean"), lr(0.12)],
+        "Signs, but of the average size of the gradient: steps shrink near the end.", curve=(1.0, 2.0),
+    ),
+    "snr_precondition": Effect(
+        [g.sign(), AVERAGE, lr(0.08)], [g.sign(), AVERAGE, g.snr_precondition(), lr(0.08)],
+        "Elements whose signs agree step further than those whose signs change.", noise=2.0,
+    ),
+    "momentum_project": Effect(
+        [g.first_moment(0.8), lr(0.2)], [g.momentum_project(warmup_steps=0), g.first_moment(0.8), lr(0.2)],
+        "A gradient that opposes the momentum is turned aside, at its full length.", curve=(1.0, 4.0), steps=14,
+    ),
+    "orthograd": Effect(
+        [lr(0.03)], [g.orthograd(), lr(0.03)],
+        "Only the part across the weights is left: the point goes round the origin.", start=((-0.6, 1.2),), steps=30,
+    ),
+    "divide": Effect(
+        [g.second_moment(0.9), g.divide(1e-8), lr(0.12)], [g.second_moment(0.9), g.divide(1.0), lr(0.12)],
+        "Resolves a scale. A large ε, here 1, damps steps where gradients are small.",
+    ),
+    "atan2_scale": Effect(
+        [g.adopt(0.9, skip_first=False), g.divide(1e-8), lr(0.12)],
+        [g.adopt(0.9, skip_first=False), g.atan2_scale(), lr(0.12)],
+        "Resolves a scale by an arctangent: no step exceeds a bound.", spike=6, steps=9,
+    ),
+    "scale_update": Effect(
+        [lr(0.08)], [g.scale_update(), lr(0.25)],
+        "Every update has the same spectral norm, whatever the gradient's.", start=TWO, steps=8,
+    ),
+    "prodigy": Effect(
+        adam(rate=0.004),
+        [g.prodigy(d0=0.004, slice_p=1), *adam(rate=1.0)],
+        "Starts with the same tiny rate, and finds a larger one.", steps=60,
+    ),
+    "decoupled_decay": Effect(
+        [lr(0.08)], [lr(0.08), g.decoupled_decay(1.0)], "Pulled to the origin beside the step.",
+    ),
+    "geometric_decay": Effect(
+        [lr(0.08), g.decoupled_decay(1.5)], [lr(0.08), g.geometric_decay(1.5)],
+        "Elements shrink by one amount, not in proportion.",
+    ),
+    "centered_decay": Effect(
+        [lr(0.08)], [lr(0.08), g.centered_decay(1.0)], "Pulled back to where it began.",
+    ),
+    "cautious_decay": Effect(
+        [lr(0.08), g.decoupled_decay(2.0)], [lr(0.08), g.cautious_decay(), g.decoupled_decay(2.0)],
+        "Decays only the elements that the step moves to 0 as well.",
+    ),
+    "fisher_decay": Effect(
+        [*adam()[:-1], lr(0.1), g.decoupled_decay(1.5)],
+        [*adam(g.fisher_decay("atan2"))[:-1], lr(0.1), g.decoupled_decay(1.5)],
+        "Decays less where gradients are large.",
+    ),
+    "add_decayed_weights": Effect(
+        [*adam()], [g.add_decayed_weights(3.0), *adam()], "Decay as part of the gradient: divided by the scale too.",
+    ),
+    "spectral_decay": Effect(
+        [lr(0.08)], [lr(0.08), g.spectral_decay(1.2)],
+        "Two rows as one matrix: only its largest singular value shrinks.", start=TWO,
+    ),
+    "clip_by_global_norm": Effect(
+        [lr(0.06)], [g.clip_by_global_norm(2.0), lr(0.06)],
+        "A gradient that is too long is shortened, with those of all other parameters.", spike=4, steps=12, curve=(1.0, 3.0),
+    ),
+    "clip_by_norm": Effect(
+        [lr(0.06)], [g.clip_by_norm(2.0), lr(0.06)], "A gradient that is too long is shortened, each tensor by itself.",
+        spike=4, steps=12, curve=(1.0, 3.0),
+    ),
+    "clip_by_value": Effect(
+        [lr(0.06)], [g.clip_by_value(1.5), lr(0.06)], "Each element is bounded, so the direction turns.", steps=16,
+        curve=(1.0, 3.0), spike=4,
+    ),
+    "promote": Effect(
+        [lr(0.004)], [g.promote("fp32"), lr(0.004), g.stochastic_round()],
+        "bfloat16 weights, tiny steps: computed in float32 they can be rounded well.", steps=400, dtype=torch.bfloat16,
+        curve=(1.0, 1.5),
+    ),
+    "master_weights": Effect(
+        [lr(0.002)], [g.master_weights(), lr(0.002)],
+        "bfloat16 weights, tiny steps: a float32 copy adds up what rounding would lose.", steps=600, dtype=torch.bfloat16,
+        curve=(1.0, 1.5),
+    ),
+    "stochastic_round": Effect(
+        [g.promote("fp32"), lr(0.002)], [g.promote("fp32"), lr(0.002), g.stochastic_round()],
+        "bfloat16 weights, tiny steps: rounded at random, they act on average.", steps=600, dtype=torch.bfloat16,
+        curve=(1.0, 1.5),
+    ),
+}  # fmt: skip
+"""One for each transform."""
