@@ -15,7 +15,6 @@ import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
-import gradchain
 import torch
 import typer
 from torch import distributed as dist
@@ -27,6 +26,8 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+
+import gradchain
 
 BATCH, LENGTH, WIDTH = (
     12,

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import gradchain as g
 import torch
+
+import gradchain as g
 from gradchain import Stage
 
 Points = Sequence[Sequence[float]]

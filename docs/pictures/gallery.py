@@ -13,10 +13,10 @@ import torch
 
 mpl.use("agg")
 
-import gradchain
 from matplotlib import pyplot as plt
 from PIL import Image
 
+import gradchain
 from effects import EFFECTS, Effect
 
 FOLDER = Path(__file__).parents[1] / "assets" / "gallery"

@@ -1,4 +1,4 @@
-"""How trainers without a package here load an optimizer, in a few lines each (docs/trainers.md)."""
+"""How trainers without a package here load an optimizer, in a few lines each (docs/trainers)."""
 
 from __future__ import annotations
 
