@@ -65,7 +65,7 @@ class Body:
             self._find_split(node)
         self.order = self._reachable()
         self.users: dict[int, int] = {}
-        self.paths: dict[int, Path] = {}
+        self.paths: dict[int, list[Path]] = {}
         self._find_paths()
         self.arms = {id(arm): node for node in self.order if node.op == "choice" for arm in node.args[1:]}
         """What is chosen from, and the last choice that it is for."""
@@ -81,7 +81,7 @@ class Body:
         if id(node) in self.clean:
             return self.clean[id(node)]
         args = [self._cleaned(arg) for arg in node.args]
-        if node.op == "method" and node.target in ("to", "float", "double") and not node.changes and len(args) <= 2:
+        if node.op == "method" and node.target in ("to", "float", "double") and not node.changes and not node.keywords:
             made = args[0]
         elif node.op == "binary" and node.target == "/" and args[1].op == "const" and args[1].target in (1, 1.0):
             made = args[0]
@@ -113,27 +113,31 @@ class Body:
                 self._find_split(arm)
 
     def _find_paths(self) -> None:
-        """Where each node is needed: under the conditions that all its uses have in common."""
-        for node, _, _ in self.roots:
-            self._used(node, ())
-        for node in reversed(self.order):
-            path = self.paths[id(node)]
-            if node.op == "choice":
-                condition, yes, no = node.args
-                self._used(condition, path)
-                self._used(yes, (*path, (condition, True)))
-                self._used(no, (*path, (condition, False)))
-            else:
-                for arg in node.args:
-                    self._used(arg, path)
+        """Where each node is needed: under which conditions, and nowhere else, as it may make sense there only."""
+        needed: dict[int, list[Path]] = {}
 
-    def _used(self, node: Node, path: Path) -> None:
-        self.users[id(node)] = self.users.get(id(node), 0) + 1
-        known = self.paths.get(id(node), path)
-        same = 0
-        while same < min(len(known), len(path)) and known[same] == path[same]:
-            same += 1
-        self.paths[id(node)] = known[:same]
+        def use(node: Node, path: Path) -> None:
+            self.users[id(node)] = self.users.get(id(node), 0) + 1
+            held = needed.setdefault(id(node), [])
+            if path not in held:
+                held.append(path)
+
+        for node, _, _ in self.roots:
+            use(node, ())
+        for node in reversed(self.order):
+            paths = self.paths[id(node)] = _places(needed[id(node)])
+            for number, path in enumerate(paths):
+                before = dict(self.users)
+                if node.op == "choice":
+                    condition, yes, no = node.args
+                    use(condition, path)
+                    use(yes, (*path, (condition, True)))
+                    use(no, (*path, (condition, False)))
+                else:
+                    for arg in node.args:
+                        use(arg, path)
+                if number:
+                    self.users = before
 
     # What gets a variable.
 
@@ -141,7 +145,7 @@ class Body:
         length: dict[int, int] = {}
         roots = {id(node) for node, _, _ in self.roots}
         for node in self.order:
-            size = self._length(node, length)
+            size = 0 if id(node) in self.split else self._length(node, length)
             if self._is_named(node, size, id(node) in roots):
                 self.named[id(node)] = node
                 size = 12
@@ -149,7 +153,7 @@ class Body:
                 for arg in sorted(node.args, key=lambda arg: -length[id(arg)]):
                     if size <= WIDE:
                         break
-                    if arg.kind == "tensor" and arg.op not in ("leaf", "const", "tuple") and length[id(arg)] > 20:
+                    if arg.kind == "tensor" and arg.op not in ("leaf", "const", "tuple") and length[id(arg)] > 20:  # fmt: skip
                         self.named[id(arg)] = arg
                         size -= length[id(arg)] - 12
                         length[id(arg)] = 12
@@ -188,7 +192,7 @@ class Body:
         seen = [arg for arg in node.args[1:]]
         while seen:
             arg = seen.pop()
-            if id(arg) in self.named and len(self.paths[id(arg)]) > len(self.paths[id(node)]):
+            if id(arg) in self.named and max(map(len, self.paths[id(arg)])) > min(map(len, self.paths[id(node)])):
                 return True
             if id(arg) not in self.named:
                 seen += arg.args
@@ -214,21 +218,21 @@ class Body:
     def statements(self) -> list[Statement]:
         """In an order in which everything is there when it is needed."""
         groups: list[tuple[float, list[Statement]]] = []
-        ready: dict[int, int] = {}
+        ready: dict[int, list[int]] = {}
         for node in self.named.values():
-            path = self.paths[id(node)]
-            if node.op == "choice":
-                condition, yes, no = node.args
-                made = [
-                    Statement(yes, (*path, (condition, True)), target=node, uses=self._uses(yes) + self._uses(condition)),
-                    Statement(no, (*path, (condition, False)), target=node, uses=self._uses(no) + self._uses(condition)),
-                ]
-            else:
+            for path in self.paths[id(node)]:
                 made = [Statement(node, path, uses=self._parts(node))]
-            for statement in made:
-                statement.uses = [*statement.uses, *(x for c, _ in path for x in self._uses(c))]
-            ready[id(node)] = len(groups)
-            groups.append((node.order, made))
+                if node.op == "choice":
+                    condition, *arms = node.args
+                    asked = self._uses(condition)
+                    made = [
+                        Statement(arm, (*path, (condition, way)), target=node, uses=self._uses(arm) + asked)
+                        for arm, way in zip(arms, (True, False))
+                    ]
+                for statement in made:
+                    statement.uses = [*statement.uses, *(x for c, _ in path for x in self._uses(c))]
+                ready.setdefault(id(node), []).append(len(groups))
+                groups.append((node.order, made))
         for node, write, order in self.roots:
             groups.append((order, self._written(node, (), write)))
         return self._sorted(groups, ready)
@@ -244,10 +248,10 @@ class Body:
         conditions = [x for c, _ in path for x in self._uses(c)]
         return [Statement(node, path, write, uses=self._uses(node) + conditions)]
 
-    def _sorted(self, groups: list[tuple[float, list[Statement]]], ready: Mapping[int, int]) -> list[Statement]:
+    def _sorted(self, groups: list[tuple[float, list[Statement]]], ready: Mapping[int, list[int]]) -> list[Statement]:
         needs = [
-            {ready[id(use)] for statement in made for use in statement.uses if ready.get(id(use)) not in (None, place)}
-            for place, (_, made) in enumerate(groups)
+            {other for statement in made for use in statement.uses for other in ready.get(id(use), ())}
+            for _, made in groups
         ]
         waiting: dict[int, list[int]] = {}
         for place, needed in enumerate(needs):
@@ -398,6 +402,23 @@ class Body:
         else:
             text = self.text(statement.node, whole=True)[0]
         return [] if text == name else [f"{name} = {text}"]
+
+
+def _places(paths: Sequence[Path]) -> list[Path]:
+    """Where something is made that is needed under these conditions: as far out as it is needed either way."""
+    if () in paths:
+        return [()]
+    found: list[Path] = []
+    for condition in {id(path[0][0]): path[0][0] for path in paths}.values():
+        ways: list[list[Path]] = []
+        for way in (True, False):
+            inner = [path[1:] for path in paths if path[0][0] is condition and path[0][1] is way]
+            ways.append(_places(inner) if inner else [])
+        if ways[0] == ways[1] == [()]:
+            return [()]
+        for way, places in zip((True, False), ways):
+            found += [((condition, way), *place) for place in places]
+    return found
 
 
 def _first(statements: Sequence[Statement]) -> Node | None:

@@ -43,6 +43,7 @@ class Module:
         self.locals: dict[str, str] = {}
         self.helpers: set[str] = set()
         self.used: set[str] = set()
+        self.sharing = False
 
     # Names.
 
@@ -65,6 +66,8 @@ class Module:
         if node.op == "present":
             return f"group.get({quoted(text)}) is not None", 7
         self.used.add(text)
+        if text == "p.device" and self.sharing:
+            return 'group["params"][0].device', CALL
         kind, _, key = text.partition(" ")
         if kind == "group":
             return self.local(text), ATOM
@@ -179,6 +182,7 @@ class Module:
 
     def shared(self) -> list[str]:
         assert self.share is not None
+        self.sharing = True
         self.used = set()
         roots: list[tuple[Node, Callable[[str], str], float]] = []
         for conditions, message in self.share.guards.values():
