@@ -15,6 +15,7 @@ from gradchain._chain import registry
 from gradchain._chain.named import import_named, load_entry_points
 from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
 from gradchain._chain.show import HEADER, stage_row
+from gradchain._export.command import add_export
 from gradchain.errors import GradchainError, OptionError, shown
 
 try:
@@ -281,3 +282,6 @@ def _fail(message: str, code: int) -> NoReturn:
     with contextlib.suppress(OSError):
         typer.echo(f"gradchain: {line}", err=True)
     raise typer.Exit(code)
+
+
+add_export(app, _options, _one_line_errors)

@@ -64,6 +64,7 @@ def _constants(example: Example) -> Iterator[tuple[str, Any]]:
         yield "p.shape[:-1]", tuple(shape[:-1])
         yield "p.shape[:-2]", tuple(shape[:-2])
     yield "p.shape", tuple(shape)
+    yield "p.shape[:1].numel()", shape[:1].numel()
     yield 'f"shape {tuple(p.shape)}"', f"shape {tuple(shape)}"
     info = torch.finfo(dtype)
     yield "p.dtype", dtype
@@ -144,6 +145,12 @@ class Cases:
             return Traced(a.roots, marks, {**a.guards, **b.guards}, _both(a.asked, b.asked))
 
         def resolve(x: Node, y: Node) -> Node:
+            for cast, other, others in ((x, y, theirs), (y, x, ours)):
+                if _is_cast(cast) and not _is_cast(other) and _dtypes(other, others) == {cast.args[1].target}:
+                    inner = unifier.unify(*((cast.args[0], y) if cast is x else (x, cast.args[0])))
+                    made = self.graph.rebuilt(cast, (inner, cast.args[1]))
+                    made.changes = True
+                    return made
             return self._constant(x, y, ours, theirs)
 
         unifier = Unifier(self.graph, resolve)
@@ -310,6 +317,18 @@ class Cases:
         if not hasattr(self, "_unseen"):
             self._unseen: list[tuple[Node, bool]] = []
         return self._unseen
+
+
+def _is_cast(node: Node) -> bool:
+    return node.op == "method" and node.target == "to" and len(node.args) == 2 and not node.keywords
+
+
+def _dtypes(node: Node, examples: Sequence[Example]) -> set[Any]:
+    """What a node was seen with, for the kind of parameters that these are."""
+    found: set[Any] = set()
+    for scalar in {not example.shape for example in examples}:
+        found |= node.dtypes.get(scalar, {None})
+    return found
 
 
 def _outcome(node: Node, case: Traced) -> bool | None:

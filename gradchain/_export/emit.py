@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gradchain._export.graph import Graph, Node
-from gradchain._export.printer import ATOM, CALL, Text, expression
+from gradchain._export.printer import ATOM, CALL, Text, expression, tight
 
 Path = tuple[tuple[Node, bool], ...]
 """The conditions under which a statement runs, and how they have to turn out."""
 
-LONG, WIDE = 88, 104
+LONG, WIDE = 72, 84
 """Characters of an expression that has no variable, and of a line without its indentation."""
 
 MAKERS = ("full_like", "new_full", "new_zeros", "new_ones", "torch.full_like", "torch.zeros", "torch.ones", "torch.full", "detach", "to")
@@ -369,11 +369,20 @@ class Body:
         if not yes and not no:
             return []
         if not yes:
-            return [f"if {_negated(text)}:", *_indented(no)]
+            return [f"if {self._negated(condition)}:", *_indented(no)]
         lines = [f"if {text[0]}:", *_indented(yes)]
         if no and no[0].startswith("if ") and all(line.startswith((" ", "el")) for line in no[1:]):
             return [*lines, f"el{no[0]}", *no[1:]]
         return [*lines, "else:", *_indented(no)] if no else lines
+
+    def _negated(self, condition: Node) -> str:
+        """The opposite of a condition; hyperparameters are no NaNs."""
+        if condition.op == "not":
+            return self.text(condition.args[0])[0]
+        if condition.op == "binary" and condition.target in OPPOSITE and id(condition) not in self.names:
+            left, right = map(self.text, condition.args)
+            return f"{tight(left, 8)} {OPPOSITE[condition.target]} {tight(right, 8)}"
+        return f"not {_wrapped(self.text(condition))}"
 
     def _comment(self, statement: Statement, stage: list[str], depth: int) -> list[str]:
         made = statement.target or statement.node
@@ -436,15 +445,7 @@ def _is_absent(node: Node) -> bool:
     return node.op == "leaf" and node.target == "absent"
 
 
-OPPOSITE = {" == ": " != ", " != ": " == ", " < ": " >= ", " >= ": " < ", " > ": " <= ", " <= ": " > "}
-
-
-def _negated(text: Text) -> str:
-    """The opposite of a condition. NaN hyperparameters do not get here."""
-    found = [op for op in OPPOSITE if op in text[0]]
-    if text[1] == 7 and len(found) == 1 and text[0].count(found[0]) == 1 and "(" not in text[0]:
-        return text[0].replace(found[0], OPPOSITE[found[0]])
-    return text[0].removeprefix("not ") if text[0].startswith("not ") and text[1] == 5 else f"not {_wrapped(text)}"
+OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
 def _wrapped(text: Text) -> str:

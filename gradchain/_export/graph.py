@@ -27,6 +27,8 @@ class Node:
     changes: bool = False
     """Whether a cast has ever changed a dtype: one that never does is left out."""
     data: Any = field(default=None, repr=False)
+    dtypes: dict[bool, set[Any]] = field(default_factory=dict[bool, "set[Any]"], repr=False)
+    """The dtypes that it was seen with, for parameters without axes (`True`) and others."""
 
     @property
     def positional(self) -> tuple[Node, ...]:
@@ -75,6 +77,7 @@ class Graph:
             found = self.nodes[key] = Node(op, target, args, keywords, kind, order, stage, data=data)
             if like is not None:
                 found.name, found.changes, found.data = like.name, like.changes, like.data
+                found.dtypes = like.dtypes
         return found
 
     def const(self, value: Any) -> Node:

@@ -20,13 +20,41 @@ Text = tuple[str, int]
 """Source and how tightly it binds."""
 
 
+CONSTANTS = {
+    "LARGE": torch.finfo(torch.float32).max / 4,
+    "LARGEST": torch.finfo(torch.float32).max,
+    "LARGE_64": torch.finfo(torch.float64).max / 4,
+    "LARGEST_64": torch.finfo(torch.float64).max,
+    "TINY": torch.finfo(torch.float32).smallest_normal,
+    "TINY_64": torch.finfo(torch.float64).smallest_normal,
+    "EPSILON": torch.finfo(torch.float32).eps,
+    "EPSILON_64": torch.finfo(torch.float64).eps,
+}
+"""Numbers that have names in the file."""
+
+DEFINED = {
+    "LARGE": ("torch.finfo(torch.float32).max / 4", "sums of four are finite"),
+    "LARGEST": ("torch.finfo(torch.float32).max", ""),
+    "LARGE_64": ("torch.finfo(torch.float64).max / 4", "sums of four are finite"),
+    "LARGEST_64": ("torch.finfo(torch.float64).max", ""),
+    "TINY": ("torch.finfo(torch.float32).smallest_normal", ""),
+    "TINY_64": ("torch.finfo(torch.float64).smallest_normal", ""),
+    "EPSILON": ("torch.finfo(torch.float32).eps", ""),
+    "EPSILON_64": ("torch.finfo(torch.float64).eps", ""),
+}
+"""How they are calculated, and a remark."""
+
+
 def literal(value: Any) -> Text:
     if isinstance(value, float):
         if math.isinf(value):
             return ("math.inf", ATOM) if value > 0 else ("-math.inf", UNARY)
         if math.isnan(value):
             return "math.nan", ATOM
-        return repr(value), ATOM if value >= 0 and str(value)[0] != "-" else UNARY
+        for name, constant in CONSTANTS.items():
+            if abs(value) == constant:
+                return (name, ATOM) if value > 0 else (f"-{name}", UNARY)
+        return repr(value).replace("e+", "e"), ATOM if value >= 0 and str(value)[0] != "-" else UNARY
     if isinstance(value, bool) or value is None:
         return repr(value), ATOM
     if isinstance(value, int):

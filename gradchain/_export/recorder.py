@@ -36,6 +36,8 @@ INFIX = {
 REVERSED = {"__rsub__": "-", "__rtruediv__": "/", "__rdiv__": "/", "__rpow__": "**", "__rmatmul__": "@"}
 PREFIX = {"neg": "-", "__neg__": "-", "__invert__": "~", "bitwise_not": "~", "logical_not": "~"}
 RESHAPING = ("view", "reshape", "flatten", "new_full", "new_zeros", "new_ones", "unsqueeze", "squeeze", "expand", "t")
+SHAPED = ("new_full", "new_zeros", "new_ones", "torch.zeros", "torch.ones", "torch.full", "torch.empty")
+"""Operations whose result has the shape that they are called with."""
 LISTED = ("view", "reshape", "permute", "expand", "new_zeros", "new_ones", "new_empty", "repeat")
 """Methods that take a shape as one tuple or as several numbers."""
 
@@ -100,6 +102,10 @@ class Recorder(TorchFunctionMode):
         node = self.node_of(tensor)
         if self.shape is not None and self.known[id(tensor)][2]:
             return self.shape
+        given = next((arg for arg in node.args if arg.op == "tuple"), None) if node.target in SHAPED else None
+        if given is not None and len(given.args) == len(shape) and given.kind == "shape":
+            items = [symbol(n, arg, self, 1) if arg.op != "const" else n for n, arg in zip(shape, given.args)]
+            return self.size(items, given)
         whole = self.graph.make("attribute", "shape", (node,), kind="shape")
         items = [
             symbol(n, self.graph.make("item", "[]", (whole, self.graph.const(i)), kind="shape"), self, 1)
@@ -202,6 +208,7 @@ class Recorder(TorchFunctionMode):
             else:
                 return result
         node = self._node(name, args, kwargs)
+        node.dtypes.setdefault(not self.shape, set()).add(result.dtype)
         node.changes = node.changes or not cast or result.dtype != args[0].dtype or result.shape != args[0].shape
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
             alike = self._alike(node, args, result)

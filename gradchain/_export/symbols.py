@@ -10,10 +10,10 @@ from typing import Any, Protocol
 import torch
 
 from gradchain._export.graph import Graph, Node
-from gradchain.errors import GradchainError
+from gradchain.errors import ChainError
 
 
-class ExportError(GradchainError):
+class ExportError(ChainError):
     """A chain cannot be written as one file."""
 
 
@@ -190,7 +190,7 @@ class SymSize(tuple):  # torch.Size cannot be extended
         if not isinstance(other, tuple):
             return False
         seen = tuple(map(plain, self)) == tuple(map(plain, other))
-        if not isinstance(other, SymSize) or other.node is self.node or len(self) != len(other):
+        if not isinstance(other, SymSize) or other.node is self.node:
             return seen
         node = self.tracer.graph.make("binary", "==", (self.node, other.node), kind="shape", data="shapes")
         return self.tracer.decide(node, seen)

@@ -164,6 +164,10 @@ class Tracer:
                 raise
             except GradchainError as error:
                 return Refusal(str(error))
+            except Exception as error:
+                raise ExportError(
+                    f"{self.graph.stage} cannot be traced for the export: {type(error).__name__}: {str(error)[:300]}"
+                ) from error
             yes, no = (visit({**decisions, id(condition): way}) for way in (True, False))
             return merged(self.graph, condition, yes, no)
 
