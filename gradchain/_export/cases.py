@@ -14,6 +14,7 @@ from gradchain._core.fields import DTYPES
 from gradchain._export.graph import Mismatch, Node, Unifier
 from gradchain._export.symbols import TEXT, ExportError
 from gradchain._export.trace import Example, Refusal, Traced, Tracer, merged
+from gradchain.roles import ROLES
 from gradchain.storage.base import near_square
 
 FEW = ((), (7,), (5,), (6, 10), (3, 7), (2, 3, 5), (5, 2, 3), (2, 3, 4, 5), (4, 2, 1, 3), (2, 3, 1, 2, 2))
@@ -244,46 +245,34 @@ class Cases:
 
     # All.
 
-    def all(self, dtypes: Iterable[str], roles: Iterable[str | None]) -> Traced:
-        """The step of every parameter."""
-        by_role: list[tuple[str | None, Traced, list[Example]]] = []
-        for role in roles:
-            result, done = self._of_role(list(dtypes), role)
-            for place, (_, known, examples) in enumerate(by_role):
-                if role is not None and _same_roots(known, result):
-                    by_role[place][2].extend(done)
-                    break
-            else:
-                by_role.append((role, result, done))
-        (_, result, _), *others = by_role
-        for role, other, _ in others:
-            leaf = self.graph.leaf("role", "shape", ("role",))
-            node = self.graph.make("binary", "==", (leaf, self.graph.const(role)), kind="shape", order=-0.5)
-            joined = merged(self.graph, node, other, result)
-            assert not isinstance(joined, Refusal)
-            result = joined
-        return result
-
-    def _of_role(self, dtypes: Sequence[str], role: str | None) -> tuple[Traced, list[Example]]:
-        result: Traced | None = None
-        done: list[Example] = []
+    def all(self, dtypes: Iterable[str]) -> list[tuple[list[str], Traced]]:
+        """The step of every parameter; one for several dtypes where their expressions are the same."""
+        found: list[tuple[list[str], Traced, list[Example]]] = []
         for dtype in dtypes:
-            made, examples = self._of_dtype(dtype, role)
-            if result is None:
-                result, done = made, examples
-                continue
-            try:
-                result = self.common(result, made, done, examples)
-            except Mismatch:
-                leaf = self.graph.leaf("p.dtype", "shape", ("dtype",))
-                wanted = self.graph.const(DTYPES[dtype])
-                node = self.graph.make("binary", "==", (leaf, wanted), kind="shape", order=-0.5)
-                joined = merged(self.graph, node, made, result)
-                assert not isinstance(joined, Refusal)
-                result = joined
-            done = [*done, *examples]
-        assert result is not None
-        return result, done
+            made, examples = self._of_dtype(dtype, None)
+            for place, (known, other, done) in enumerate(found):
+                try:
+                    both = self.common(other, made, done, examples)
+                except Mismatch:
+                    continue
+                found[place] = ([*known, dtype], both, [*done, *examples])
+                break
+            else:
+                found.append(([dtype], made, examples))
+        return [(known, made) for known, made, _ in found]
+
+    def by_role(self) -> bool:
+        """Whether parameters with a role are stepped otherwise."""
+        for shape in ((6, 10), (7,)):
+            plain = self.tracer.step(Example(shape))
+            for role in ROLES:
+                try:
+                    other = self.tracer.step(Example(shape, role=role))
+                except ExportError:
+                    return True
+                if not _same_roots(plain, other):
+                    return True
+        return False
 
     def _of_dtype(self, dtype: str, role: str | None) -> tuple[Traced, list[Example]]:
         cases: dict[Example, Traced] = {}

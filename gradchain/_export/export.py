@@ -19,7 +19,7 @@ from gradchain.optim import class_name
 
 
 def export(
-    chain: Chain | str, *, name: str | None = None, dtypes: Sequence[str] = ("fp32", "fp64"), **options: Any
+    chain: Chain | str, *, name: str | None = None, dtypes: Sequence[str] = ("fp32",), **options: Any
 ) -> str:
     """Write a chain as one file that needs torch and nothing else: a `torch.optim.Optimizer` of straight-line code.
 
@@ -29,7 +29,7 @@ def export(
     Args:
         chain: a chain, the name of a recipe, or the path of a config.
         name: the name of the class; by default that of the recipe's class, or `Exported`.
-        dtypes: those of the parameters that it is for: `"fp32"`, `"fp64"`, `"bf16"`, `"fp16"`.
+        dtypes: those of the parameters that it is for, of `"fp32"` (default), `"fp64"`, `"bf16"`, `"fp16"`.
         options: of the recipe or chain, by name.
 
     Returns: the text of the file.
@@ -48,11 +48,11 @@ def export(
     wanted = _dtypes(dtypes)
     tracer = Tracer(built)
     cases = Cases(tracer)
-    step = cases.all(wanted, (None,))
+    steps = cases.all(wanted)
     title = find_recipe(str(chain)).summary if known else f"{chosen}: a chain of {len(built)} stages."
     given = ", ".join(f"{key}={value!r}" for key, value in options.items())
     origin = (f"recipe {chain}" if known else "a chain") + (f" with {given}" if given else "")
-    module = Module(built, tracer.graph, step, tracer.share(), cases.unseen, tracer.mixed)
+    module = Module(built, tracer.graph, steps, tracer.share(), cases.unseen, tracer.mixed, cases.by_role())
     text = module.write(Described(chosen, title, origin, _version()))
     verify(built, text, chosen, wanted)
     return text

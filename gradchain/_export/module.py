@@ -12,7 +12,7 @@ import torch
 
 from gradchain._chain import shared
 from gradchain._chain.chain import Chain
-from gradchain._core.fields import Interval, Spec
+from gradchain._core.fields import DTYPES, Interval, Spec
 from gradchain._export.emit import Body
 from gradchain._export.graph import Graph, Node
 from gradchain._export.leaves import HELPERS
@@ -36,9 +36,20 @@ class Described:
 class Module:
     """Writes one file."""
 
-    def __init__(self, chain: Chain, graph: Graph, step: Traced, share: Traced | None, unseen: Any, mixed: bool) -> None:
-        self.chain, self.graph, self.traced, self.share = chain, graph, step, share
-        self.unseen, self.mixed = unseen, mixed
+    def __init__(
+        self,
+        chain: Chain,
+        graph: Graph,
+        steps: Sequence[tuple[Sequence[str], Traced]],
+        share: Traced | None,
+        unseen: Any,
+        mixed: bool,
+        by_role: bool,
+    ) -> None:
+        self.chain, self.graph, self.share = chain, graph, share
+        self.steps = [("" if not at else f"_{names[0]}", names, traced) for at, (names, traced) in enumerate(steps)]
+        self.roots = [node for _, _, traced in self.steps for node in traced.roots.values()]
+        self.unseen, self.mixed, self.by_role = unseen, mixed, by_role
         self.sources = {at: stage.source for at, stage in chain.addressed}
         self.locals: dict[str, str] = {}
         self.helpers: set[str] = set()
@@ -113,22 +124,22 @@ class Module:
         self.helpers |= {name for name in HELPERS if any(name in line for line in lines)}
         return lines
 
-    def update(self) -> list[str]:
+    def update(self, suffix: str, traced: Traced) -> list[str]:
         self.used = set()
         roots: list[tuple[Node, Callable[[str], str], float]] = []
-        for conditions, message in self.traced.guards.values():
+        for conditions, message in traced.guards.values():
             roots.append((_joined(self.graph, conditions), _raising(message, "ValueError"), -0.9))
         for node, outcome in self.unseen:
             node = node if not outcome else self.graph.make("not", "not", (node,), kind=node.kind)
             message = "the exported step was not traced for parameters of this shape."
             roots.append((node, _raising(message, "NotImplementedError"), -0.9))
         order = LAST
-        roots.append((self.traced.roots["p"], lambda text: f"p.copy_({text})" if text != "p" else "", order))
-        for name, node in self.traced.roots.items():
+        roots.append((traced.roots["p"], lambda text: f"p.copy_({text})" if text != "p" else "", order))
+        for name, node in traced.roots.items():
             kind, _, key = name.partition(" ")
             if kind == "slot" and node.target != f"state {key}":
                 roots.append((node, _writing(key), order + 1))
-        totals = {name.partition(" ")[2]: node for name, node in self.traced.roots.items() if name.startswith("total ")}
+        totals = {name.partition(" ")[2]: node for name, node in traced.roots.items() if name.startswith("total ")}
         for name, node in totals.items():
             roots.append((node, lambda text, name=name: f"totals[{quoted(name)}] = {text}", order + 2))
         lines = self.body(roots, ())
@@ -146,10 +157,10 @@ class Module:
         if self.asks:
             returned = f"Generator[Question, list[Tensor], {returned}]"
         index = ", index: int" if self.noisy else ""
-        head = f"def _update(p: Tensor, grad: Tensor, state: State, group: Group{index}) -> {returned}:"
+        head = f"def _update{suffix}(p: Tensor, grad: Tensor, state: State, group: Group{index}) -> {returned}:"
         if len(head) > 120:
             given = ["p: Tensor", "grad: Tensor", "state: State", "group: Group", *(["index: int"] if index else [])]
-            head = f"def _update(\n    {', '.join(given)}\n) -> {returned}:"
+            head = f"def _update{suffix}(\n    {', '.join(given)}\n) -> {returned}:"
         write = _first_write(lines)
         if 0 < write < len(lines):
             lines = [*lines[:write], "", *lines[write:]]
@@ -158,28 +169,37 @@ class Module:
     @property
     def asks(self) -> bool:
         """Whether a step needs totals over several parameters."""
-        return any(node.op == "request" for node in _all(self.traced.roots.values()))
+        return any(node.op == "request" for node in _all(self.roots))
 
     @property
     def noisy(self) -> bool:
-        return any(node.op == "leaf" and node.target == "noise_key" for node in _all(self.traced.roots.values()))
+        return any(node.op == "leaf" and node.target == "noise_key" for node in _all(self.roots))
 
-    def new_state(self) -> list[str]:
+    def new_state(self, suffix: str, traced: Traced) -> list[str]:
         self.used = set()
         roots: list[tuple[Node, Callable[[str], str], float]] = []
-        for name, node in self.traced.roots.items():
+        for name, node in traced.roots.items():
             kind, _, key = name.partition(" ")
             if kind == "new":
-                roots.append((node, lambda text, key=key: f"state[{quoted(key)}] = {text}", LAST))
+                shown = ".clone()" if self._is_shared(node, traced) else ""
+                roots.append((node, lambda text, key=key, shown=shown: f"state[{quoted(key)}] = {text}{shown}", LAST))
         lines = self.body(roots, ())
-        role = ", role: str | None" if "role" in self.used else ""
         return [
-            f"def _new_state(p: Tensor{role}) -> State:",
+            f"def _new_state{suffix}(p: Tensor) -> State:",
             '    """The state of a parameter before its first step."""',
             '    state: State = {"step": torch.zeros((), dtype=torch.int64)}',
             *_indented(lines),
             "    return state",
         ]
+
+    def _is_shared(self, node: Node, traced: Traced) -> bool:
+        """Whether the memory of a new slot may be that of the parameter or of another slot."""
+        mine = _memory(node)
+        others = [x for name, x in traced.roots.items() if name.startswith("new ") and x is not node]
+        others += [x for name, x in traced.roots.items() if name.startswith("new ") and x is node][1:]
+        held = [x for other in others for x in _memory(other)]
+        direct = node.stage == "state" and node.op in ("call", "method") and node.target in FRESH
+        return any(x.op == "leaf" for x in mine) or (not direct and any(x is y for x in mine for y in held))
 
     def shared(self) -> list[str]:
         assert self.share is not None
@@ -231,14 +251,28 @@ class Module:
         ]
 
     def write(self, described: Described) -> str:
-        update, state, check = self.update(), self.new_state(), self.check()
-        share = self.shared() if self.share is not None else []
-        functions = [update, state, check, share, self.together() if self.asks else []]
-        parts = [self.class_of(described, bool(check), state[0])]
+        functions = [made for suffix, _, traced in self.steps for made in self.of_dtype(suffix, traced)]
+        check = self.check()
+        functions += [check, self.shared() if self.share is not None else [], self.together() if self.asks else []]
+        if len(self.steps) > 1:
+            functions.append(self.table())
+        parts = [self.class_of(described, bool(check))]
         parts += ["\n".join(lines) for lines in functions if lines]
         parts += [HELPERS[name].strip() for name in HELPERS if name in self.helpers]
         code = "\n\n\n".join(parts)
         return f"{self.header(described, code)}\n\n\n{code}\n"
+
+    def of_dtype(self, suffix: str, traced: Traced) -> list[list[str]]:
+        return [self.update(suffix, traced), self.new_state(suffix, traced)]
+
+    def table(self) -> list[str]:
+        """Which functions are for which dtypes."""
+        rows = [
+            f"    {DTYPES[name]}: (_update{suffix}, _new_state{suffix}),"
+            for suffix, names, _ in self.steps
+            for name in names
+        ]
+        return ["FUNCTIONS: dict[torch.dtype, Any] = {", *rows, "}"]
 
     def header(self, described: Described, code: str) -> str:
         uses = ["Callable", "Generator", "Iterable"] if self.asks else ["Callable", "Iterable"]
@@ -278,13 +312,12 @@ class Module:
         ]
         return "\n".join(lines)
 
-    def class_of(self, described: Described, checks: bool, state_head: str) -> str:
+    def class_of(self, described: Described, checks: bool) -> str:
         defaults = self.chain.hyperparameters
         given = {key: value for key, value in defaults.items() if value is not None}
         names = {key: self._argument(key) for key in given}
         parameters = [f"{names[key]}: {_annotation(value)} = {_default(value)}" for key, value in given.items()]
         entries = [f"{quoted(key)}: {names[key]}" for key in given]
-        entries += ['"role": None'] if "role" in state_head or any("role" in n for n in self._leaves()) else []
         lines = [
             f"class {described.name}(torch.optim.Optimizer):",
             *_indented(self._docstring(described, names)),
@@ -299,14 +332,11 @@ class Module:
             "",
             *_indented(self._add_group(checks)),
             "",
-            *_indented(self._step("role" in state_head)),
+            *_indented(self._step()),
         ]
         if self.mixed:
             lines += ["", *_indented(LOADING)]
         return "\n".join(lines)
-
-    def _leaves(self) -> set[str]:
-        return {str(node.target) for node in _all(self.traced.roots.values()) if node.op == "leaf"}
 
     def _argument(self, key: str) -> str:
         name = re.sub(r"\W", "_", key)
@@ -323,14 +353,26 @@ class Module:
     def _add_group(self, checks: bool) -> list[str]:
         initial = initial_keys(self.chain)
         numbers = shared.initial(self.chain, self.chain.hyperparameters, torch.device("cpu"))
-        if not (checks or initial or numbers):
-            return []
+        dtypes = [DTYPES[name] for _, names, _ in self.steps for name in names]
+        only = f"torch.{str(dtypes[0])[6:]}" if len(dtypes) == 1 else f"({', '.join(map(str, dtypes))})"
+        unfit = f"p.dtype != {only}" if len(dtypes) == 1 else f"p.dtype not in {only}"
         lines = [
             "def add_param_group(self, param_group: dict[str, Any]) -> None:",
             '    """Add parameters, at any time."""',
         ]
         lines += ["    _check({**self.defaults, **param_group})"] if checks else []
-        lines.append("    super().add_param_group(param_group)")
+        if self.by_role:
+            lines += [
+                '    if param_group.get("role") is not None:',
+                '        raise ValueError("parameters with roles are stepped otherwise, which this file does not do.")',
+            ]
+        lines += [
+            "    super().add_param_group(param_group)",
+            '    for p in self.param_groups[-1]["params"]:',
+            f"        if {unfit}:",
+            "            self.param_groups.pop()",
+            '            raise ValueError(f"a parameter is {p.dtype}, for which this file was not made.")',
+        ]
         if initial or numbers:
             lines.append("    group = self.param_groups[-1]")
         for key, other in initial.items():
@@ -344,7 +386,7 @@ class Module:
             ]
         return lines
 
-    def _step(self, role: bool) -> list[str]:
+    def _step(self) -> list[str]:
         lines = [
             "@torch.no_grad()",
             "def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]",
@@ -357,7 +399,9 @@ class Module:
         lines += ["    index = -1  # of the parameter among all"] if self.noisy else []
         lines += ["    steps: list[Any] = []"] if self.asks else []
         lines += ["    made: list[dict[str, Tensor]] = []"] if self.share else []
-        call = f"_update(p, p.grad, state, group{', index' if self.noisy else ''})"
+        several = len(self.steps) > 1
+        new = "new_state" if several else "_new_state"
+        call = f"{'update' if several else '_update'}(p, p.grad, state, group{', index' if self.noisy else ''})"
         if self.asks:
             call = f"steps.append({call})"
         elif self.share:
@@ -368,9 +412,10 @@ class Module:
             *(["            index += 1"] if self.noisy else []),
             "            if p.grad is None:",
             "                continue",
+            *(["            update, new_state = FUNCTIONS[p.dtype]"] if several else []),
             "            state = self.state[p]",
             "            if not state:",
-            f'                state.update(_new_state(p{", group[" + chr(34) + "role" + chr(34) + "]" if role else ""}))',
+            f'                state.update({new}(p))',
             '            state["step"] += 1',
             "            if p.numel() > 0:",
             f"                {call}",
@@ -390,7 +435,7 @@ class Module:
         return [*lines, "    return loss"]
 
     def together(self) -> list[str]:
-        asking = {node.target for node in _all(self.traced.roots.values()) if node.op == "request"}
+        asking = {node.target for node in _all(self.roots) if node.op == "request"}
         stages = [at for at, _ in self.chain.addressed if any(target[0] == at for target in asking)]
         return TOGETHER.format(stages=", ".join(map(quoted, stages)) + ",").strip().split("\n")
 
@@ -439,6 +484,22 @@ def _together(steps: list[Any]) -> list[Any]:
                 resume(place, [total.to(partial.device) for total, partial in zip(totals[label], partials)])
     return results
 '''
+
+
+FRESH = ("full_like", "new_full", "new_zeros", "new_ones", "torch.full_like", "torch.zeros", "torch.ones", "torch.full")
+"""Operations that make new memory where they are written."""
+
+SAME = ("to", "view", "reshape", "detach", "flatten", "expand", "t", "contiguous")
+"""Methods that may hand on the memory that they get."""
+
+
+def _memory(node: Node) -> list[Node]:
+    """Where the memory of a tensor may come from."""
+    if node.op == "choice":
+        return [x for arm in node.args[1:] for x in _memory(arm)]
+    if node.op in ("item", "attribute") or (node.op == "method" and node.target in SAME and "copy" not in node.keywords):
+        return _memory(node.args[0])
+    return [] if node.op == "leaf" and node.target == "absent" else [node]
 
 
 def _is_state(node: Node) -> bool:
