@@ -22,7 +22,7 @@ MAKERS = ("full_like", "new_full", "new_zeros", "new_ones", "torch.full_like", "
 WORDS = {
     "sqrt": "root", "square": "squares", "sum": "total", "mean": "mean", "amax": "high", "amin": "low", "norm": "norm",
     "abs": "sizes", "sign": "signs", "_random_bits": "bits", "where": "chosen", "view": "matrix", "flatten": "matrix",
-    "outer": "product", "broadcast_tensors": "pair", "_near_square": "sides", "<": "below", ">": "above", "cat": "joined",
+    "outer": "product", "request": "totals_of_all", "broadcast_tensors": "pair", "_near_square": "sides", "<": "below", ">": "above", "cat": "joined",
 }  # fmt: skip
 """What to call the results of operations that nobody has named."""
 
@@ -318,7 +318,7 @@ class Body:
             return name not in self.taken and all(last[held] <= place for held in holders.get(name, ()))
 
         hints = [self.names[id(arm)] for arm in node.args[1:] if node.op == "choice" and id(arm) in self.names]
-        hints.append(node.name or WORDS.get(str(node.target), "value" if node.kind == "tensor" else "number"))
+        hints.append(node.name or WORDS.get(str(node.op if node.op == "request" else node.target), "value" if node.kind == "tensor" else "number"))
         for hint in hints:
             if free(hint) and not keyword.iskeyword(hint):
                 return hint

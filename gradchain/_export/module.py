@@ -16,7 +16,7 @@ from gradchain._core.fields import DTYPES, Interval, Spec
 from gradchain._export.emit import Body
 from gradchain._export.graph import Graph, Node
 from gradchain._export.leaves import HELPERS
-from gradchain._export.printer import ATOM, CALL, DEFINED, Text, literal, quoted
+from gradchain._export.printer import ATOM, CALL, DEFINED, Text, fitted, literal, quoted
 from gradchain._export.trace import Traced, initial_keys
 
 LAST = 1e9
@@ -260,6 +260,7 @@ class Module:
         parts += ["\n".join(lines) for lines in functions if lines]
         parts += [HELPERS[name].strip() for name in HELPERS if name in self.helpers]
         code = "\n\n\n".join(parts)
+        code = "\n".join(part for line in code.split("\n") for part in fitted(line))
         return f"{self.header(described, code)}\n\n\n{code}\n"
 
     def of_dtype(self, suffix: str, traced: Traced) -> list[list[str]]:
@@ -452,7 +453,7 @@ def load_state_dict(self, state_dict: dict[str, Any]) -> None:
     super().load_state_dict(state_dict)
     numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
     params = [p for group in self.param_groups for p in group["params"]]
-    for number, p in zip(numbers, params):
+    for number, p in zip(numbers, params, strict=True):
         for key, value in state_dict["state"].get(number, {}).items():
             if key != "step" and isinstance(value, Tensor):
                 self.state[p][key] = value.detach().to(p.device, copy=True)
@@ -477,11 +478,11 @@ def _together(steps: list[Any]) -> list[Any]:
             totals: dict[str | None, list[Tensor]] = {{}}
             for place, (_, label, partials) in here.items():
                 known = totals.get(label)
-                added = partials if known is None else [a + b.to(a.device) for a, b in zip(known, partials)]
+                added = partials if known is None else [a + b.to(a.device) for a, b in zip(known, partials, strict=True)]
                 totals[label] = added
                 del waiting[place]
             for place, (_, label, partials) in here.items():
-                resume(place, [total.to(partial.device) for total, partial in zip(totals[label], partials)])
+                resume(place, [total.to(partial.device) for total, partial in zip(totals[label], partials, strict=True)])
     return results
 '''
 

@@ -16,6 +16,8 @@ PRECEDENCE = {
     "and": 4, "<": 7, "<=": 7, ">": 7, ">=": 7, "==": 7, "!=": 7,
 }  # fmt: skip
 
+WIDTH = 120
+
 Text = tuple[str, int]
 """Source and how tightly it binds."""
 
@@ -106,7 +108,8 @@ def _binary(node: Node, of: Callable[[Node], Text]) -> Text:
 
 
 def _unary(node: Node, of: Callable[[Node], Text]) -> Text:
-    return f"{node.target}{tight(of(node.args[0]), UNARY)}", UNARY
+    text, precedence = of(node.args[0])
+    return f"{node.target}{f'({text})' if precedence < UNARY or ' ** ' in text else text}", UNARY
 
 
 def _not(node: Node, of: Callable[[Node], Text]) -> Text:
@@ -158,7 +161,55 @@ def _slice(node: Node, of: Callable[[Node], Text]) -> Text:
     return text + (f"{spaced}:{spaced}{parts[2]}" if parts[2] else ""), 1
 
 
+def _request(node: Node, of: Callable[[Node], Text]) -> Text:
+    label, *partials = (of(arg)[0] for arg in node.args)
+    return f"yield {quoted(node.target[0])}, {label}, [{', '.join(partials)}]", 1
+
+
 FORMS: dict[str, Callable[[Node, Callable[[Node], Text]], Text]] = {
     "binary": _binary, "unary": _unary, "not": _not, "choice": _choice, "method": _method, "call": _call, "helper": _call,
     "attribute": _attribute, "slice_of": _slice_of, "item": _item, "tuple": _tuple, "slice": _slice,
+    "request": _request,
 }  # fmt: skip
+
+
+def fitted(line: str) -> list[str]:
+    """A line that is too long as several: what is in its last brackets, or behind the sign of equality, apart."""
+    if len(line) <= WIDTH:
+        return [line]
+    indent = " " * (len(line) - len(line.lstrip()))
+    bare = line.rstrip(":")
+    colon = line[len(bare) :]
+    place = _opening(bare)
+    if place is None:
+        head, equals, rest = bare.strip().partition(" = ")
+        return [f"{indent}{head} = (", f"{indent}    {rest}", f"{indent})"] if equals else [line]
+    inside, last = bare[place + 1 : -1], bare[-1]
+    lines = [bare[: place + 1], f"{indent}    {inside}", f"{indent}{last}{colon}"]
+    if len(lines[1]) > WIDTH:
+        lines[1:2] = [f"{indent}    {part}," for part in _split(inside)]
+    return lines
+
+
+def _opening(text: str) -> int | None:
+    """Where the bracket opens that a line ends with."""
+    if not text.endswith((")", "]")):
+        return None
+    depth = 0
+    for place in range(len(text) - 1, -1, -1):
+        depth += (text[place] in ")]") - (text[place] in "([")
+        if depth == 0:
+            return place
+    return None
+
+
+def _split(text: str) -> list[str]:
+    """The arguments in a list of arguments."""
+    parts, depth = [""], 0
+    for letter in text:
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += letter
+    return [part.strip() for part in parts]

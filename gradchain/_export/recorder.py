@@ -154,7 +154,7 @@ class Recorder(TorchFunctionMode):
         if isinstance(value, (tuple, list)):
             kind = "other"
             items = tuple(map(self.lift, value))
-            if items and all(item.kind == "shape" or item.op == "const" for item in items):
+            if all(item.kind == "shape" or item.op == "const" for item in items):
                 kind = "shape"
             return self.graph.make("tuple", "()", items, kind=kind)  # type: ignore[arg-type]
         if isinstance(value, slice):

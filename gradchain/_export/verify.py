@@ -18,12 +18,22 @@ ULPS = 2
 """By how many units in the last place a number may differ."""
 
 
+CAUSE = "A stage or a storage goes by something that its trace does not show, such as a size read as a plain number."
+
+
 def verify(chain: Chain, text: str, name: str, dtypes: Sequence[str]) -> None:
     """Raise `ExportError` unless the optimizer in a file steps as the chain does."""
     space: dict[str, Any] = {"__name__": "exported"}
     exec(compile(text, "exported.py", "exec"), space)
     for dtype in dtypes:
-        _compare(chain, space[name], dtype)
+        try:
+            _compare(chain, space[name], dtype)
+        except ExportError:
+            raise
+        except Exception as error:
+            raise ExportError(
+                f"the file would fail where the chain does not: {type(error).__name__}: {str(error)[:200]}. {CAUSE}"
+            ) from error
 
 
 @torch.no_grad()
@@ -72,7 +82,7 @@ def _same(one: Any, other: Any, state: dict[str, Any], theirs: dict[str, Any], w
         if (far := distance(wanted, got)) > ULPS:
             raise ExportError(
                 f"the file would not do what the chain does: {key} of {where} differs by {far:.3g} units in the last place. "
-                "A stage goes by something that its trace does not show, such as a size that it read as a plain number."
+                f"{CAUSE}"
             )
 
 
