@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import heapq
 import keyword
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from gradchain._export.graph import Graph, Node
 from gradchain._export.printer import ATOM, CALL, Text, expression, tight
-
-Path = tuple[tuple[Node, bool], ...]
-"""The conditions under which a statement runs, and how they have to turn out."""
+from gradchain._export.schedule import Path, Statement, ends, in_order, is_absent, places
 
 LONG, WIDE = 72, 84
 """Characters of an expression that has no variable, and of a line without its indentation."""
 
-MAKERS = ("full_like", "new_full", "new_zeros", "new_ones", "torch.full_like", "torch.zeros", "torch.ones", "torch.full", "detach", "to")
+MAKERS = (
+    "full_like",
+    "new_full",
+    "new_zeros",
+    "new_ones",
+    "torch.full_like",
+    "torch.zeros",
+    "torch.ones",
+    "torch.full",
+    "detach",
+    "to",
+)
 """Operations that make the tensors of a state."""
+
+ATOMS = ("leaf", "const", "tuple")
 
 WORDS = {
     "sqrt": "root", "square": "squares", "sum": "total", "mean": "mean", "amax": "high", "amin": "low", "norm": "norm",
     "abs": "sizes", "sign": "signs", "_random_bits": "bits", "where": "chosen", "view": "matrix", "flatten": "matrix",
-    "outer": "product", "request": "totals_of_all", "broadcast_tensors": "pair", "_near_square": "sides", "<": "below", ">": "above", "cat": "joined",
+    "outer": "product", "request": "totals_of_all", "broadcast_tensors": "pair", "_near_square": "sides",
+    "<": "below", ">": "above", "cat": "joined",
 }  # fmt: skip
 """What to call the results of operations that nobody has named."""
-
-
-@dataclass
-class Statement:
-    """Something to be written: a variable, or what the function is for."""
-
-    node: Node
-    path: Path
-    write: Callable[[str], str] | None = None
-    """Makes the line from the expression; `None` for a variable."""
-    target: Node | None = None
-    """The choice that gets the value of `node` on this path."""
-    uses: list[Node] = field(default_factory=list[Node])
 
 
 class Body:
@@ -81,9 +78,7 @@ class Body:
         if id(node) in self.clean:
             return self.clean[id(node)]
         args = [self._cleaned(arg) for arg in node.args]
-        if node.op == "method" and node.target in ("to", "float", "double") and not node.changes and not node.keywords:
-            made = args[0]
-        elif node.op == "binary" and node.target == "/" and args[1].op == "const" and args[1].target in (1, 1.0):
+        if _is_idle(node, args):
             made = args[0]
         elif node.op == "choice":
             made = self.graph.choice(*args)
@@ -107,7 +102,7 @@ class Body:
         return list(found.values())
 
     def _find_split(self, node: Node) -> None:
-        if node.op == "choice" and any(map(_is_absent, _ends(node))):
+        if node.op == "choice" and any(map(is_absent, ends(node))):
             self.split.add(id(node))
             for arm in node.args[1:]:
                 self._find_split(arm)
@@ -125,7 +120,7 @@ class Body:
         for node, _, _ in self.roots:
             use(node, ())
         for node in reversed(self.order):
-            paths = self.paths[id(node)] = _places(needed[id(node)])
+            paths = self.paths[id(node)] = places(needed[id(node)])
             for number, path in enumerate(paths):
                 before = dict(self.users)
                 if node.op == "choice":
@@ -153,7 +148,7 @@ class Body:
                 for arg in sorted(node.args, key=lambda arg: -length[id(arg)]):
                     if size <= WIDE:
                         break
-                    if arg.kind == "tensor" and arg.op not in ("leaf", "const", "tuple") and length[id(arg)] > 20:  # fmt: skip
+                    if arg.kind == "tensor" and arg.op not in ATOMS and length[id(arg)] > 20:
                         self.named[id(arg)] = arg
                         size -= length[id(arg)] - 12
                         length[id(arg)] = 12
@@ -189,7 +184,7 @@ class Body:
 
     def _inner(self, node: Node) -> bool:
         """Whether an arm of a choice has variables of its own."""
-        seen = [arg for arg in node.args[1:]]
+        seen = list(node.args[1:])
         while seen:
             arg = seen.pop()
             if id(arg) in self.named and max(map(len, self.paths[id(arg)])) > min(map(len, self.paths[id(node)])):
@@ -235,7 +230,7 @@ class Body:
                 groups.append((node.order, made))
         for node, write, order in self.roots:
             groups.append((order, self._written(node, (), write)))
-        return self._sorted(groups, ready)
+        return in_order(groups, ready)
 
     def _written(self, node: Node, path: Path, write: Callable[[str], str]) -> list[Statement]:
         """The statements that write a root; on some paths there may be none to write."""
@@ -247,42 +242,6 @@ class Body:
             return both + self._written(no, (*path, (condition, False)), write)
         conditions = [x for c, _ in path for x in self._uses(c)]
         return [Statement(node, path, write, uses=self._uses(node) + conditions)]
-
-    def _sorted(self, groups: list[tuple[float, list[Statement]]], ready: Mapping[int, list[int]]) -> list[Statement]:
-        needs = [
-            {other for statement in made for use in statement.uses for other in ready.get(id(use), ())}
-            for _, made in groups
-        ]
-        waiting: dict[int, list[int]] = {}
-        for place, needed in enumerate(needs):
-            for other in needed:
-                waiting.setdefault(other, []).append(place)
-        heap = [(groups[place][0], place) for place, needed in enumerate(needs) if not needed]
-        heapq.heapify(heap)
-        result: list[Statement] = []
-        while heap:
-            _, place = self._next(heap, groups, result)
-            result += groups[place][1]
-            for other in waiting.get(place, ()):
-                needs[other].discard(place)
-                if not needs[other]:
-                    heapq.heappush(heap, (groups[other][0], other))
-        assert sum(len(made) for _, made in groups) == len(result), "a circle"
-        return result
-
-    def _next(
-        self, heap: list[tuple[float, int]], groups: list[tuple[float, list[Statement]]], done: list[Statement]
-    ) -> tuple[float, int]:
-        """The next that is ready; rather one under the condition that the last was under."""
-        if done and done[-1].path:
-            last = done[-1].path[0][0]
-            same = [item for item in heap if groups[item[1]][1] and _first(groups[item[1]][1]) is last]
-            if same and min(same)[0] < 1e9:
-                best = min(same)
-                heap.remove(best)
-                heapq.heapify(heap)
-                return best
-        return heapq.heappop(heap)
 
     # By which name.
 
@@ -318,7 +277,12 @@ class Body:
             return name not in self.taken and all(last[held] <= place for held in holders.get(name, ()))
 
         hints = [self.names[id(arm)] for arm in node.args[1:] if node.op == "choice" and id(arm) in self.names]
-        hints.append(node.name or WORDS.get(str(node.op if node.op == "request" else node.target), "value" if node.kind == "tensor" else "number"))
+        hints.append(
+            node.name
+            or WORDS.get(
+                str(node.op if node.op == "request" else node.target), "value" if node.kind == "tensor" else "number"
+            )
+        )
         for hint in hints:
             if free(hint) and not keyword.iskeyword(hint):
                 return hint
@@ -413,38 +377,6 @@ class Body:
         return [] if text == name else [f"{name} = {text}"]
 
 
-def _places(paths: Sequence[Path]) -> list[Path]:
-    """Where something is made that is needed under these conditions: as far out as it is needed either way."""
-    if () in paths:
-        return [()]
-    found: list[Path] = []
-    for condition in {id(path[0][0]): path[0][0] for path in paths}.values():
-        ways: list[list[Path]] = []
-        for way in (True, False):
-            inner = [path[1:] for path in paths if path[0][0] is condition and path[0][1] is way]
-            ways.append(_places(inner) if inner else [])
-        if ways[0] == ways[1] == [()]:
-            return [()]
-        for way, places in zip((True, False), ways):
-            found += [((condition, way), *place) for place in places]
-    return found
-
-
-def _first(statements: Sequence[Statement]) -> Node | None:
-    path = statements[0].path
-    return path[0][0] if path else None
-
-
-def _ends(node: Node) -> list[Node]:
-    if node.op != "choice":
-        return [node]
-    return [end for arm in node.args[1:] for end in _ends(arm)]
-
-
-def _is_absent(node: Node) -> bool:
-    return node.op == "leaf" and node.target == "absent"
-
-
 OPPOSITE = {"==": "!=", "!=": "==", "<": ">=", ">=": "<", ">": "<=", "<=": ">"}
 
 
@@ -456,3 +388,10 @@ def _indented(lines: Sequence[str]) -> list[str]:
     while lines and not lines[0]:
         lines = lines[1:]
     return [f"    {line}" if line else "" for line in lines]
+
+
+def _is_idle(node: Node, args: Sequence[Node]) -> bool:
+    """Whether this is a cast that never changes anything, or a division by one."""
+    if node.op == "method":
+        return node.target in ("to", "float", "double") and not node.changes and not node.keywords
+    return node.op == "binary" and node.target == "/" and args[1].op == "const" and args[1].target in (1, 1.0)

@@ -18,9 +18,7 @@ from gradchain.errors import OptionError, shown
 from gradchain.optim import class_name
 
 
-def export(
-    chain: Chain | str, *, name: str | None = None, dtypes: Sequence[str] = ("fp32",), **options: Any
-) -> str:
+def export(chain: Chain | str, *, name: str | None = None, dtypes: Sequence[str] = ("fp32",), **options: Any) -> str:
     """Write a chain as one file that needs torch and nothing else: a `torch.optim.Optimizer` of straight-line code.
 
     The file is made from a trace of the stages on parameters of many shapes, and is run against the chain before it is

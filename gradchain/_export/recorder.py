@@ -22,7 +22,17 @@ ASKS = {
 
 LOOKS = {
     f"torch.Tensor.{name}"
-    for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "__index__", "is_nonzero", "__contains__")
+    for name in (
+        "item",
+        "tolist",
+        "numpy",
+        "__bool__",
+        "__float__",
+        "__int__",
+        "__index__",
+        "is_nonzero",
+        "__contains__",
+    )
 }
 """Questions about a value, which stages may not ask."""
 
@@ -140,8 +150,8 @@ class Recorder(TorchFunctionMode):
     def node_of(self, tensor: torch.Tensor) -> Node:
         if id(tensor) not in self.known:
             raise ExportError(
-                f"{self.graph.stage or 'the step'} uses a tensor of shape {tuple(tensor.shape)} that was made outside of the "
-                "step. Make it in the step, or keep it in a slot."
+                f"{self.graph.stage or 'the step'} uses a tensor of shape {tuple(tensor.shape)} that was made outside of "
+                "the step. Make it in the step, or keep it in a slot."
             )
         return self.known[id(tensor)][1]
 
@@ -165,7 +175,9 @@ class Recorder(TorchFunctionMode):
             return self.graph.const(value)
         if isinstance(value, torch.memory_format):
             return self.graph.const(value)
-        raise ExportError(f"{self.graph.stage}: an operation is called with {type(value).__name__}, which has no literal.")
+        raise ExportError(
+            f"{self.graph.stage}: an operation is called with {type(value).__name__}, which has no literal."
+        )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -196,11 +208,11 @@ class Recorder(TorchFunctionMode):
 
     def _noted(self, name: str, args: Any, kwargs: Any, result: torch.Tensor) -> torch.Tensor:
         method = name.rpartition(".")[2]
-        if (method.endswith("_") and not method.endswith("__")) or "out" in kwargs or method.startswith("__i"):
-            if method not in ("__invert__",):
-                raise ExportError(
-                    f"{self.graph.stage} writes into a tensor ({name}). Use {method.strip('_')} without the underscore."
-                )
+        in_place = method.endswith("_") and not method.endswith("__")
+        if in_place or "out" in kwargs or (method.startswith("__i") and method != "__invert__"):
+            raise ExportError(
+                f"{self.graph.stage} writes into a tensor ({name}). Use {method.strip('_')} without the underscore."
+            )
         cast = isinstance(args[0], torch.Tensor) if args else False
         if cast and result is args[0]:
             if method in ("to", "type", "float", "double") and result.is_floating_point():

@@ -58,15 +58,18 @@ TEXT = {
     "gt": ">", "ge": ">=", "eq": "==", "ne": "!=", "and_": "&", "or_": "|", "xor": "^", "lshift": "<<", "rshift": ">>",
 }  # fmt: skip
 
-COMPARE = {
-    "lt": lambda low, high, x: True if high < x else False if low >= x else None,
-    "le": lambda low, high, x: True if high <= x else False if low > x else None,
-    "gt": lambda low, high, x: True if low > x else False if high <= x else None,
-    "ge": lambda low, high, x: True if low >= x else False if high < x else None,
-    "eq": lambda low, high, x: False if x < low or x > high else None,
-    "ne": lambda low, high, x: True if x < low or x > high else None,
-}  # fmt: skip
-"""What bounds say about a comparison with a number."""
+
+def known_outcome(name: str, low: float, high: float, other: float) -> bool | None:
+    """What bounds say about a comparison with a number; `None` if they say nothing."""
+    below, above = high < other, low > other
+    if name in ("eq", "ne"):
+        return name == "ne" if below or above else None
+    sure = {"lt": (below, low >= other), "le": (high <= other, above), "gt": (above, high <= other)}
+    yes, no = sure.get(name, (low >= other, below))
+    return True if yes else False if no else None
+
+
+COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 
 def _binary(name: str, reverse: bool = False) -> Any:
@@ -77,7 +80,7 @@ def _binary(name: str, reverse: bool = False) -> Any:
             return NotImplemented
         left, right = (other, self) if reverse else (self, other)
         if not isinstance(other, Symbol):
-            if name in COMPARE and not reverse and (known := COMPARE[name](self.low, self.high, other)) is not None:
+            if name in COMPARISONS and (known := known_outcome(name, self.low, self.high, other)) is not None:
                 return known
             if name == "mul" and type(other) is int and other == 0 and isinstance(self, SymInt):
                 return 0
@@ -167,7 +170,7 @@ class SymBool(SymInt):
     __rand__, __ror__ = __and__, __or__
 
 
-class SymSize(tuple):  # torch.Size cannot be extended
+class SymSize(tuple[Any, ...]):  # torch.Size cannot be extended
     """A shape whose entries are symbols. `node` is the whole of it."""
 
     node: Node

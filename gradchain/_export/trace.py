@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 from gradchain._chain.chain import Chain
-from gradchain._chain.context import Context
 from gradchain._chain.elements import addressed
 from gradchain._chain.mixins import SharedNumbers
 from gradchain._chain.numbers import NumberReader
@@ -22,7 +21,7 @@ from gradchain._core.update import Update
 from gradchain._export.graph import Graph, Node, Unifier
 from gradchain._export.leaves import exchanged, places
 from gradchain._export.recorder import META, Recorder, Undecided
-from gradchain._export.symbols import ExportError, Symbol, symbol
+from gradchain._export.symbols import ExportError, Symbol
 from gradchain.errors import GradchainError
 
 MOST = 512
@@ -151,7 +150,9 @@ class Tracer:
         def visit(decisions: Mapping[int, bool]) -> Traced | Refusal:
             nonlocal runs
             if (runs := runs + 1) > MOST:
-                raise ExportError(f"the step goes more than {MOST // 2} ways, by its hyperparameters and the step count.")
+                raise ExportError(
+                    f"the step goes more than {MOST // 2} ways, by its hyperparameters and the step count."
+                )
             recorder = Recorder(self.graph, decisions)
             try:
                 with torch.no_grad(), exchanged(recorder, self.places):
@@ -235,9 +236,7 @@ class Tracer:
                     if isinstance(value, Symbol) and value.node.op not in ("leaf", "const") and not value.node.name:
                         value.node.name = name
             witness = self._witness(recorder, program, result)
-            running = program.run(
-                param, gradient, state, numbers, noise_key=key, shard=shard, witness=witness
-            )
+            running = program.run(param, gradient, state, numbers, noise_key=key, shard=shard, witness=witness)
             outcome = self._answered(recorder, running, "")
         result.roots["p"] = recorder.node_of(outcome.param)
         for name, tensor in outcome.state.items():
@@ -259,12 +258,19 @@ class Tracer:
 
     def _witness(self, recorder: Recorder, program: Program, result: Traced) -> Any:
         """Notes what each stage passes on, and names it."""
-        following = dict(zip((at for at, _ in program.stages), (at for at, _ in (*program.stages[1:], ("write", None)))))
+        following = dict(
+            zip((at for at, _ in program.stages), (at for at, _ in (*program.stages[1:], ("write", None))))
+        )
 
         ranks = {at: rank for rank, (at, _) in enumerate(program.stages, 1)}
 
         def witness(address: str, update: Update, slots: Mapping[str, torch.Tensor]) -> None:
-            parts = {"update": update.value, "scale": update.scale, "decay": update.decay, "weight": update.decay_weight}
+            parts = {
+                "update": update.value,
+                "scale": update.scale,
+                "decay": update.decay,
+                "weight": update.decay_weight,
+            }
             for name, tensor in {**parts, **slots}.items():
                 if isinstance(tensor, torch.Tensor):
                     node = recorder.node_of(tensor)
