@@ -1,22 +1,19 @@
-"""`gradchain export`."""
-
-from __future__ import annotations
+"""`gradchain export`. The annotations of the command are read by typer, which is there for the command line only."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from gradchain._export.export import export
 from gradchain.errors import OptionError
 
 
 def add_export(
-    app: typer.Typer, options: Callable[[Any], dict[str, Any]], errors: Callable[[], AbstractContextManager[None]]
+    app: Any, options: Callable[[Any], dict[str, Any]], errors: Callable[[], AbstractContextManager[None]]
 ) -> None:
     """Add the command. `options` reads `KEY=VALUE` pairs, and `errors` makes one line of an error."""
+    import typer
 
     @app.command("export")
     def export_command(  # pyright: ignore[reportUnusedFunction]
