@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from gradchain._export.graph import Graph, Node
 from gradchain._export.printer import ATOM, CALL, Text, expression, tight
 from gradchain._export.schedule import Path, Statement, ends, in_order, is_absent, places
+from gradchain._export.words import hint_of
 
 LONG, WIDE = 72, 84
 """Characters of an expression that has no variable, and of a line without its indentation."""
@@ -27,14 +28,6 @@ MAKERS = (
 """Operations that make the tensors of a state."""
 
 ATOMS = ("leaf", "const", "tuple")
-
-WORDS = {
-    "sqrt": "root", "square": "squares", "sum": "total", "mean": "mean", "amax": "high", "amin": "low", "norm": "norm",
-    "abs": "sizes", "sign": "signs", "_random_bits": "bits", "where": "chosen", "view": "matrix", "flatten": "matrix",
-    "outer": "product", "request": "totals_of_all", "broadcast_tensors": "pair", "_near_square": "sides",
-    "<": "below", ">": "above", "cat": "joined",
-}  # fmt: skip
-"""What to call the results of operations that nobody has named."""
 
 
 class Body:
@@ -277,12 +270,7 @@ class Body:
             return name not in self.taken and all(last[held] <= place for held in holders.get(name, ()))
 
         hints = [self.names[id(arm)] for arm in node.args[1:] if node.op == "choice" and id(arm) in self.names]
-        hints.append(
-            node.name
-            or WORDS.get(
-                str(node.op if node.op == "request" else node.target), "value" if node.kind == "tensor" else "number"
-            )
-        )
+        hints.append(hint_of(node))
         for hint in hints:
             if free(hint) and not keyword.iskeyword(hint):
                 return hint

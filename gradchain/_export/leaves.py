@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -23,6 +24,8 @@ from gradchain.storage.signs import pack, unpack, words_of
 
 Function = Callable[..., Any]
 
+LOCK = threading.Lock()
+
 
 def places() -> list[tuple[Any, str, Any]]:
     """Where modules of gradchain hold one of the functions below: module, name, function."""
@@ -36,19 +39,20 @@ def places() -> list[tuple[Any, str, Any]]:
 
 @contextlib.contextmanager
 def exchanged(recorder: Recorder, held: list[tuple[Any, str, Any]]) -> Generator[None]:
-    """Exchange the functions below where modules hold them."""
+    """Exchange the functions below where modules hold them. What is not recorded, in another thread, is as before."""
     made = {function: make(recorder) for function, make in TRACED.items()}
     for name in MATHEMATICS:
         function = getattr(math, name)
         made[function] = _mathematics(recorder, name, function)
         held = [*held, (math, name, function)]
-    try:
-        for module, attribute, value in held:
-            setattr(module, attribute, made[value])
-        yield
-    finally:
-        for module, attribute, value in held:
-            setattr(module, attribute, value)
+    with LOCK:
+        try:
+            for module, attribute, value in held:
+                setattr(module, attribute, made[value])
+            yield
+        finally:
+            for module, attribute, value in held:
+                setattr(module, attribute, value)
 
 
 MATHEMATICS = ("sqrt", "isqrt", "log", "log2", "exp", "floor", "ceil")
@@ -80,6 +84,8 @@ def _called(recorder: Recorder, name: str, args: tuple[Any, ...], result: torch.
 
 def _random_bits(recorder: Recorder) -> Function:
     def bits_of(like: torch.Tensor, key: torch.Tensor, salt: int, offset: Any = 0) -> torch.Tensor:
+        if not recorder.knows(key):
+            return random_bits(like, key, salt, offset)
         if plain(offset) != 0:
             raise ExportError("noise for a part of a parameter cannot be exported.")
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
@@ -91,6 +97,8 @@ def _random_bits(recorder: Recorder) -> Function:
 
 def _round_to_bf16(recorder: Recorder) -> Function:
     def rounded(value: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+        if not recorder.knows(value):
+            return round_to_bf16(value, bits)
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
             result = torch.empty(value.shape, dtype=torch.bfloat16, device="meta")
         return _called(recorder, "_round_to_bf16", (value, bits), result)
@@ -100,6 +108,8 @@ def _round_to_bf16(recorder: Recorder) -> Function:
 
 def _pack(recorder: Recorder) -> Function:
     def packed(bits: torch.Tensor) -> torch.Tensor:
+        if not recorder.knows(bits):
+            return pack(bits)
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
             dtype, words = words_of(bits.shape[1])
             result = torch.empty(bits.shape[0], words, dtype=dtype, device="meta")
@@ -110,6 +120,8 @@ def _pack(recorder: Recorder) -> Function:
 
 def _unpack(recorder: Recorder) -> Function:
     def unpacked(words: torch.Tensor, columns: Any) -> torch.Tensor:
+        if not recorder.knows(words):
+            return unpack(words, columns)
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
             result = torch.empty(words.shape[0], plain(columns), dtype=torch.bool, device="meta")
         return _called(recorder, "_unpack", (words, columns), result)
@@ -119,6 +131,8 @@ def _unpack(recorder: Recorder) -> Function:
 
 def _near_square(recorder: Recorder) -> Function:
     def sides_of(numel: Any) -> Any:
+        if not isinstance(numel, Symbol):
+            return near_square(numel)
         graph = recorder.graph
         whole = graph.make("helper", "_near_square", (recorder.lift(numel),), kind="shape")
         sides = near_square(plain(numel))

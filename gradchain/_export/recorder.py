@@ -147,6 +147,10 @@ class Recorder(TorchFunctionMode):
         same = [self.known[id(x)][2] for x in args if isinstance(x, torch.Tensor) and x.shape == result.shape]
         return any(same) if not result.ndim else bool(same) and all(same)
 
+    def knows(self, tensor: torch.Tensor) -> bool:
+        """Whether a tensor is part of this run."""
+        return id(tensor) in self.known
+
     def node_of(self, tensor: torch.Tensor) -> Node:
         if id(tensor) not in self.known:
             raise ExportError(
