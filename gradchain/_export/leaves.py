@@ -20,6 +20,7 @@ from gradchain._core.noise import random_bits, round_to_bf16
 from gradchain._export.recorder import Recorder
 from gradchain._export.symbols import ExportError, Symbol, plain, symbol
 from gradchain.storage.base import near_square
+from gradchain.storage.factored import _column_sums as column_sums  # pyright: ignore[reportPrivateUsage]
 from gradchain.storage.signs import pack, unpack, words_of
 
 Function = Callable[..., Any]
@@ -129,6 +130,17 @@ def _unpack(recorder: Recorder) -> Function:
     return unpacked
 
 
+def _sums_of_columns(recorder: Recorder) -> Function:
+    def sums(matrix: torch.Tensor) -> torch.Tensor:
+        if not recorder.knows(matrix):
+            return column_sums(matrix)
+        with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
+            result = torch.empty(matrix.shape[1], dtype=torch.float64, device="meta")
+        return _called(recorder, "_column_sums", (matrix,), result)
+
+    return sums
+
+
 def _near_square(recorder: Recorder) -> Function:
     def sides_of(numel: Any) -> Any:
         if not isinstance(numel, Symbol):
@@ -149,6 +161,7 @@ TRACED: dict[Any, Callable[[Recorder], Function]] = {
     pack: _pack,
     unpack: _unpack,
     near_square: _near_square,
+    column_sums: _sums_of_columns,
 }
 
 HELPERS = {
@@ -212,6 +225,16 @@ def _unpack(words: Tensor, columns: int) -> Tensor:
     """The matrix of bits in a matrix of words."""
     planes = [(words >> place) & 1 for place in range(8 * words.dtype.itemsize)]
     return torch.stack(planes, 1).flatten(1)[:, :columns] != 0
+''',
+    "_column_sums": '''
+def _column_sums(matrix: Tensor) -> Tensor:
+    """The sums of the columns, added up 64 rows at a time."""
+    rows, columns = matrix.shape
+    whole = rows - rows % 64
+    last = matrix[whole:].sum(0, dtype=torch.float64)
+    if whole == 0:
+        return last
+    return matrix[:whole].view(-1, 64, columns).sum(1, dtype=torch.float64).sum(0) + last
 ''',
     "_near_square": '''
 def _near_square(numel: int) -> tuple[int, int]:

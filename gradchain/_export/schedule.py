@@ -77,7 +77,7 @@ def places(paths: Sequence[Path]) -> list[Path]:
             return [()]
         for way, inner_paths in zip((True, False), ways):
             found += [((condition, way), *inner) for inner in inner_paths]
-    return found
+    return [path for path in found if not any(set(other) < set(path) for other in found)]
 
 
 def _first(statements: Sequence[Statement]) -> Node | None:
