@@ -33,7 +33,7 @@ OPTIONS: dict[str, tuple[Callable[[], gradchain.Chain], bool]] = {
     "dampening": (lambda: gradchain.recipe("sgd", momentum=0.9, dampening=0.1), True),
     "all parameters": (lambda: clip(gradchain.recipe("adamw")), True),
     "packed signs": (lambda: gradchain.recipe("adv-lion", freeze_on_flip=True), False),
-    "noise": (lambda: gradchain.recipe("adv-lion", stochastic_sign=True), True),
+    "noise": (lambda: gradchain.recipe("adv-lion", stochastic_sign=True), False),
     "kappa": (lambda: gradchain.recipe("adv-lion", kappa_p=1.5, cautious=True, cautious_wd=True), True),
     "anchor": (lambda: gradchain.recipe("adv-adamw", centered_wd=0.1, centered_wd_mode="full"), True),
     "float8 anchor": (lambda: gradchain.recipe("adv-adamw", centered_wd=0.1), True),
