@@ -31,6 +31,7 @@ from gradchain._core.reduce import tensor_partials as tensor_partials
 from gradchain._core.reduce import whole_tensor as whole_tensor
 from gradchain._core.reduce import whole_tensor_max as whole_tensor_max
 from gradchain._core.update import Update as Update
+from gradchain._export.export import export as export
 from gradchain._optim.backward import StepInBackward as StepInBackward
 from gradchain._optim.backward import step_in_backward as step_in_backward
 from gradchain._optim.by_name import optimizer as optimizer

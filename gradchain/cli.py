@@ -15,6 +15,7 @@ from gradchain._chain import registry
 from gradchain._chain.named import import_named, load_entry_points
 from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
 from gradchain._chain.show import stage_row
+from gradchain._export.command import add_export
 from gradchain.errors import GradchainError, OptionError, shown
 from gradchain.testing.new_transform import new_transform
 
@@ -271,3 +272,4 @@ def _fail(message: str, code: int) -> NoReturn:
 
 
 app.command("new-transform")(_one_line_errors()(new_transform))
+add_export(app, _options, _one_line_errors)

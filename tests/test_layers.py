@@ -19,6 +19,7 @@ LAYERS = (
     ("transforms", "_dist", "_engine"),
     ("recipes", "_optim"),
     ("distributed", "optim"),
+    ("_export",),
     ("gradchain",),
     ("audit", "ablation"),
     ("testing",),

@@ -1,0 +1,1 @@
+"""A chain as one file without gradchain."""
