@@ -16,7 +16,19 @@ import gradchain
 from gradchain import transforms
 from gradchain._core.fields import spec_of
 
-MODULES = ("ablation", "audit", "distributed", "errors", "ops", "optim", "recipes", "roles", "storage", "transforms")
+MODULES = (
+    "ablation",
+    "audit",
+    "distributed",
+    "errors",
+    "ops",
+    "optim",
+    "recipes",
+    "roles",
+    "storage",
+    "testing",
+    "transforms",
+)
 """The public modules but `cli`, whose docstrings are its help texts and whose errors become exit codes."""
 
 CONTRACT = ("scale", "reads", "source", "slots", "resolve", "scalars", "update", "check")
