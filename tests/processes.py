@@ -7,7 +7,6 @@ breaks is gone with it.
 from __future__ import annotations
 
 import atexit
-import functools
 import importlib
 import json
 import os
@@ -51,11 +50,18 @@ class Nursery:
         self._process.stdin.flush()
         return json.loads(self._process.stdout.readline())
 
+    def has_ended(self) -> bool:
+        return self._process.poll() is not None
 
-@functools.cache
+
+_nurseries: dict[tuple[str, ...], Nursery] = {}
+
+
 def nursery(*modules: str) -> Nursery:
-    """The one that has imported these modules."""
-    return Nursery(*modules)
+    """The one that has imported these modules; another if it has ended."""
+    if modules not in _nurseries or _nurseries[modules].has_ended():
+        _nurseries[modules] = Nursery(*modules)
+    return _nurseries[modules]
 
 
 def python(code: str, *arguments: str, seconds: float = 120) -> subprocess.CompletedProcess[str]:

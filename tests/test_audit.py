@@ -25,7 +25,7 @@ LR = gradchain.scale_by_learning_rate(0.05)
 
 # The others take up to half a minute each; `make check` has them all. That their numbers and stages matter is a law too:
 # tests/laws/test_meaning.py.
-QUICK = {"adamw", "gyro-sgd", "lion", "sgd"}
+QUICK = {"adamw", "lion", "sgd"}
 RECIPES = [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in gradchain.recipes()]
 
 audited = functools.cache(check)

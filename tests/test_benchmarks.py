@@ -122,7 +122,7 @@ def test_a_run_gives_results_a_page_and_a_chart(tmp_path: Path) -> None:
     output, page = tmp_path / "results.json", tmp_path / "page.md"
     page.write_text(f"before\n{pages.BEGIN}\nold\n{pages.END}\nafter\n")
     command = ["--pair", "adamw-eager", "--list", "tiny", "--threads", "1", "--no-cold", "--output", str(output)]
-    command += ["--rounds", "5", "--seconds", "0.2"]
+    command += ["--rounds", "5", "--seconds", "0.05"]
     ended = CliRunner().invoke(app, [*command, "--page", str(page)], catch_exceptions=False)
     assert ended.exit_code == 0
     (result,) = json.loads(output.read_text())["results"]
