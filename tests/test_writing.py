@@ -47,7 +47,10 @@ def with_gradients(*params: torch.Tensor) -> list[torch.Tensor]:
 def test_one_function_writes() -> None:
     writes = re.compile(r"\.copy_\(|_foreach_copy_|\.set_\(|\.lerp_|\.addcmul_|\.addcdiv_|\.sub_\(")
     package = Path(gc.__file__).parent
-    elsewhere = ("_export", "testing")  # the text of files that go by themselves; optimizers of all kinds, to be examined
+    elsewhere = (
+        "_export",
+        "testing",
+    )  # the text of files that go by themselves; optimizers of all kinds, to be examined
     files = [path for path in package.rglob("*.py") if path.relative_to(package).parts[0] not in elsewhere]
     found = {path.relative_to(package).as_posix() for path in files if writes.search(path.read_text())}
     # `take` fills a tensor that it has just made; a shared number may have to stay where a CUDA graph has seen it.
