@@ -5,15 +5,12 @@ A page is run from top to bottom in one namespace. Two kinds of HTML comment tie
 * `<!-- print(...) -->` before it: the block is what this statement prints at this place of the page;
 * `<!-- output -->` before it: the block is what the last ```python block printed.
 
-A ```py block is only compiled, and so is a block after `<!-- if: module.name -->` while there is no such thing. A page that
-begins with `<!-- needs: a, b -->` is run where these packages are installed.
+A ```py block is only compiled. A page that begins with `<!-- needs: a, b -->` is run where these packages are installed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import io
 import re
 import sys
@@ -88,14 +85,6 @@ def trimmed(text: str) -> list[str]:
     return [line.rstrip() for line in text.strip("\n").splitlines()]
 
 
-def is_there(comment: str) -> bool:
-    """Whether what a block waits for can be imported: a module, or a name in one."""
-    if not comment.startswith("if: "):
-        return True
-    module, _, name = comment[4:].rpartition(".")
-    return hasattr(importlib.import_module(module), name) or importlib.util.find_spec(comment[4:]) is not None
-
-
 def run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a page from top to bottom."""
     module = ModuleType("page")
@@ -103,7 +92,7 @@ def run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     namespace, printed = vars(module), ""
     for block in blocks(page):
         where = f"{page_id(page)}:{block.line}"
-        if block.language == "python" and is_there(block.comment):
+        if block.language == "python":
             printed = execute(block.text, page, block.line, namespace)
         elif block.language in ("py", "python"):
             compile(block.text, page_id(page), "exec")
