@@ -94,7 +94,7 @@ def run(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         where = f"{page_id(page)}:{block.line}"
         if block.language == "python":
             printed = execute(block.text, page, block.line, namespace)
-        elif block.language in ("py", "python"):
+        elif block.language == "py":
             compile(block.text, page_id(page), "exec")
         elif block.language == "text" and block.comment == "output":
             assert trimmed(block.text) == trimmed(printed), f"{where}: not what the code above prints"
