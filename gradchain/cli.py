@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import gradchain
 from gradchain._chain import registry
+from gradchain._chain.chain import Chain
 from gradchain._chain.named import import_named, load_entry_points
 from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
 from gradchain._chain.show import stage_row
@@ -91,11 +92,11 @@ def show(
     with _one_line_errors():
         if toml and json:
             raise OptionError("--toml and --json exclude each other; pass one.")
-        asked = page(recipe, _options(option))
+        chain = load_chain(recipe, _options(option))
         if toml or json:
-            typer.echo(asked["toml" if toml else "json"], nl=False)
+            typer.echo(chain.to_toml() if toml else chain.to_json(), nl=False)
         else:
-            print_recipe(recipe, asked)
+            print_recipe(recipe, page(recipe, chain))
 
 
 @app.command()
@@ -183,16 +184,13 @@ def names() -> Names:
     }
 
 
-def page(recipe: str, options: dict[str, Any]) -> Page:
-    """What there is to know of a recipe's chain."""
-    chain = load_chain(recipe, options)
+def page(recipe: str, chain: Chain) -> Page:
+    """What is shown of a recipe's chain. It need not have a config: a label function may have no name."""
     known = find_recipe(recipe) if recipe in recipe_names() else None
     return {
         "summary": known.summary if known else "",
         "source": known.source if known else "",
         "rows": [(*stage_row(address, stage), stage.source) for address, stage in chain.addressed],
-        "toml": chain.to_toml(),
-        "json": chain.to_json(),
     }
 
 

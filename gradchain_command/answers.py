@@ -19,61 +19,59 @@ PLUGINS = ("gradchain.recipes", "gradchain.transforms")
 SOURCES = ("recipes", "transforms", "storage")
 """The folders that say what a recipe's chain is."""
 
-FLAGS = ("--toml", "--json")
-
 
 def answer(arguments: Sequence[str]) -> bool:
     """Print what is asked for, if it is known. Returns whether it was."""
     if list(arguments) == ["--version"]:
         print(version("gradchain"))
         return True
-    command, names, flags = _parsed(arguments)
-    if (command, len(names), len(flags)) not in (("list", 0, 0), ("list", 0, 1), ("show", 1, 0), ("show", 1, 1)):
-        return False
-    if flags - {"--json"} and command == "list":
-        return False
+    command, *others = arguments or [""]
+    words, flags = [a for a in others if a[:1] != "-"], [a for a in others if a[:1] == "-"]
+    if command == "list" and not words and flags in ([], ["--json"]):
+        return _list(*flags)
+    if command == "show" and len(words) == 1 and flags in ([], ["--toml"], ["--json"]):
+        return _show(*words, *flags)
+    return False
+
+
+def _list(flag: str = "") -> bool:
     known = _known()
-    if known is None or any(entry_points(group=group) for group in PLUGINS):
+    if known is None:
         return False
-    if command == "list":
-        return _print_names(known["names"], bool(flags))
-    return names[0] in known["recipes"] and _print_recipe(names[0], known["recipes"][names[0]], flags)
-
-
-def _parsed(arguments: Sequence[str]) -> tuple[str, list[str], set[str]]:
-    """The command, its arguments, and its flags. What has other options is no command that is known here."""
-    command, *others = [*arguments, ""][: len(arguments) or 1]
-    names = [each for each in others if not each.startswith("-")]
-    flags = [each for each in others if each.startswith("-")]
-    return command if len(set(flags)) == len(flags) and set(flags) <= set(FLAGS) else "", names, set(flags)
-
-
-def _print_names(names: Any, as_json: bool) -> bool:
-    if as_json:
-        print(json.dumps(names, indent=2, ensure_ascii=False))
+    if flag:
+        print(json.dumps(known["names"], indent=2, ensure_ascii=False))
         return True
-    try:
-        from gradchain_command.pages import print_names  # here: JSON needs no rich
-    except ModuleNotFoundError:
+    if (pages := _pages()) is not None:
+        pages.print_names(known["names"])
+    return pages is not None
+
+
+def _show(name: str, flag: str = "") -> bool:
+    known = _known()
+    if known is None or name not in known["recipes"]:
         return False
-    print_names(names)
-    return True
-
-
-def _print_recipe(name: str, page: Any, flags: set[str]) -> bool:
-    for flag in flags:
+    page = known["recipes"][name]
+    if flag:
         print(page[flag.removeprefix("--")], end="")
         return True
+    if (pages := _pages()) is not None:
+        pages.print_recipe(name, page)
+    return pages is not None
+
+
+def _pages() -> Any:
+    """What prints tables, if rich is installed; who is asked next says how to get it. JSON and TOML need none."""
     try:
-        from gradchain_command.pages import print_recipe
+        from gradchain_command import pages
     except ModuleNotFoundError:
-        return False
-    print_recipe(name, page)
-    return True
+        return None
+    return pages
 
 
 def _known() -> Any:
-    """What was written for the sources that are installed."""
+    """What was written for the sources that are installed, unless other packages add to it."""
+    if any(entry_points(group=group) for group in PLUGINS):
+        return None
     try:
         known = json.loads(ANSWERS.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 Page = Mapping[str, Any]
-"""A recipe: `summary`, `source` (both empty for a chain of the user's), `rows` for its stages, `toml` and `json`."""
+"""A recipe: `summary` and `source`, both empty for a chain of the user's, and `rows` for its stages."""
 
 Names = Mapping[str, Mapping[str, Mapping[str, str]]]
 """`recipes` and `transforms`, by name, each with its `summary`, recipes with their `source`."""

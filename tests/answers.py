@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from gradchain._chain.recipes import recipe_names
+from gradchain._chain.recipes import recipe, recipe_names
 from gradchain.cli import names, page
 from gradchain_command.answers import ANSWERS, sources
 
@@ -17,7 +17,13 @@ WRITE = "write it anew: python -m tests.answers"
 
 def answers() -> dict[str, Any]:
     """As they are today."""
-    return {"sources": sources(), "names": names(), "recipes": {name: page(name, {}) for name in recipe_names()}}
+    return {"sources": sources(), "names": names(), "recipes": {name: answer(name) for name in recipe_names()}}
+
+
+def answer(name: str) -> dict[str, Any]:
+    """What is known of a recipe with its own options."""
+    chain = recipe(name)
+    return {**page(name, chain), "toml": chain.to_toml(), "json": chain.to_json()}
 
 
 def written() -> str:

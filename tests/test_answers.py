@@ -28,6 +28,8 @@ NOT_KNOWN = (
     ("--help",),
     ("list", "rose"),
     ("list", "--toml"),
+    ("--json", "list"),
+    ("--json", "show", "rose"),
     ("show",),
     ("show", "rose", "adams"),
     ("show", "rose", "--toml", "--json"),

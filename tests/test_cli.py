@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,16 @@ def test_show_has_stages_and_sources():
     assert "beta=0.9 [betas[0]]" in succeed("show", "adamw")
     assert "arXiv:1710.03740" in lines["master_weights"]
     assert "Source: Adams 0.0.1, pypi.org/project/adams-torch" in text
+
+
+def test_show_needs_no_config(monkeypatch):
+    mine = types.ModuleType("cli_mine")
+    branches = {"wide": gradchain.sign(), "flat": gradchain.first_moment(0.9)}
+    by_rank = gradchain.partition(branches, lambda name, param: "wide" if param.ndim > 1 else "flat")
+    mine.built = gradchain.chain(by_rank, gradchain.scale_by_learning_rate(0.1))
+    monkeypatch.setitem(sys.modules, "cli_mine", mine)
+    assert "wide/sign" in succeed("show", "cli_mine:built")
+    assert call("show", "cli_mine:built", "--toml").exit_code == 2  # there its label function needs a name
 
 
 def test_show_takes_options():
