@@ -193,6 +193,11 @@ def is_on(value: object) -> bool:
     return not any(value is off or value == off for off in (*OFF, "disabled"))
 
 
+def as_flag(value: object, own: object) -> object:
+    """A setting of theirs, to be compared with ours: what is off may be written in several ways."""
+    return is_on(value) if isinstance(own, bool) else value
+
+
 def kinds(chain: Chain) -> dict[str, Any]:
     """The stages of a chain by the names under which they are registered."""
     return {type(stage).__name__: stage for _, stage in chain.addressed}
@@ -338,8 +343,8 @@ def _check_flags(entry: Source, theirs: Group, stages: Mapping[str, Any], where:
     for key, flag in entry.flags.items():
         if key not in theirs or (flag.when and not is_on(theirs.get(flag.when))):
             continue
-        value, own = theirs[key], flag.of(stages)
-        value = is_on(value) if isinstance(own, bool) else value
+        own = flag.of(stages)
+        value = as_flag(theirs[key], own)
         if value != own and (flag.exact or is_on(value)):
             raise OptionError(
                 f"{where}: {key} = {shown(theirs[key])} in {entry.name}, and this chain is one with {key} = "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from gradchain._chain.recipes import differ, find_recipe, recipe
 from gradchain._chain.structure import Structure, structure
 from gradchain._core.ages import is_age
 from gradchain._optim.conversions import Place
-from gradchain._optim.exchange import Member, is_on, kinds, members, names_of, short
+from gradchain._optim.exchange import Member, as_flag, is_on, kinds, members, names_of, short
 from gradchain._optim.foreign import SOURCES
 from gradchain._optim.guests import WRITTEN_BY_TORCH
 from gradchain._optim.optimizer import Optimizer
@@ -75,12 +75,11 @@ def export_state(optimizer: Optimizer, like: torch.optim.Optimizer | str) -> dic
         if ours["maximize"] and "maximize" not in entry.numbers:
             raise OptionError(f"{where}: {entry.name} cannot maximize. {NOTHING}")
         group = {**template, **_numbers(entry, ours, template, where)}
-        if entry.recipe:
-            _check_recipe(entry, target, template, chain, where)
-        else:
-            stages = kinds(chain)
+        stages = kinds(chain)
+        told = _check_recipe(entry, target, template, chain, where) if entry.recipe else ()
+        if not entry.recipe:
             _check_stages(entry, stages, where)
-            group |= _flags(entry, ours, template, stages, made, where)
+        group |= _flags(entry, ours, template, stages, told, made, where)
         counts = [0]
         for index, member in enumerate(members(routing, number, ours), start=first):
             state = optimizer.state.get(member.param, {})
@@ -115,11 +114,15 @@ def _entry(target: torch.optim.Optimizer, template: Group) -> Source:
     raise UnknownNameError(f"like is {kind_of(target)}; state is exported to {', '.join(known)}. {NOTHING}")
 
 
-def _check_recipe(entry: Source, target: Any, template: Group, chain: Chain, where: str) -> None:
-    """Raise unless the chain is what our recipe builds with the settings of the other optimizer."""
-    options = dict(entry.settings)
+def _check_recipe(entry: Source, target: Any, template: Group, chain: Chain, where: str) -> set[str]:
+    """Raise unless the chain is what our recipe builds with the settings of the other optimizer.
+
+    Returns: its settings that are options of the recipe.
+    """
+    options, told = dict(entry.settings), set[str]()
     for name, parameter in inspect.signature(find_recipe(entry.recipe).build).parameters.items():
         key = entry.called.get(name, name)
+        told.add(key)
         value = template[key] if key in template else getattr(target, key, None)
         setting = name not in entry.numbers.values() and isinstance(value, (bool, int, float, str))
         if setting and differ(value, parameter.default):
@@ -134,6 +137,7 @@ def _check_recipe(entry: Source, target: Any, template: Group, chain: Chain, whe
             f"{entry.recipe!r}{f' with {shown_few(list(options))}' if options else ''}: {'; '.join(lines[:3])}. Build "
             f"one of the two like the other. {NOTHING}"
         )
+    return told
 
 
 def _differences(wanted: Structure, given: Structure) -> list[str]:
@@ -185,15 +189,27 @@ def _number(value: torch.Tensor, theirs: Any) -> Any:
 
 
 def _flags(
-    entry: Source, ours: Group, template: Group, stages: Mapping[str, Any], made: bool, where: str
+    entry: Source,
+    ours: Group,
+    template: Group,
+    stages: Mapping[str, Any],
+    told: Collection[str],
+    made: bool,
+    where: str,
 ) -> dict[str, Any]:
-    """Their settings that this chain has; those of a running optimizer are its own, and have to agree."""
+    """Their settings that this chain has, but `told`; those of a running optimizer are its own, and have to agree."""
     result: dict[str, Any] = {}
     for key, flag in entry.flags.items():
-        if key not in template or (flag.when and not is_on(ours.get(entry.numbers.get(flag.when, flag.when)))):
+        if (
+            key in told
+            or key not in template
+            or (flag.when and not is_on(ours.get(entry.numbers.get(flag.when, flag.when))))
+        ):
             continue
         value = flag.of(stages)
-        if value != template[key] and (flag.fixed or not made):
+        if value == as_flag(template[key], value):
+            continue
+        if flag.fixed or not made:
             raise OptionError(
                 f"{where}: like has {key} = {shown(template[key])}, and this chain is one with {key} = {shown(value)}. "
                 f"Build one of the two like the other. {NOTHING}"

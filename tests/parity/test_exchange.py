@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -197,6 +198,27 @@ def test_a_chain_that_does_something_else_stays_here(name: str) -> None:
     theirs = case.theirs(parameters())
     steps(mine := gradchain.optimizer(case.recipe, parameters(), **{**case.ours, **options}), 0, 2)
     with pytest.raises(gradchain.OptionError, match=text):
+        gradchain.export_state(mine, like=theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "ours"),
+    [
+        ("adopt", {"weight_decay": 0.1}, {"weight_decay": 0.1}),  # weight_decouple is off by default
+        ("prodigy", {"weight_decay": 0.1, "fixed_decay": True}, {"weight_decay": 0.1}),
+        ("rose", {"centralize": False}, {}),
+        ("heavyball-adamw", {"caution": True}, {}),
+        ("heavyball-adamw", {"warmup_steps": 10}, {}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_settings_that_the_recipe_has_no_option_for_are_compared(
+    name: str, options: dict[str, Any], ours: dict[str, Any]
+) -> None:
+    case = CASES[name]
+    theirs = dataclasses.replace(case, options={**case.options, **options}).theirs(parameters())
+    steps(mine := gradchain.optimizer(case.recipe, parameters(), **{**case.ours, **ours}), 0, 2)
+    with pytest.raises(gradchain.OptionError, match=r"Nothing was exported"):
         gradchain.export_state(mine, like=theirs)
 
 
