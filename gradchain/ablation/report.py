@@ -41,10 +41,13 @@ class Row:
 def rows(study: Results) -> list[Row]:
     """Put the study into numbers. Returns: one row for each arm, the full chain first."""
     found = [_row(result, study) for result in study.results]
-    family = [row.accuracy_difference for row in found]
-    compared = [difference for difference, row in zip(family, found) if difference is not None and not row.identical]
-    judgements = dict(zip(map(id, compared), judged(compared)))
-    return [replace(row, judgement=judgements.get(id(row.accuracy_difference))) for row in found]
+    family = {
+        place: row.accuracy_difference
+        for place, row in enumerate(found)
+        if row.accuracy_difference is not None and not row.identical
+    }
+    judgements = dict(zip(family, judged([*family.values()])))
+    return [replace(row, judgement=judgements.get(place)) for place, row in enumerate(found)]
 
 
 def _row(result: Result, study: Results) -> Row:
@@ -86,12 +89,14 @@ def _row(result: Result, study: Results) -> Row:
 
 def report(study: Results) -> Group:
     """Lay the study out for a rich console. Returns: what was run, the notes and the table."""
-    notes = [*study.notes, *_findings(study)]
+    found = rows(study)
+    notes = [*study.notes, *_findings(study, found)]
     listed = Table.grid(padding=(0, 1))
     for note in notes:
         listed.add_row("-", Text(note))
     return Group(
-        Text(headline(study), style="bold"), "", _heading(study), "", listed, "", _table(study), "", _legend(study)
+        *(Text(_said(study, found), style="bold"), "", _heading(study), "", listed, "", _table(found), ""),
+        _legend(study, found),
     )
 
 
@@ -126,11 +131,11 @@ def _heading(study: Results) -> Text:
     )
 
 
-def _findings(study: Results) -> list[str]:
+def _findings(study: Results, table: list[Row]) -> list[str]:
     """Notes that follow from the results."""
     found: list[str] = []
     at_edge: list[str] = []
-    for result, row in zip(study.results, rows(study)):
+    for result, row in zip(study.results, table):
         if row.identical:
             found.append(
                 f"{row.label}: the weights are bit for bit those of the full chain. In this setting the stage does "
@@ -149,10 +154,9 @@ def _findings(study: Results) -> list[str]:
     return [*found, *(f"warning: {text}" for text in advice)]
 
 
-def _table(study: Results) -> Table:
+def _table(found: list[Row]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
     table.add_column("arm", overflow="fold", min_width=20)
-    found = rows(study)
     columns = _columns(found)
     for title in columns:
         table.add_column(title, justify="right", no_wrap=True)
@@ -196,11 +200,14 @@ def interval(row: Row, difference: Difference | None, factor: float, digits: int
 
 def headline(study: Results) -> str:
     """The study in one sentence. Returns: which arms differ from the full chain."""
-    found = [row for row in rows(study) if row.judgement is not None]
+    return _said(study, rows(study))
+
+
+def _said(study: Results, found: list[Row]) -> str:
     named: dict[str, list[str]] = {}
     for row in found:
-        assert row.judgement is not None
-        named.setdefault(row.judgement.verdict, []).append(row.label)
+        if row.judgement is not None:
+            named.setdefault(row.judgement.verdict, []).append(row.label)
     said = [
         f"{verdict} than the full chain: {'; '.join(named[verdict])}"
         for verdict in ("worse", "better")
@@ -208,7 +215,7 @@ def headline(study: Results) -> str:
     ]
     if "equivalent" in named:
         said.append(f"equivalent to it within {study.margin:g} points: {'; '.join(named['equivalent'])}")
-    if len(named.get("not resolved", ())) == len(found) > 0:
+    if [*named] == ["not resolved"]:
         return f"With {study.seeds} seed{'s' if study.seeds > 1 else ''}, no arm can be told from the full chain."
     if "not resolved" in named:
         said.append(f"not resolved: {'; '.join(named['not resolved'])}")
@@ -222,10 +229,10 @@ def _signed(value: float, digits: int) -> str:
     return f"{value:+.0e}" if 0 < abs(value) < 0.5 * 10**-digits else f"{value:+.{digits}f}"
 
 
-def _legend(study: Results) -> Text:
+def _legend(study: Results, found: list[Row]) -> Text:
     if study.seeds == 1:
         return Text("One seed gives no interval; pass --seeds 3 or more.", style="dim")
-    tests = {row.accuracy_difference.test for row in rows(study) if row.accuracy_difference is not None} - {""}
+    tests = {row.accuracy_difference.test for row in found if row.accuracy_difference is not None} - {""}
     equal = "" if study.margin is None else f" Equivalent: by less than {study.margin:g} points, two one-sided t tests."
     return Text(
         "Differences to the full chain of the same seed: mean and 95 % interval, each arm by itself. Verdicts and p are on "
