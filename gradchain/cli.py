@@ -16,9 +16,8 @@ from gradchain._chain.chain import Chain
 from gradchain._chain.named import import_named, load_entry_points
 from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
 from gradchain._chain.show import stage_row
-from gradchain._export.command import add_export
+from gradchain._export.export import export
 from gradchain.errors import GradchainError, OptionError, shown
-from gradchain.testing.new_transform import new_transform
 
 try:
     import typer
@@ -155,6 +154,30 @@ def ablate(
         typer.echo(f"\nResults: {directory / ablation.RESULTS}{resumed}\nPlot:    {picture}")
 
 
+@app.command("export")
+def export_command(
+    recipe: RecipeArgument,
+    out: Annotated[Path | None, typer.Option(help="The file to write [default: print it].")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the class [default: the recipe's].")] = None,
+    dtype: Annotated[
+        list[str] | None, typer.Option(help="Of the parameters: fp32, fp64, bf16, fp16; repeatable.")
+    ] = None,
+    option: OptionOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it is there.")] = False,
+) -> None:
+    """Write a recipe as one file that needs torch and nothing else."""
+    with _one_line_errors():
+        if out is not None and out.exists() and not force:
+            raise OptionError(f"{out} is there already. Pass --force to overwrite it, or another --out.")
+        text = export(recipe, name=name, **({"dtypes": tuple(dtype)} if dtype else {}), **_options(option))
+        if out is None:
+            typer.echo(text, nl=False)
+            return
+        out.write_text(text, encoding="utf-8")
+        found = next(line for line in text.splitlines() if line.startswith("class "))
+        typer.echo(f"{out}: {found[6:].partition('(')[0]}, {len(text.splitlines())} lines")
+
+
 @app.command()
 def check(recipe: RecipeArgument, option: OptionOption = None) -> None:
     """Find stages, hyperparameters and options that change nothing. Exits with 1 if there are any."""
@@ -170,6 +193,20 @@ def check(recipe: RecipeArgument, option: OptionOption = None) -> None:
         typer.echo(f"\n{report.summary}")
         if not report.ok:
             raise typer.Exit(1)
+
+
+@app.command("new-transform")
+def new_transform(
+    name: Annotated[str, typer.Argument(help="Of its class and its module.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to.")] = Path("."),
+) -> None:
+    """Write NAME.py, a transform to begin with, and test_NAME.py, which checks it, into the folder of --out."""
+    with _one_line_errors():
+        from gradchain.testing.new_transform import write_transform  # here, because it loads all laws
+
+        for path in write_transform(name, out):
+            typer.echo(f"wrote {path}")
+        typer.echo(f"Check it: python -m pytest {out / f'test_{name}.py'}")
 
 
 # Helpers.
@@ -267,7 +304,3 @@ def _fail(message: str, code: int) -> NoReturn:
     with contextlib.suppress(OSError):
         typer.echo(f"gradchain: {line}", err=True)
     raise typer.Exit(code)
-
-
-app.command("new-transform")(_one_line_errors()(new_transform))
-add_export(app, _options, _one_line_errors)

@@ -93,6 +93,8 @@ class Cases:
 
     def __init__(self, tracer: Tracer) -> None:
         self.tracer, self.graph, self.fixed = tracer, tracer.graph, Fixed()
+        self.unseen: list[tuple[Node, bool]] = []
+        """Conditions that turned out one way for all examples, and which way."""
 
     # Evaluation.
 
@@ -303,12 +305,6 @@ class Cases:
                 except (Unknown, IndexError):
                     continue
                 self.unseen.append((node, seen.pop()))
-
-    @property
-    def unseen(self) -> list[tuple[Node, bool]]:
-        if not hasattr(self, "_unseen"):
-            self._unseen: list[tuple[Node, bool]] = []
-        return self._unseen
 
 
 def _is_cast(node: Node) -> bool:

@@ -52,13 +52,6 @@ def test_the_equation():
 '''
 
 
-def new_transform(name: str, out: Path = Path(".")) -> None:
-    """Write NAME.py, a transform to begin with, and test_NAME.py, which checks it, into the folder of --out."""
-    for path in write_transform(name, out):
-        print(f"wrote {path}")
-    print(f"Check it: python -m pytest {out / f'test_{name}.py'}")
-
-
 def write_transform(name: str, folder: Path) -> tuple[Path, Path]:
     """Write the files of a new transform; if it raises, it has written nothing.
 
