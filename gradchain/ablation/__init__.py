@@ -9,15 +9,19 @@ from gradchain.ablation.errors import StudyError as StudyError
 
 try:
     from gradchain._core.text import Progress as Progress
+    from gradchain.ablation.analysis import Cell as Cell
+    from gradchain.ablation.analysis import Effect as Effect
+    from gradchain.ablation.analysis import Row as Row
+    from gradchain.ablation.analysis import effects as effects
+    from gradchain.ablation.analysis import rows as rows
+    from gradchain.ablation.analysis import value_of as value_of
     from gradchain.ablation.arms import Arm as Arm
-    from gradchain.ablation.arms import Arms as Arms
+    from gradchain.ablation.arms import Contrast as Contrast
+    from gradchain.ablation.arms import Design as Design
     from gradchain.ablation.arms import make_arms as make_arms
-    from gradchain.ablation.plot import plot as plot
-    from gradchain.ablation.report import Row as Row
-    from gradchain.ablation.report import headline as headline
-    from gradchain.ablation.report import report as report
-    from gradchain.ablation.report import rows as rows
     from gradchain.ablation.results import Result as Result
+    from gradchain.ablation.results import Results as Results
+    from gradchain.ablation.results import Tuned as Tuned
     from gradchain.ablation.run import Run as Run
     from gradchain.ablation.run import Settings as Settings
     from gradchain.ablation.statistics import Difference as Difference
@@ -25,18 +29,26 @@ try:
     from gradchain.ablation.statistics import judged as judged
     from gradchain.ablation.statistics import paired_difference as paired_difference
     from gradchain.ablation.statistics import seeds_needed as seeds_needed
-    from gradchain.ablation.study import LR_FACTORS as LR_FACTORS
     from gradchain.ablation.study import RESULTS as RESULTS
     from gradchain.ablation.study import Study as Study
     from gradchain.ablation.study import ablate as ablate
     from gradchain.ablation.study import study_name as study_name
+    from gradchain.ablation.task import Measure as Measure
     from gradchain.ablation.task import Part as Part
     from gradchain.ablation.task import Split as Split
     from gradchain.ablation.task import Task as Task
+    from gradchain.ablation.task import accuracy as accuracy
     from gradchain.ablation.task import batches as batches
     from gradchain.ablation.task import find_task as find_task
     from gradchain.ablation.task import register_task as register_task
     from gradchain.ablation.task import tasks as tasks
+    from gradchain.ablation.trial import MakeOptimizer as MakeOptimizer
+    from gradchain.ablation.trial import Metric as Metric
+    from gradchain.ablation.trial import Pruned as Pruned
+    from gradchain.ablation.trial import Trainable as Trainable
+    from gradchain.ablation.trial import Training as Training
+    from gradchain.ablation.trial import Trial as Trial
+    from gradchain.ablation.trial import time_to as time_to
 except ModuleNotFoundError as error:
     if (error.name or "").startswith("gradchain"):
         raise

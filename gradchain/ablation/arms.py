@@ -10,26 +10,40 @@ from gradchain._chain.chain import Chain
 from gradchain.errors import ChainError
 from gradchain.transforms import scale_by_learning_rate
 
-Kind = Literal["full", "without", "baseline"]
+Kind = Literal["full", "without", "with", "baseline", "edited"]
 
 FULL = "full"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One chain to train with, and its name."""
+    """One chain to train with, and its name. `edits` is what makes it of the reference, in one line."""
 
     label: str
     chain: Chain
     kind: Kind
+    edits: str = ""
 
 
 @dataclass(frozen=True)
-class Arms:
-    """All arms, the full chain first, and notes for the reader."""
+class Contrast:
+    """A comparison: for each seed, the sum of the metric of arms times their weights."""
+
+    label: str
+    weights: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class Design:
+    """The arms of a study, the reference first; what is compared beyond each arm with it; notes for the reader."""
 
     arms: tuple[Arm, ...]
-    notes: tuple[str, ...]
+    contrasts: tuple[Contrast, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def reference(self) -> str:
+        return self.arms[0].label
 
 
 @dataclass
@@ -46,7 +60,7 @@ class _Removal:
         return f"without {listed(self.roots)}" + (f" (+ {', '.join(also)})" if also else "")
 
 
-def make_arms(chain: Chain, baseline: tuple[str, Chain] | None = None) -> Arms:
+def make_arms(chain: Chain, baseline: tuple[str, Chain] | None = None) -> Design:
     """Make the arms: stages that need each other go together, no chain runs twice. Returns: the full chain first."""
     removals, notes = _removals(chain)
     arms = [Arm(FULL, chain, "full"), *(Arm(removal.label, removal.chain, "without") for removal in removals)]
@@ -57,7 +71,7 @@ def make_arms(chain: Chain, baseline: tuple[str, Chain] | None = None) -> Arms:
             arms.append(Arm(name, other, "baseline"))
         else:
             notes.append(f"the baseline {name} is the same chain as the arm {same.label!r}: run once.")
-    return Arms(tuple(arms), tuple(notes))
+    return Design(tuple(arms), (), tuple(notes))
 
 
 def _removals(chain: Chain) -> tuple[list[_Removal], list[str]]:

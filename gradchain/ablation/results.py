@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradchain.ablation.arms import Arm
+from gradchain._chain.chain import Chain
+from gradchain.ablation.arms import Arm, Design
 from gradchain.ablation.run import Run, Settings
+from gradchain.ablation.trial import Metric
 
 
 @dataclass(frozen=True)
 class Result:
-    """An arm with its runs in the order of seeds; `sweep` are the runs that its learning rate was chosen by."""
+    """An arm with its runs in the order of seeds.
+
+    `chain` is what it was trained with: that of the arm, with the hyperparameters chosen for it. `trials` are the runs by
+    which they were chosen, in the order in which they were tried.
+    """
 
     arm: Arm
+    chain: Chain
     runs: tuple[Run, ...]
-    sweep: tuple[Run, ...] = ()
+    trials: tuple[Run, ...] = ()
 
     @property
     def lr(self) -> float | None:
@@ -22,19 +29,50 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """How hyperparameters were chosen: so many trials for each arm, at multiples of its own values within a range."""
+
+    over: tuple[str, ...]
+    trials: int
+    seeds: int
+    span: tuple[float, float]
+
+
+@dataclass(frozen=True)
 class Results:
-    """The arms of a study, the full chain first."""
+    """The arms of a study, the reference first.
+
+    `metrics`: the first decides. `looks`: the numbers of seeds at which the study was judged; the last is what it has.
+    `margin`: the difference that does not matter, in what the first metric is shown in.
+    """
 
     name: str
     settings: Settings
-    seeds: int
+    metrics: tuple[Metric, ...]
+    design: Design
     results: tuple[Result, ...]
-    notes: tuple[str, ...]
-    lr_factors: tuple[float, ...] = ()
-    resumed: int = 0
+    looks: tuple[int, ...]
+    planned_looks: int = 1
+    tuned: Tuned | None = None
     margin: float | None = None
-    """The difference in accuracy, in points, that does not matter."""
+    resumed: int = 0
+    folder: str | None = None
+    command: str | None = None
 
     @property
     def full(self) -> Result:
         return self.results[0]
+
+    @property
+    def seeds(self) -> int:
+        """The number of seeds."""
+        return self.looks[-1]
+
+    @property
+    def metric(self) -> Metric:
+        return self.metrics[0]
+
+    @property
+    def runs(self) -> tuple[Run, ...]:
+        """All runs that count, arm by arm."""
+        return tuple(run for result in self.results for run in result.runs)

@@ -6,12 +6,16 @@ import contextlib
 import hashlib
 import inspect
 import math
+import random
+import sys
+import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Generator
-from dataclasses import dataclass
-from statistics import fmean, median
+from collections.abc import Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -19,12 +23,13 @@ from torch import nn
 
 from gradchain import __version__
 from gradchain._chain.chain import Chain
-from gradchain._optim.optimizer import Optimizer
-from gradchain.ablation.task import DTYPES, Part, Task, batches
-from gradchain.errors import ConfigError
+from gradchain.ablation.errors import StudyError
+from gradchain.ablation.maker import Maker
+from gradchain.ablation.trial import Pruned, Trainable, Trial, Training, as_number
+from gradchain.errors import ConfigError, kind_of, shown
 
-CURVE_POINTS = 60
-THREADS = 1  # the networks are small: more threads gain nothing, and their number changes the last bits of results
+CURVE_POINTS = 400
+"""Points of a curve that are kept; of longer ones, means over windows."""
 
 _PROCESS = uuid.uuid4().hex
 
@@ -33,41 +38,53 @@ _PROCESS = uuid.uuid4().hex
 class Settings:
     """What all runs of a study have in common."""
 
-    task: Task
-    epochs: int
-    batch_size: int
-    dtype: str = "fp32"
+    training: Trainable
+    budget: int | None = None
     compile: bool = False
 
     def described(self) -> dict[str, Any]:
         """Describe the settings as plain data. Returns: values by name."""
-        return {**vars(self), "task": self.task.name}
+        training = self.training
+        return {"task": training.name, "budget": self.budget, "compile": self.compile, **training.facts()}
 
 
 @dataclass(frozen=True)
 class Run:
-    """The results of a run. A loss that is not finite is `None`."""
+    """The results of a run. A number that is not finite is `None`."""
 
     key: str
     arm: str
     seed: int
-    lr: float | None
     settings: dict[str, Any]
-    test_accuracy: float
-    test_loss: float | None
-    validation_loss: float | None
-    diverged: bool
-    steps: int
-    step_seconds: float
-    state_bytes: int
-    curve: list[list[float]]
-    weights: str
-    advice: list[str]
+    metrics: dict[str, float | None] = field(default_factory=dict[str, "float | None"])
+    curves: dict[str, list[list[float]]] = field(default_factory=dict[str, list[list[float]]])
+    hyperparameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    diverged: bool = False
+    failed: str | None = None
+    """The error that ended it."""
+    pruned: bool = False
+    steps: int = 0
+    seconds: float = 0.0
+    """Of the whole training."""
+    step_seconds: float = 0.0
+    """Of an optimizer step, the median."""
+    state_bytes: int = 0
+    change: float | None = None
+    """Root mean square of the change of all parameters in a step, the geometric mean of a few early steps."""
+    weights: str = ""
+    advice: list[str] = field(default_factory=list[str])
+
+    @property
+    def lr(self) -> float | None:
+        lr = self.hyperparameters.get("lr")
+        return lr if isinstance(lr, (int, float)) else None
 
 
 def run_key(chain: Chain, settings: Settings, seed: int) -> str:
     """A fingerprint of everything that decides the outcome: the same key means the same run."""
-    facts = (_described(chain), _code(chain), sorted(settings.described().items()), settings.task.summary, seed)
+    training = settings.training
+    trained_by = [_source_of(training.function)] if isinstance(training, Training) else []
+    facts = (_described(chain), _code(chain), trained_by, sorted(settings.described().items()), training.summary, seed)
     return hashlib.sha256(repr((*facts, __version__, torch.__version__)).encode()).hexdigest()[:16]
 
 
@@ -83,97 +100,108 @@ def _code(chain: Chain) -> list[str]:
     return [_source_of(cls) for cls in sorted({type(stage) for stage in chain}, key=lambda cls: cls.__name__)]
 
 
-def _source_of(cls: type) -> str:
-    module = inspect.getmodule(cls)
+def _source_of(thing: Any) -> str:
+    module = inspect.getmodule(thing)
     try:
-        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest() if module else f"{_PROCESS}-{id(cls)}"
+        return hashlib.sha256(inspect.getsource(module).encode()).hexdigest() if module else f"{_PROCESS}-{id(thing)}"
     except (OSError, TypeError):  # defined in a notebook or a shell: good for this process only
-        return f"{_PROCESS}-{id(cls)}"
+        return f"{_PROCESS}-{id(thing)}"
 
 
 @contextlib.contextmanager
-def _threads(count: int) -> Generator[None, None, None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+def _surroundings(seed: int, threads: int | None) -> Generator[None, None, None]:
+    """Seeded generators and a number of threads, both given back."""
+    before, python = torch.get_num_threads(), random.getstate()
+    numpy = sys.modules.get("numpy")
+    theirs = numpy.random.get_state() if numpy else None
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        random.seed(seed)
+        if numpy:
+            numpy.random.seed(seed % 2**32)
+        if threads:
+            torch.set_num_threads(threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
+            random.setstate(python)
+            if numpy:
+                numpy.random.set_state(theirs)
 
 
-@_threads(THREADS)
-def train(chain: Chain, settings: Settings, seed: int, arm: str) -> Run:
-    """Train the task's network. Data, initial weights and batches depend on the seed alone."""
-    dtype = DTYPES[settings.dtype]
-    split = settings.task.split(seed)
-    model = settings.task.build(seed, dtype)
-    with warnings.catch_warnings(record=True) as caught:
+def train(
+    chain: Chain, settings: Settings, seed: int, arm: str, prune: Callable[[float, str, float], bool] | None = None
+) -> Run:
+    """Train with a chain. What goes wrong in the training is part of the result.
+
+    Raises: StudyError: the training never asked for an optimizer, never stepped it, had no gradient, or returned no numbers.
+    """
+    maker, training = Maker(chain, settings.compile), settings.training
+    failed: str | None = None
+    pruned = False
+    returned: Any = None
+    start = time.perf_counter()
+    with (
+        tempfile.TemporaryDirectory(prefix="gradchain-") as folder,
+        warnings.catch_warnings(record=True) as caught,
+        _surroundings(seed, training.threads),
+    ):
+        trial = Trial(seed, arm, settings.budget, Path(folder), prune=prune)
         warnings.simplefilter("always")
-        optimizer = Optimizer(model, chain, compile=settings.compile)
-    losses, seconds = _fit(model, optimizer, split.train, settings, seed)
-    validation_loss, _ = _evaluate(model, split.validation, dtype)
-    test_loss, test_accuracy = _evaluate(model, split.test, dtype)
+        try:
+            returned = training.train(maker, trial)
+        except Pruned:
+            pruned = True
+        except StudyError:
+            raise
+        except Exception as error:
+            failed = f"{type(error).__name__}: {str(error)[:300]}"
+        metrics = {} if failed or pruned else _metrics(training, returned)
+    if not failed and not pruned:
+        maker.check(training.name)
+    finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     return Run(
         key=run_key(chain, settings, seed),
         arm=arm,
         seed=seed,
-        lr=chain.hyperparameters.get("lr"),
         settings=settings.described(),
-        test_accuracy=test_accuracy,
-        test_loss=test_loss,
-        validation_loss=validation_loss,
-        diverged=test_loss is None or not math.isfinite(losses[-1]),
-        steps=len(seconds),
-        step_seconds=median(seconds) if seconds else 0.0,
-        state_bytes=chain.state_bytes(model),
-        curve=_thinned([loss for loss in losses if math.isfinite(loss)]),
-        weights=digest(model),
-        advice=[str(warning.message) for warning in caught],
+        metrics=finite,
+        curves={name: _thinned(points) for name, points in trial.curves.items()},
+        hyperparameters=_plain(chain.hyperparameters),
+        diverged=None in finite.values(),
+        failed=failed,
+        pruned=pruned,
+        seconds=time.perf_counter() - start,
+        advice=list(dict.fromkeys(str(warning.message) for warning in caught)),
+        **maker.measured(),
     )
 
 
-def _fit(
-    model: nn.Module, optimizer: Optimizer, part: Part, settings: Settings, seed: int
-) -> tuple[list[float], list[float]]:
-    """The loss before each step, and the seconds of each optimizer step. Ends early if the loss is not finite."""
-    losses: list[float] = []
-    seconds: list[float] = []
-    for rows in batches(len(part), settings.batch_size, settings.epochs, seed):
-        loss = _loss(model, part.at(rows), DTYPES[settings.dtype])
-        losses.append(loss.item())
-        if not math.isfinite(losses[-1]):
-            break
-        optimizer.zero_grad()
-        loss.backward()
-        start = time.perf_counter()
-        optimizer.step()
-        seconds.append(time.perf_counter() - start)
-    return losses, seconds
+def _metrics(training: Trainable, returned: Any) -> dict[str, float]:
+    """What the training returned, by name; each metric must be among it, and the reported curves for times to target."""
+    named = returned if isinstance(returned, Mapping) else {training.metrics[0].name: returned}
+    if returned is None:
+        raise StudyError(f"{training.name} returned nothing; return a number, or a dict of numbers by name.")
+    numbers = {str(name): as_number(str(name), value) for name, value in named.items()}
+    missing = [metric.name for metric in training.metrics if metric.target is None and metric.name not in numbers]
+    if missing:
+        raise StudyError(f"{training.name} returned {', '.join(numbers) or 'no numbers'}, without {', '.join(missing)}.")
+    return numbers
 
 
-def _loss(model: nn.Module, part: Part, dtype: torch.dtype) -> torch.Tensor:
-    return nn.functional.cross_entropy(model(part.inputs.to(dtype)).float(), part.classes)
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters as they go through JSON."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in values.items()
+        if isinstance(value, (int, float, str, bool, tuple, type(None)))
+    }
 
 
-@torch.no_grad()
-def _evaluate(model: nn.Module, part: Part, dtype: torch.dtype) -> tuple[float | None, float]:
-    """Mean loss and accuracy."""
-    scores = model(part.inputs.to(dtype)).float()
-    loss = nn.functional.cross_entropy(scores, part.classes).item()
-    accuracy = (scores.argmax(dim=1) == part.classes).double().mean().item()
-    return loss if math.isfinite(loss) else None, accuracy
-
-
-def _thinned(losses: list[float]) -> list[list[float]]:
-    """The loss curve as few points `[step, mean loss of the steps up to it]`."""
-    width = max(1, math.ceil(len(losses) / CURVE_POINTS))
-    windows = [losses[start : start + width] for start in range(0, len(losses), width)]
-    return [[min((i + 1) * width, len(losses)), round(fmean(window), 6)] for i, window in enumerate(windows)]
-
-
-def digest(model: nn.Module) -> str:
-    """A fingerprint of all weights, bit by bit."""
-    total = hashlib.sha256()
-    for param in model.parameters():
-        total.update(param.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return total.hexdigest()[:16]
+def _thinned(points: list[tuple[float, float]]) -> list[list[float]]:
+    """The finite points of a curve, in windows `[last step, mean]` if there are many."""
+    finite = [point for point in points if math.isfinite(point[1])]
+    width = max(1, math.ceil(len(finite) / CURVE_POINTS))
+    windows = [finite[start : start + width] for start in range(0, len(finite), width)]
+    return [[window[-1][0], float(f"{fmean(value for _, value in window):.7g}")] for window in windows]

@@ -124,16 +124,17 @@ class Judgement:
     """Corrected for the family, by Holm's method."""
 
 
-def judged(differences: Sequence[Difference], *, higher_is_better: bool = True) -> list[Judgement]:
+def judged(differences: Sequence[Difference], *, higher_is_better: bool = True, looks: int = 1) -> list[Judgement]:
     """Judge a family of comparisons: a difference is called one, and an equivalence too, at 5 % for all together.
 
     Holm's method corrects both kinds of claims, each over the family. What is equivalent within the margin is called so,
-    even if it also differs.
+    even if it also differs. A study that may be judged at several `looks`, while it grows, has its p values multiplied by
+    their number (Bonferroni), so that all looks together keep to the 5 %.
 
     Returns: a judgement for each.
     """
-    different = _corrected([difference.p for difference in differences])
-    alike = _corrected([difference.p_equivalent for difference in differences])
+    different = _corrected([difference.p for difference in differences], looks)
+    alike = _corrected([difference.p_equivalent for difference in differences], looks)
     found: list[Judgement] = []
     for difference, p, p_alike in zip(differences, different, alike):
         verdict: Verdict = "not resolved"
@@ -145,12 +146,12 @@ def judged(differences: Sequence[Difference], *, higher_is_better: bool = True) 
     return found
 
 
-def _corrected(values: Sequence[float | None]) -> list[float | None]:
+def _corrected(values: Sequence[float | None], looks: int) -> list[float | None]:
     known = [value for value in values if value is not None]
     if not known:
         return list(values)
     adjusted = iter(extra("statsmodels.stats.multitest").multipletests(known, ALPHA, method="holm")[1])
-    return [None if value is None else float(next(adjusted)) for value in values]
+    return [None if value is None else min(1.0, looks * float(next(adjusted))) for value in values]
 
 
 def seeds_needed(spread: float, effect: float, *, comparisons: int = 1, power: float = POWER) -> int:
