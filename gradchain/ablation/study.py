@@ -14,7 +14,7 @@ from gradchain._core.text import Progress
 from gradchain.ablation.arms import Arm, make_arms
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.ledger import Ledger
-from gradchain.ablation.report import report_text
+from gradchain.ablation.reports.text import report_text
 from gradchain.ablation.results import Result, Results
 from gradchain.ablation.run import Run, Settings, run_key, train
 from gradchain.ablation.task import DTYPES, Task, find_task
