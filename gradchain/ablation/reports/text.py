@@ -10,7 +10,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gradchain.ablation.analysis import Row
 from gradchain.ablation.reports.findings import chosen, described, findings, looked
 from gradchain.ablation.reports.numbers import (
     IDENTICAL,
