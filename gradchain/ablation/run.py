@@ -12,21 +12,20 @@ import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
-from torch import nn
 
 from gradchain import __version__
 from gradchain._chain.chain import Chain
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.maker import Maker
-from gradchain.ablation.trial import Pruned, Trainable, Trial, Training, as_number
-from gradchain.errors import ConfigError, kind_of, shown
+from gradchain.ablation.trial import Pruned, Trainable, Training, Trial, as_number
+from gradchain.errors import ConfigError
 
 CURVE_POINTS = 400
 """Points of a curve that are kept; of longer ones, means over windows."""
@@ -131,7 +130,12 @@ def _surroundings(seed: int, threads: int | None) -> Generator[None, None, None]
 
 
 def train(
-    chain: Chain, settings: Settings, seed: int, arm: str, prune: Callable[[float, str, float], bool] | None = None
+    chain: Chain,
+    settings: Settings,
+    seed: int,
+    arm: str,
+    key: str = "",
+    prune: Callable[[float, str, float], bool] | None = None,
 ) -> Run:
     """Train with a chain. What goes wrong in the training is part of the result.
 
@@ -162,7 +166,7 @@ def train(
         maker.check(training.name)
     finite = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
     return Run(
-        key=run_key(chain, settings, seed),
+        key=key or run_key(chain, settings, seed),
         arm=arm,
         seed=seed,
         settings=settings.described(),
@@ -186,7 +190,9 @@ def _metrics(training: Trainable, returned: Any) -> dict[str, float]:
     numbers = {str(name): as_number(str(name), value) for name, value in named.items()}
     missing = [metric.name for metric in training.metrics if metric.target is None and metric.name not in numbers]
     if missing:
-        raise StudyError(f"{training.name} returned {', '.join(numbers) or 'no numbers'}, without {', '.join(missing)}.")
+        raise StudyError(
+            f"{training.name} returned {', '.join(numbers) or 'no numbers'}, without {', '.join(missing)}."
+        )
     return numbers
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch import nn
 from gradchain._chain.named import find_place, is_place
 from gradchain._chain.registry import find
 from gradchain.ablation.errors import StudyError
-from gradchain.ablation.trial import MakeOptimizer, Metric, Trainable, Training, Trial
+from gradchain.ablation.trial import MakeOptimizer, Metric, Training, Trial
 from gradchain.errors import kind_of, shown
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
@@ -94,7 +94,7 @@ class Task:
     dtype: str = "fp32"
 
     def __post_init__(self) -> None:
-        if self.dtype not in DTYPES:
+        if not isinstance(self.dtype, str) or self.dtype not in DTYPES:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise StudyError(f"dtype = {shown(self.dtype)} is not one of {', '.join(DTYPES)}. Pass one of these.")
         known = {*self.measures, "loss", "validation_loss"}
         for metric in self.metrics:
@@ -195,16 +195,18 @@ def _generator(seed: int, stream: int) -> torch.Generator:
 
 # By name.
 
-_tasks: dict[str, Trainable] = {}
+AnyTask = TypeVar("AnyTask", Task, Training)
+
+_tasks: dict[str, Task | Training] = {}
 
 
-def register_task(task: Trainable) -> Trainable:
+def register_task(task: AnyTask) -> AnyTask:
     """Register a task by its name. Returns: the task."""
     _tasks[task.name] = task
     return task
 
 
-def find_task(name: str) -> Trainable:
+def find_task(name: str) -> Task | Training:
     """Look up a task by its name, or by where it is: `module:name`. Returns: the task.
 
     Raises: StudyError: no such task.
@@ -222,17 +224,21 @@ def tasks() -> tuple[str, ...]:
     return tuple(sorted(_tasks))
 
 
-def with_budget(task: Trainable, epochs: int | None, batch_size: int | None, dtype: str | None) -> Trainable:
+def with_settings(
+    task: Task | Training, *, epochs: int | None, batch_size: int | None, dtype: str | None, budget: int | None
+) -> Task | Training:
     """A task with other settings.
 
-    Raises: StudyError: it is not made of data, so it has none of them.
+    Raises: StudyError: it is a function, which decides for itself.
     """
     asked = {"epochs": epochs, "batch_size": batch_size, "dtype": dtype}
     given = {name: value for name, value in asked.items() if value is not None}
-    if not given:
-        return task
-    if not isinstance(task, Task):
-        raise StudyError(
-            f"{', '.join(given)}: the training {task.name} decides for itself; only budget is passed on to it. Leave it out."
-        )
-    return replace(task, **given)
+    if isinstance(task, Training):
+        if given:
+            raise StudyError(
+                f"{', '.join(given)}: the training {task.name} decides for itself. Leave it out; budget is passed on."
+            )
+        return task if budget is None else replace(task, budget=budget)
+    if budget is not None and epochs is not None:
+        raise StudyError(f"budget = {budget} and epochs = {epochs} are the same for the task {task.name}; pass one.")
+    return replace(task, **({"epochs": budget} if budget is not None else {}), **given)

@@ -158,8 +158,8 @@ class Training:
     """A training function, with what a study has to know of it.
 
     Args:
-        function: `fn(make_optimizer, trial) -> metrics`: builds a model, makes its optimizer, trains, and returns a number or
-            a dict of numbers. It must depend on nothing but `trial.seed` and `trial.budget`.
+        function: `fn(make_optimizer, trial) -> metrics`: builds a model, makes its optimizer, trains, and returns a number
+            or a dict of numbers. It must depend on nothing but `trial.seed` and `trial.budget`.
         name, summary: for reports; by default those of the function.
         metrics: which of the numbers count; the first decides. By default all that it returns, lower being better.
         budget, unit: the default of `trial.budget`.
