@@ -1,8 +1,5 @@
-"""Reports of studies."""
+"""Reports of studies: text, pictures, a page, and tables for other programs."""
 
-from gradchain.ablation.analysis import rows
-from gradchain.ablation.results import Results
-
-
-def report_text(study: Results) -> str:
-    return "\n".join(map(repr, rows(study)))
+from gradchain.ablation.reports.text import report as report
+from gradchain.ablation.reports.text import report_text as report_text
+from gradchain.ablation.reports.verdict import headline as headline
