@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from gradchain import __version__
 from gradchain.ablation.arms import listed
 from gradchain.ablation.reports.numbers import Numbers, counted
 from gradchain.ablation.results import Result, Results, Tuned
+from gradchain.ablation.tuning import at_edge
 
 SAME_STEP = 1.25
 """A step that is longer or shorter by up to this factor counts as the same."""
-
-EDGE = 0.05
-"""The part of the tuned range, on a logarithmic scale, that is its edge."""
 
 
 def described(study: Results) -> str:
@@ -148,11 +144,7 @@ def _at_edge(result: Result, name: str, tuned: Tuned | None) -> bool:
     own, best = (chain.hyperparameters.get(name) for chain in (result.arm.chain, result.chain))
     if tuned is None or not isinstance(own, (int, float)) or not isinstance(best, (int, float)):
         return False
-    if own <= 0 or best <= 0 or tuned.span[0] >= tuned.span[1]:
-        return False
-    low, high = (math.log(own * factor) for factor in tuned.span)
-    place = (math.log(best) - low) / (high - low)
-    return not EDGE < place < 1 - EDGE
+    return own > 0 and best > 0 and at_edge(best, own, tuned.span)
 
 
 def _advice(study: Results) -> list[str]:
