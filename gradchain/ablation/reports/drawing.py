@@ -15,6 +15,9 @@ from gradchain.ablation.reports.curves import Points, mean_curve, tried
 from gradchain.ablation.reports.numbers import IDENTICAL, Numbers, title
 from gradchain.ablation.statistics import Difference
 
+PLAIN = {"text.parse_math": False}
+"""Settings under which labels are drawn: a dollar in a label is a dollar."""
+
 INK, FAINT, GRID = "#1a1a1b", "#6e6e70", "#d9d9da"
 
 # Verdicts, by marker and colour; colours stay apart for colour-blind readers (Okabe and Ito).

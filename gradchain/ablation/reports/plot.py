@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.reports.curves import curve_names
-from gradchain.ablation.reports.drawing import arm_marks, difference_axis, draw_curves, draw_differences
+from gradchain.ablation.reports.drawing import PLAIN, arm_marks, difference_axis, draw_curves, draw_differences
 from gradchain.ablation.reports.numbers import Numbers, counted, numbers_of
 from gradchain.ablation.results import Results
 from gradchain.errors import shown
@@ -35,11 +35,11 @@ def plot(study: Results, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
         raise StudyError(f"{shown(str(path))}: a plot ends with {', '.join(FORMATS)}. Name it so.")
-    figure = drawn(numbers_of(study))
+    numbers = numbers_of(study)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context(SALT):
-            figure.savefig(path, metadata=None if path.suffix.lower() == ".png" else _undated(path))
+        with matplotlib.rc_context({**PLAIN, **SALT}):
+            drawn(numbers).savefig(path, metadata=None if path.suffix.lower() == ".png" else _undated(path))
     except OSError as error:
         raise StudyError(f"{path}: the plot cannot be written: {error.strerror or error}.") from None
     return path
