@@ -106,6 +106,12 @@ def _better_is(numbers: Numbers) -> str:
     return "right of the line is better" if numbers.metric.higher_is_better else "left of the line is better"
 
 
+def effect_axis(numbers: Numbers) -> str:
+    """What the axis of effects shows."""
+    unit = f", {numbers.metric.unit}" if numbers.metric.unit else ""
+    return f"effect on {numbers.metric.name}{unit} (mean, 95 % interval)"
+
+
 def difference_axis(numbers: Numbers) -> str:
     """What the axis of differences shows."""
     metric = numbers.metric
@@ -154,6 +160,8 @@ def draw_tried(axes: Any, numbers: Numbers, hyperparameter: str, *, narrow: bool
             if place == best:
                 axes.plot([place], [value], "o", markersize=11, markerfacecolor="none", color=INK, markeredgewidth=0.9)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(_plain_number)
+    axes.xaxis.set_minor_formatter(NullFormatter())
     _log_if_wide(axes, [value for _, values in scaled for value in values])
     axes.set_xlabel("learning rate" if hyperparameter == "lr" else hyperparameter)
     axes.set_ylabel(f"{title(metric)}, of trials")

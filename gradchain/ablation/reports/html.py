@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import torch
-
-from gradchain import __version__
 from gradchain.ablation.errors import StudyError, extra
 from gradchain.ablation.reports.columns import (
     cost_columns,
@@ -28,6 +25,7 @@ from gradchain.ablation.reports.drawing import (
     draw_curves,
     draw_differences,
     draw_tried,
+    effect_axis,
     effect_marks,
 )
 from gradchain.ablation.reports.findings import WARNING, chosen, described, findings, legend, looked
@@ -77,12 +75,13 @@ def _texts(numbers: Numbers) -> dict[str, Any]:
     study = numbers.study
     found = findings(numbers)
     training = study.settings.training
+    said = chosen(study).removeprefix("Hyperparameters: ")
+    said = said[:1].upper() + said[1:]
     facts = [
-        ("Task", f"{training.name}: {training.summary}"),
+        ("Task", training.name),
         ("Runs", described(study)),
         ("Looks", looked(study)),
-        ("Hyperparameters", chosen(study)),
-        ("Versions", f"gradchain {__version__}, torch {torch.__version__}"),
+        ("Hyperparameters", said),
         ("Folder", study.folder or ""),
     ]
     return {
@@ -92,7 +91,7 @@ def _texts(numbers: Numbers) -> dict[str, Any]:
         "notes": [note for note in found if not note.startswith(WARNING)],
         "legend": legend(numbers),
         "reference": numbers.reference,
-        "chosen": chosen(study),
+        "chosen": said,
         "facts": [fact for fact in facts if fact[1]],
         "command": study.command,
         "chains": [(result.arm.label, chain_text(result.chain)) for result in study.results],
@@ -118,7 +117,7 @@ def _drawings(numbers: Numbers) -> dict[str, Any]:
     tuned = () if study.tuned is None else study.tuned.over
     return {
         "differences": _differences(numbers, arm_marks(numbers), "Differences of arms", difference_axis(numbers)),
-        "effects": _differences(numbers, effect_marks(numbers), "Effects", f"effect on {numbers.metric.name}"),
+        "effects": _differences(numbers, effect_marks(numbers), "Effects", effect_axis(numbers)),
         "differences_caption": f"Differences to {numbers.reference}, with 95 % intervals. {_MARKERS}",
         "effects_caption": f"Effects with 95 % intervals. {_MARKERS}",
         "curves": [
