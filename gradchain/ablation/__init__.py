@@ -19,6 +19,11 @@ try:
     from gradchain.ablation.arms import Contrast as Contrast
     from gradchain.ablation.arms import Design as Design
     from gradchain.ablation.arms import make_arms as make_arms
+    from gradchain.ablation.planning import Plan as Plan
+    from gradchain.ablation.planning import PlannedArm as PlannedArm
+    from gradchain.ablation.planning import plan as plan
+    from gradchain.ablation.reports import headline as headline
+    from gradchain.ablation.reports import report as report
     from gradchain.ablation.results import Result as Result
     from gradchain.ablation.results import Results as Results
     from gradchain.ablation.results import Tuned as Tuned
@@ -32,6 +37,7 @@ try:
     from gradchain.ablation.study import RESULTS as RESULTS
     from gradchain.ablation.study import Study as Study
     from gradchain.ablation.study import ablate as ablate
+    from gradchain.ablation.study import load_study as load_study
     from gradchain.ablation.study import study_name as study_name
     from gradchain.ablation.task import Measure as Measure
     from gradchain.ablation.task import Part as Part

@@ -48,8 +48,9 @@ def _check_count(name: str, value: Any) -> None:
     if value is None and name in ("budget", "epochs", "batch_size"):
         return
     least = 0 if name == "tune" else 1
-    check_kind(name, value, (int,), f"an integer of at least {least}")
-    if isinstance(value, bool) or not least <= value <= MOST:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise StudyError(f"{name} = {shown(value)} is {kind_of(value)}; pass an integer of at least {least}.")
+    if not least <= value <= MOST:
         bound = f"at most {MOST:,}" if value > MOST else f"at least {least}"
         raise StudyError(f"{name} = {shown(value)}: pass {bound}.")
 

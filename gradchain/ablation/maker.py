@@ -35,7 +35,8 @@ class Maker:
         self._start = 0.0
 
     def __call__(self, model: nn.Module | Iterable[Any], **options: Any) -> Optimizer:
-        optimizer = Optimizer(model, self.chain, **{"compile": self.compile, **options})
+        options.setdefault("compile", self.compile)
+        optimizer = Optimizer(model, self.chain, **options)
         self.state_bytes += self.chain.state_bytes(model if isinstance(model, nn.Module) else [*parameters(optimizer)])
         optimizer.register_step_pre_hook(self._about_to_step)
         optimizer.register_step_post_hook(self._stepped)

@@ -157,7 +157,7 @@ def train(
             returned = training.train(maker, trial)
         except Pruned:
             pruned = True
-        except StudyError:
+        except (StudyError, ImportError):  # what is missing is no result
             raise
         except Exception as error:
             failed = f"{type(error).__name__}: {str(error)[:300]}"

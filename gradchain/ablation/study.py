@@ -233,10 +233,9 @@ def _training(train: Any, task: Any) -> Task | Training:
         if not is_place(train):
             raise StudyError(f"train = {train!r}: say where the function is, as 'module:function'.")
         train = find_place(train)
-    found = train if train is not None else "digits" if task is None else task
-    if isinstance(found, (Task, Training)):
-        return found
-    return find_task(found) if train is None else Training(found)
+    if train is not None:
+        return train if isinstance(train, (Task, Training)) else Training(train)
+    return task if isinstance(task, (Task, Training)) else find_task("digits" if task is None else task)
 
 
 def _design(design: Any, chain: Chain, baseline: str | Chain | None) -> Design:

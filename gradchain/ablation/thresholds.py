@@ -38,7 +38,7 @@ class Thresholds:
 
 def thresholds(runs: Sequence[Run], metric: Metric) -> Thresholds | None:
     """Find them among the runs of an arm so far. Returns: `None` while these are too few."""
-    curves = [dict(map(tuple, run.curves.get(metric.name, []))) for run in runs if run.failed is None]
+    curves = [{at: value for at, value in run.curves.get(metric.name, [])} for run in runs if run.failed is None]  # noqa: C416
     whole = [curve for curve in curves if curve]
     if len(whole) < STARTUP:
         return None
