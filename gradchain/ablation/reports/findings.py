@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from gradchain import __version__
 from gradchain.ablation.arms import listed
-from gradchain.ablation.reports.numbers import Numbers, counted
+from gradchain.ablation.reports.numbers import Numbers, counted, margin_text
 from gradchain.ablation.results import Result, Results, Tuned
+from gradchain.ablation.tuning import at_edge
+
+WARNING = "warning: "
 
 SAME_STEP = 1.25
 """A step that is longer or shorter by up to this factor counts as the same."""
-
-EDGE = 0.05
-"""The part of the tuned range, on a logarithmic scale, that is its edge."""
 
 
 def described(study: Results) -> str:
@@ -74,7 +72,7 @@ def findings(numbers: Numbers) -> list[str]:
         *_nothing_done(numbers),
         *_lost(numbers),
         *_missed(numbers),
-        *(f"warning: {text}" for text in (*_step_sizes(numbers), *_edges(study), *_advice(study))),
+        *(WARNING + text for text in (*_step_sizes(numbers), *_edges(study), *_advice(study))),
     ]
 
 
@@ -148,13 +146,32 @@ def _at_edge(result: Result, name: str, tuned: Tuned | None) -> bool:
     own, best = (chain.hyperparameters.get(name) for chain in (result.arm.chain, result.chain))
     if tuned is None or not isinstance(own, (int, float)) or not isinstance(best, (int, float)):
         return False
-    if own <= 0 or best <= 0 or tuned.span[0] >= tuned.span[1]:
-        return False
-    low, high = (math.log(own * factor) for factor in tuned.span)
-    place = (math.log(best) - low) / (high - low)
-    return not EDGE < place < 1 - EDGE
+    return own > 0 and best > 0 and at_edge(best, own, tuned.span)
 
 
 def _advice(study: Results) -> list[str]:
     """What optimizers and trainings warned of, once each."""
     return [*dict.fromkeys(text for run in study.runs for text in run.advice)]
+
+
+def legend(numbers: Numbers) -> str:
+    """How the tables are read."""
+    study, metric = numbers.study, numbers.metric
+    better = ", ".join(f"{each.name} {'higher' if each.higher_is_better else 'lower'}" for each in study.metrics)
+    if study.seeds == 1:
+        return f"Better is: {better}. One seed gives no interval; pass --seeds 3 or more."
+    differences = [*map(numbers.of_first, numbers.rows), *(effect.difference for effect in numbers.effects)]
+    tests = {difference.test for difference in differences if difference is not None} - {""}
+    said = [
+        f"Better is: {better}.",
+        f"Differences to {numbers.reference} of the same seed: mean and 95 % interval, each arm by itself.",
+        f"Verdicts and p are on {metric.name}, at 5 % for all arms together "
+        f"(Holm; {' and '.join(sorted(tests)) or 'no test'}).",
+    ]
+    if any(row.judgement is not None and row.judgement.verdict == "not resolved" for row in numbers.rows):
+        said.append("Not resolved: if there is a difference, it takes more seeds to see it.")
+    if study.margin is not None:
+        said.append(f"Equivalent: by less than {margin_text(numbers)}, two one-sided t tests.")
+    if numbers.effects:
+        said.append("Effects are a family of their own.")
+    return " ".join(said)

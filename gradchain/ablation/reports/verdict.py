@@ -23,7 +23,13 @@ def headline(study: Results) -> str:
 
 def verdict(numbers: Numbers) -> str:
     """The headline, of numbers that are there already."""
-    return _unusable(numbers) or " ".join(filter(None, (_effects(numbers), _arms(numbers), _lost(numbers))))
+    return " ".join(sentences(numbers))
+
+
+def sentences(numbers: Numbers) -> list[str]:
+    """The verdict, sentence by sentence."""
+    unusable = _unusable(numbers)
+    return [unusable] if unusable else [*_effects(numbers), *_arms(numbers), *_lost(numbers)]
 
 
 def _unusable(numbers: Numbers) -> str:
@@ -40,13 +46,13 @@ def _unusable(numbers: Numbers) -> str:
     return f"{_capital(numbers.reference)} {lost}, so no arm can be compared with it."
 
 
-def _effects(numbers: Numbers) -> str:
+def _effects(numbers: Numbers) -> list[str]:
     if not numbers.effects:
-        return ""
+        return []
     judged = [(effect.label, effect.difference, effect.judgement) for effect in numbers.effects]
     named = _named(numbers, judged)
     if not named:
-        return "No effect can be estimated: a run that it needs diverged or ended in an error."
+        return ["No effect can be estimated: a run that it needs diverged or ended in an error."]
     if [*named] == ["not resolved"]:
         return (
             f"With {counted(numbers.study.seeds, 'seed')}, no effect on {numbers.metric.name} can be told from chance."
@@ -57,25 +63,26 @@ def _effects(numbers: Numbers) -> str:
         "equivalent": _within(numbers, "Effects that are none"),
         "not resolved": "Effects not resolved",
     }
-    return " ".join(f"{said[kind]}: {'; '.join(labels)}." for kind, labels in named.items())
+    return [f"{said[kind]}: {'; '.join(labels)}." for kind, labels in named.items()]
 
 
-def _arms(numbers: Numbers) -> str:
+def _arms(numbers: Numbers) -> list[str]:
     judged = [(row.label, numbers.of_first(row), row.judgement) for row in numbers.rows]
     named = _named(numbers, judged)
     if numbers.effects and sum(map(len, named.values())) > NAMED_ARMS:
         counts = ", ".join(f"{len(labels)} {kind}" for kind, labels in named.items())
-        return f"Arms against {numbers.reference}: {counts}."
+        return [f"Arms against {numbers.reference}: {counts}."]
     if [*named] == ["not resolved"]:
-        return f"With {counted(numbers.study.seeds, 'seed')}, no arm can be told from {numbers.reference}."
+        return [f"With {counted(numbers.study.seeds, 'seed')}, no arm can be told from {numbers.reference}."]
     said = {
         "worse": f"Worse than {numbers.reference}",
         "better": f"Better than {numbers.reference}",
         "equivalent": _within(numbers, "Equivalent to it"),
         "not resolved": f"Not resolved with {counted(numbers.study.seeds, 'seed')}",
     }
-    text = " ".join(f"{said[kind]}: {'; '.join(labels)}." for kind, labels in named.items())
-    return text or ("" if _lost(numbers) else f"No arm differs from {numbers.reference}.")
+    if not named and not _lost(numbers):
+        return [f"No arm differs from {numbers.reference}."]
+    return [f"{said[kind]}: {'; '.join(labels)}." for kind, labels in named.items()]
 
 
 def _within(numbers: Numbers, words: str) -> str:
@@ -96,14 +103,14 @@ def _named(numbers: Numbers, judged: Sequence[Judged]) -> dict[str, list[str]]:
     return found
 
 
-def _lost(numbers: Numbers) -> str:
+def _lost(numbers: Numbers) -> list[str]:
     """Arms that have no verdict, because they crashed or diverged."""
     lost = [
         f"{row.label} {_how_lost(row, len(result.runs))}"
         for row, result in zip(numbers.rows[1:], numbers.study.results[1:])
         if row.cells[numbers.metric.name].mean is None
     ]
-    return f"No verdict: {'; '.join(lost)}." if lost else ""
+    return [f"No verdict: {'; '.join(lost)}."] if lost else []
 
 
 def _how_lost(row: Row, runs: int) -> str:
