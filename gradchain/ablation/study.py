@@ -89,7 +89,7 @@ def ablate(
         options: of the recipe.
         compile: run compiled steps.
         margin: a difference of the first metric that does not matter (in points, if that is a fraction): arms may then be
-            called equivalent.
+            called equivalent. By default that of the task, if it has one and its own first metric decides.
         tune: trials for each arm to find the hyperparameters `tune_over` at `tune_range` times its own, by Optuna, with
             `tune_seeds` other seeds. The first trial of each arm has its own values.
         out: directory for the results, from which an interrupted study resumes; `None` keeps nothing.
@@ -114,7 +114,9 @@ def ablate(
     tuned = check_tuning(tune, tune_over, tune_seeds, tune_range)
     training = _training(train, task)
     training = with_settings(training, epochs=epochs, batch_size=batch_size, dtype=dtype, budget=budget)
+    own = training.metrics[0]
     training = replace(training, metrics=metrics_of(metric, training))
+    margin = training.margin if margin is None and training.metrics[0] == own else margin
     chain = load_chain(recipe, options or {})
     chain = chain if lr is None else chain.with_options(lr=lr)
     planned = _design(design, chain, baseline)
