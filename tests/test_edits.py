@@ -158,6 +158,7 @@ def test_no_difference() -> None:
         "centralize <-> clip_by_norm",
         "decoupled_decay before centralize",
         "divide -> atan2_scale()",
+        "clip_by_norm -> orthograd()",
         "lr = 0.5",
         "promote -> promote(at_least='fp32')",
     ],

@@ -187,11 +187,13 @@ def _pairs(
 ) -> dict[Key, Key]:
     """New elements, each with the old one in whose place it stands, between the same two that are kept."""
     pairs: dict[Key, Key] = {}
+    apart = [[key for key in row if key not in others] for row, others in ((old, after), (new, before))]
+    single = all(len(row) == 1 for row in apart)  # all that differs: another stage in the place of one
     for gone, come in zip(_gaps(old, kept, after), _gaps(new, kept, before)):
         start = 0
         for key in come:
             for at in range(start, len(gone)):
-                if _alike(before[gone[at]], after[key]):
+                if _alike(before[gone[at]], after[key], single):
                     pairs[key], start = gone[at], at + 1
                     break
     return pairs
@@ -208,11 +210,11 @@ def _gaps(row: list[Key], kept: set[Key], others: Mapping[Key, Element]) -> list
     return gaps
 
 
-def _alike(old: Element, new: Element) -> bool:
-    """Whether two stages do the same work: they set or resolve a scale, or own the same slot."""
+def _alike(old: Element, new: Element, single: bool) -> bool:
+    """Whether two stages do the same work: they set or resolve a scale, or own the same slot; or nothing else differs."""
     if isinstance(old, Partition) or isinstance(new, Partition):
         return False
-    same_rule = old.scale == new.scale and old.scale in ("sets", "resolves")
+    same_rule = old.scale == new.scale and (single or old.scale in ("sets", "resolves"))
     return same_rule or bool(old.known_slots.keys() & new.known_slots.keys())
 
 

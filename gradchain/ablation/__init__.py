@@ -10,8 +10,11 @@ from gradchain.ablation.errors import StudyError as StudyError
 try:
     from gradchain._core.text import Progress as Progress
     from gradchain.ablation.arms import Arm as Arm
-    from gradchain.ablation.arms import Arms as Arms
-    from gradchain.ablation.arms import make_arms as make_arms
+    from gradchain.ablation.arms import Contrast as Contrast
+    from gradchain.ablation.arms import Design as Design
+    from gradchain.ablation.bisect import Bisection as Bisection
+    from gradchain.ablation.bisect import bisect as bisect
+    from gradchain.ablation.designs import leave_one_out as leave_one_out
     from gradchain.ablation.plot import plot as plot
     from gradchain.ablation.report import Row as Row
     from gradchain.ablation.report import headline as headline

@@ -11,7 +11,8 @@ from typing import Any
 from gradchain._chain.chain import Chain
 from gradchain._chain.recipes import is_path, load_chain
 from gradchain._core.text import Progress
-from gradchain.ablation.arms import Arm, make_arms
+from gradchain.ablation.arms import Arm
+from gradchain.ablation.designs import leave_one_out
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.ledger import Ledger
 from gradchain.ablation.report import report_text
@@ -100,7 +101,7 @@ def ablate(
     lr_factors = tuple(lr_factors)
     chain = chain if lr is None else chain.with_options(lr=lr)
     other = None if baseline is None else (study_name(baseline, "baseline"), load_chain(baseline, {}))
-    plan = make_arms(chain, other)
+    plan = leave_one_out(chain, other)
     ledger = Ledger(None if out is None else Path(out) / RESULTS, fresh)
     runner = _Runner(settings, ledger, watch, len(plan.arms) * (seeds + max(0, len(lr_factors) - 1)))
     sweeps = {arm: _sweep(arm, lr_factors, runner) for arm in plan.arms} if lr_factors else {}
