@@ -18,7 +18,9 @@ try:
     from gradchain.ablation.arms import Arm as Arm
     from gradchain.ablation.arms import Contrast as Contrast
     from gradchain.ablation.arms import Design as Design
-    from gradchain.ablation.arms import make_arms as make_arms
+    from gradchain.ablation.bisect import Bisection as Bisection
+    from gradchain.ablation.bisect import bisect as bisect
+    from gradchain.ablation.designs import leave_one_out as leave_one_out
     from gradchain.ablation.planning import Plan as Plan
     from gradchain.ablation.planning import PlannedArm as PlannedArm
     from gradchain.ablation.planning import plan as plan

@@ -15,8 +15,9 @@ from gradchain._chain.recipes import is_path, load_chain
 from gradchain._core.text import Progress
 from gradchain.ablation import builtin as builtin
 from gradchain.ablation.analysis import rows, value_of
-from gradchain.ablation.arms import Arm, Design, make_arms
+from gradchain.ablation.arms import Arm, Design
 from gradchain.ablation.asked import check_asked, check_looks, metrics_of
+from gradchain.ablation.designs import leave_one_out
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.execution import Executor, Worker, check_executor, job_of
 from gradchain.ablation.ledger import RESULTS as RESULTS
@@ -245,7 +246,7 @@ def _training(train: Any, task: Any) -> Task | Training:
 def _design(design: Any, chain: Chain, baseline: str | Chain | None) -> Design:
     other = None if baseline is None else (study_name(baseline, "baseline"), load_chain(baseline, {}))
     if design is None:
-        return make_arms(chain, other)
+        return leave_one_out(chain, other)
     found = design if isinstance(design, Design) else design(chain)
     if other is None or any(arm.chain == other[1] for arm in found.arms):
         return found
