@@ -54,9 +54,8 @@ def _effects(numbers: Numbers) -> list[str]:
     if not named:
         return ["No effect can be estimated: a run that it needs diverged or ended in an error."]
     if [*named] == ["not resolved"]:
-        return (
-            f"With {counted(numbers.study.seeds, 'seed')}, no effect on {numbers.metric.name} can be told from chance."
-        )
+        seeds = counted(numbers.study.seeds, "seed")
+        return [f"With {seeds}, no effect on {numbers.metric.name} can be told from chance."]
     said = {
         "worse": "Effects for the worse",
         "better": "Effects for the better",
