@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from gradchain.ablation.errors import StudyError, extra
 from gradchain.ablation.ledger import Ledger
 from gradchain.ablation.run import Run, Settings, run_key, train
 from gradchain.ablation.thresholds import Thresholds
+from gradchain.errors import GradchainError
 
 PAUSE = 0.2
 """Seconds between two looks at what others are doing."""
@@ -99,6 +99,15 @@ class Worker:
         self.jobs, self.executor, self.watch = jobs, executor, watch
         self.resumed = self.done = self.total = 0
         self._runs: dict[str, Run] = {}
+        self._own: Any = None
+        """The processes that were started here."""
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+        if self._own is not None:
+            self._own.shutdown(wait=kind is None, kill_workers=kind is not None)
 
     def expect(self, runs: int) -> None:
         """Say how many runs there will be, for the progress that is shown."""
@@ -120,8 +129,7 @@ class Worker:
         if self.executor is None and (self.jobs == 1 or len(open_jobs) < 2):
             self._here(open_jobs)
         else:
-            with self._pool() as pool:
-                self._there(open_jobs, pool)
+            self._there(open_jobs, self._pool())
         return [self._runs[key] for key in keys]
 
     def tell(self, text: str) -> None:
@@ -159,25 +167,32 @@ class Worker:
                     running[key] = pool.submit(work, job, self.folder, self.since)
             time.sleep(PAUSE / 10)
             for key in [key for key, future in running.items() if future.done()]:
-                run = running.pop(key).result()
+                run = _result(running.pop(key), waiting[key])
                 if run is None:  # another process is at it: ask again, later
                     time.sleep(PAUSE)
                 else:
                     job = waiting.pop(key)
                     self._finish(key, run, f"{job.arm}, seed {job.seed}")
 
-    @contextlib.contextmanager
-    def _pool(self) -> Generator[Executor, None, None]:
+    def _pool(self) -> Executor:
         if self.executor is not None:
-            yield self.executor
-            return
-        pool = extra("loky").ProcessPoolExecutor(self.jobs)
-        try:
-            yield pool
-        except BaseException:
-            pool.shutdown(wait=False, kill_workers=True)
-            raise
-        pool.shutdown()
+            return self.executor
+        if self._own is None:
+            self._own = extra("loky").ProcessPoolExecutor(self.jobs)
+        return self._own
+
+
+def _result(future: Future, job: Job) -> Run | None:
+    try:
+        return future.result()
+    except GradchainError:
+        raise
+    except Exception as error:  # the executor's, since what a training raises is part of its run
+        said = " ".join(str(error).split())[:300]
+        raise StudyError(
+            f"{job.arm}, seed {job.seed}: the process that ran it was lost ({type(error).__name__}: {said}). "
+            "Finished runs are kept; the same study goes on from them. If memory is short, use fewer jobs."
+        ) from error
 
 
 def check_executor(executor: object, jobs: int) -> None:

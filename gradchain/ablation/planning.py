@@ -49,9 +49,9 @@ class Plan:
         least = max(arm.seeds for arm in self.arms)
         return (
             f"{aligned(HEADER, rows)}\n\n"
-            f"A difference of {self.effect} is found in {self.power:.0%} of studies with --seeds {self.seeds} (perhaps {least} "
-            f"will do). From a pilot of {self.pilot} seeds, for t tests at 5 % over {self.comparisons} comparisons. The safe "
-            f"number allows for a spread that the pilot saw too small, {SAFE:.0%} sure."
+            f"A difference of {self.effect} is found in {self.power:.0%} of studies with --seeds {self.seeds} (perhaps "
+            f"{least} will do). From a pilot of {self.pilot} seeds, for t tests at 5 % over {self.comparisons} comparisons. "
+            f"The safe number allows for a spread that the pilot saw too small, {SAFE:.0%} sure."
         )
 
 

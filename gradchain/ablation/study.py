@@ -124,14 +124,17 @@ def ablate(
         )
     _check_tunable(tuned, planned)
     folder = None if out is None else Path(out)
-    worker = Worker(folder, fresh=fresh, jobs=jobs, executor=executor, watch=watch)
-    found = _Runs(Settings(training, training.budget, compile), planned, looks, tuned, margin, worker, folder)
+    settings = Settings(training, training.budget, compile)
+    with Worker(folder, fresh=fresh, jobs=jobs, executor=executor, watch=watch) as worker:
+        found = _Runs(settings, planned, looks, tuned, margin, worker, folder)
+        results = found.results()
+        worker.tell("done")
     study = Study(
         name=study_name(recipe),
-        settings=found.settings,
+        settings=settings,
         metrics=training.metrics,
         design=planned,
-        results=found.results(),
+        results=results,
         looks=found.looks,
         planned_looks=len(looks),
         tuned=tuned,
@@ -143,7 +146,6 @@ def ablate(
     _check_told_apart(study)
     if folder is not None:
         write_study(study, folder)
-    worker.tell("done")
     return study
 
 
