@@ -106,8 +106,10 @@ class TestVerdict:
 
     def test_no_effect_is_resolved(self):
         study = factorial()
-        said = "With 6 seeds, no effect on accuracy can be told from chance. With 6 seeds, no arm can be told from the full chain."
-        assert written.headline(made_study(design=study.design)) == said
+        assert written.headline(made_study(design=study.design)) == (
+            "With 6 seeds, no effect on accuracy can be told from chance. "
+            "With 6 seeds, no arm can be told from the full chain."
+        )
         lost = {"without both": [diverged_run("without both", seed) for seed in range(6)]}
         said = written.headline(made_study(design=study.design, runs=lost))
         assert said.startswith("No effect can be estimated: a run that it needs diverged or ended in an error.")
@@ -148,6 +150,20 @@ class TestText:
         assert said not in text_of(made_study(HARMED))
         long = {"without centralize": [made_run("without centralize", seed, change=4e-3) for seed in range(6)]}
         assert said not in text_of(made_study(runs=long, tuned=tuned().tuned))
+
+    def test_what_may_come_of_the_step_size_alone_is_in_the_verdict(self):
+        short = [made_run("without centralize", seed, -0.05, change=1e-4) for seed in range(6)]
+        said = written.headline(made_study(HARMED, runs={"without centralize": short}))
+        assert said.endswith("Not tuned, and may only need another learning rate: without centralize.")
+        assert "Not tuned" not in written.headline(troubled())  # that arm is not resolved
+
+    def test_ties_are_said(self):
+        same = [replace(made_run("full", seed), weights=f"other {seed}") for seed in range(6)]
+        text = text_of(made_study(runs={"without centralize": same}))
+        assert (
+            "accuracy is exactly that of the full chain in every seed, though the weights differ: without centralize."
+            in text
+        )
 
     def test_a_rate_at_the_edge_is_a_warning(self):
         text = text_of(tuned())
