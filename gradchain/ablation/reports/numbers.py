@@ -90,9 +90,9 @@ class Numbers:
         return row.cells[self.metric.name].difference
 
     def size(self, number: float, *, named: bool = True) -> str:
-        """A difference of the first metric, in its unit: `-1.20 points of accuracy`, `+0.0312 loss`."""
+        """A difference of the first metric, in its unit: `-1.20 points of accuracy`, `+0.0312 in loss`."""
         metric = self.metric
-        name = {"points": "points of ", "steps": ""}.get(metric.unit, "") + metric.name if named else metric.unit
+        name = {"points": "points of ", "steps": ""}.get(metric.unit, "in ") + metric.name if named else metric.unit
         return f"{self.form.signed(number)} {name}".rstrip()
 
 

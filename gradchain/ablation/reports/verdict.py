@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradchain.ablation.analysis import Row
+from gradchain.ablation.reports.findings import other_steps
 from gradchain.ablation.reports.numbers import Numbers, counted, margin_text, numbers_of
 from gradchain.ablation.results import Results
 from gradchain.ablation.statistics import Difference, Judgement
@@ -29,7 +30,7 @@ def verdict(numbers: Numbers) -> str:
 def sentences(numbers: Numbers) -> list[str]:
     """The verdict, sentence by sentence."""
     unusable = _unusable(numbers)
-    return [unusable] if unusable else [*_effects(numbers), *_arms(numbers), *_lost(numbers)]
+    return [unusable] if unusable else [*_effects(numbers), *_arms(numbers), *_lost(numbers), *_untuned(numbers)]
 
 
 def _unusable(numbers: Numbers) -> str:
@@ -54,9 +55,8 @@ def _effects(numbers: Numbers) -> list[str]:
     if not named:
         return ["No effect can be estimated: a run that it needs diverged or ended in an error."]
     if [*named] == ["not resolved"]:
-        return (
-            f"With {counted(numbers.study.seeds, 'seed')}, no effect on {numbers.metric.name} can be told from chance."
-        )
+        seeds = counted(numbers.study.seeds, "seed")
+        return [f"With {seeds}, no effect on {numbers.metric.name} can be told from chance."]
     said = {
         "worse": "Effects for the worse",
         "better": "Effects for the better",
@@ -111,6 +111,16 @@ def _lost(numbers: Numbers) -> list[str]:
         if row.cells[numbers.metric.name].mean is None
     ]
     return [f"No verdict: {'; '.join(lost)}."] if lost else []
+
+
+def _untuned(numbers: Numbers) -> list[str]:
+    """Arms that were called better or worse, and may owe it to the size of their steps."""
+    doubtful = [
+        row.label
+        for row in other_steps(numbers)
+        if row.judgement is not None and row.judgement.verdict in ("better", "worse")
+    ]
+    return [f"Not tuned, and may only need another learning rate: {'; '.join(doubtful)}."] if doubtful else []
 
 
 def _how_lost(row: Row, runs: int) -> str:
