@@ -56,7 +56,7 @@ def weights(model: nn.Module) -> str:
 
 class TestArms:
     def test_stages_that_need_each_other_are_one_arm(self):
-        arms = ablation.make_arms(gradchain.recipe("rose"))
+        arms = ablation.leave_one_out(gradchain.recipe("rose"))
         assert labels(arms) == [
             "full",
             "without promote (+ stochastic_round)",
@@ -71,7 +71,7 @@ class TestArms:
     def test_notes_say_what_depends_on_what(self):
         together = "cannot be removed alone: cv_trust_gate and divide depend on it and are removed together with it."
         again = together.replace("cv_trust_gate and divide", "range_normalize and cv_trust_gate").removesuffix(".")
-        assert ablation.make_arms(gradchain.recipe("rose")).notes == (
+        assert ablation.leave_one_out(gradchain.recipe("rose")).notes == (
             "promote cannot be removed alone: stochastic_round depends on it and is removed together with it.",
             f"range_normalize {together}",
             f"divide {again}, which is the same arm as without range_normalize.",
@@ -81,23 +81,23 @@ class TestArms:
     @pytest.mark.parametrize("name", gradchain.recipes())
     def test_every_recipe_has_different_arms(self, name):
         chain = gradchain.recipe(name)
-        arms = ablation.make_arms(chain)
+        arms = ablation.leave_one_out(chain)
         assert arms.arms[0].chain == chain
         assert len({arm.chain for arm in arms.arms}) == len(arms.arms)
         named = " ".join([*labels(arms), *arms.notes])
         assert all(stage in named for stage in chain.names)
 
     def test_stages_of_a_partition(self):
-        assert "without matrix/spectral_decay" in labels(ablation.make_arms(gradchain.recipe("adams")))
+        assert "without matrix/spectral_decay" in labels(ablation.leave_one_out(gradchain.recipe("adams")))
 
     def test_baseline_that_is_the_recipe_itself_is_run_once(self):
         adamw = gradchain.recipe("adamw")
-        arms = ablation.make_arms(adamw, ("adamw", adamw))
+        arms = ablation.leave_one_out(adamw, ("adamw", adamw))
         assert [arm.kind for arm in arms.arms].count("baseline") == 0
         assert "the baseline adamw is the same chain as the arm 'full': run once." in arms.notes
 
     def test_the_last_stage_is_kept(self):
-        arms = ablation.make_arms(gradchain.chain(gradchain.sign()))
+        arms = ablation.leave_one_out(gradchain.chain(gradchain.sign()))
         assert labels(arms) == ["full"]
         assert arms.notes == ("not ablated: sign, nothing is left of the chain without it.",)
 
@@ -107,7 +107,7 @@ class TestArms:
                 if not before:
                     raise gradchain.ChainError("something must come first.", stage="sign")
 
-        arms = ablation.make_arms(gradchain.chain(gradchain.sign(), ablation_loner()))
+        arms = ablation.leave_one_out(gradchain.chain(gradchain.sign(), ablation_loner()))
         assert labels(arms) == ["full", "without ablation_loner"]
         assert arms.notes == ("not ablated: sign, no sound chain is left without it (something must come first.)",)
 

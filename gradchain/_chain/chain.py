@@ -10,12 +10,14 @@ from typing import Any, Literal, TypeAlias, cast
 from gradchain._chain import config, functional
 from gradchain._chain.bindings import bind_keys
 from gradchain._chain.check import check
+from gradchain._chain.edit_strings import apply_edits
 from gradchain._chain.elements import Composed, Element, Partition, elements_of
 from gradchain._chain.functional import ChainState, Tree
 from gradchain._chain.show import chain_table
 from gradchain._chain.stage import Stage
+from gradchain._chain.targets import resolve, targets
 from gradchain._core.fields import as_tuple
-from gradchain.errors import ChainError, UnknownOptionError, kind_of, nearest, shown
+from gradchain.errors import ChainError, shown
 from gradchain.roles import Rule
 
 Stages: TypeAlias = "Stage | Chain | Sequence[Stage]"
@@ -41,7 +43,7 @@ class Chain(Composed):
     # Looking at it.
 
     def __getitem__(self, name: str) -> Stage:
-        return dict(self.addressed)[self._resolve(name)]
+        return dict(self.addressed)[resolve(self.names, name)]
 
     def __contains__(self, name: object) -> bool:
         return any(name in (address, address.rpartition("/")[2]) for address in self.names)
@@ -58,25 +60,10 @@ class Chain(Composed):
     def __str__(self) -> str:
         return chain_table(self)
 
-    def _resolve(self, name: str) -> str:
-        """The full address of a stage given by its address or its bare name."""
-        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UnknownOptionError(
-                f"stage name {shown(name)} is {kind_of(name)}; pass the name of a stage: {', '.join(self.names)}."
-            )
-        if name in self.names:
-            return name
-        matches = [address for address in self.names if address.rpartition("/")[2] == name]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise UnknownOptionError(f"stage name {shown(name)} is ambiguous; say which: {', '.join(matches)}.")
-        raise UnknownOptionError(f"the chain has no stage {shown(name)}. {nearest(name, self.names)}")
-
     # Editing it.
 
     def _edit(self, edits: Iterable[tuple[str, Edit]]) -> Chain:
-        return Chain(_edited(self.elements, {self._resolve(name): edit for name, edit in edits}))
+        return Chain(_edited(self.elements, {resolve(self.names, name): edit for name, edit in edits}))
 
     def without(self, *names: str) -> Chain:
         """Leave stages out. Returns: the new chain.
@@ -117,35 +104,39 @@ class Chain(Composed):
         """
         changes: dict[str, dict[str, Any]] = {}
         for name, value in options.items():
-            for address, field, picked in self._targets(name, as_tuple(value)):
+            for address, field, picked in targets(self, name, as_tuple(value)):
                 changes.setdefault(address, {})[field] = picked
         return self._edit(
             (address, lambda stage, fields=fields: (dataclasses.replace(stage, **fields),))
             for address, fields in changes.items()
         )
 
-    def _targets(self, name: str, value: Any) -> list[tuple[str, str, Any]]:
-        """The fields that an option name means: `(address, field, value)`."""
-        bound = [b for b in self.bindings.bindings if name == b.key and not b.spec.follows]
-        if bound:
-            self.bindings.check_length(name, value)
-            return [(b.address, b.field, b.pick({name: value})) for b in bound]
-        address, dot, field = name.rpartition(".")
-        if dot:
-            address = self._resolve(address)
-        found = [
-            (at, field, value)
-            for at, stage in self.addressed
-            if at == (address or at) and any(f.name == field and f.init for f in stage.fields())
-        ]
-        if len(found) == 1:
-            return found
-        if found:
-            qualified = ", ".join(f"{at}.{field}" for at, _, _ in found)
-            raise UnknownOptionError(f"option {name!r} is ambiguous; say which: {qualified}.")
-        fields = [f.name for stage in self for f in stage.fields() if f.init and f.name not in ("name", "keys")]
-        known = nearest(name, {*self.hyperparameters, *fields})
-        raise UnknownOptionError(f"the chain has no option {shown(name)}. {known}")
+    def edit(self, *edits: str) -> Chain:
+        """Apply edits that are written as text; several in one text are separated by `; `. Checked when all are applied.
+
+        | text | meaning |
+        |---|---|
+        | `-centralize` | leave a stage out |
+        | `+clip_by_norm(1.0) before divide` | put in; also `after divide`, `in matrix/` (a branch); or at the end |
+        | `divide -> atan2_scale(a=1.27)` | another stage in its place |
+        | `sign <-> centralize` | exchange the places of two stages |
+        | `sign before centralize` | move a stage; also `after centralize`, or `last` |
+        | `lr = 0.1`, `divide.eps = 1e-6` | set an option, named as for `with_options` |
+
+        A stage is written as `repr` shows it; no code is run.
+
+        Returns: the new chain.
+        Raises: UnknownOptionError, UnknownNameError: there is no such stage or option; OptionError: the text is no edit,
+            or a value is out of range; ChainError: the stages do not fit together.
+
+        >>> gradchain.recipe("adamw").edit("divide -> atan2_scale(a=1.27); -decoupled_decay", "lr = 0.01")
+        chain(first_moment(), second_moment(), atan2_scale(a=1.27), scale_by_learning_rate(lr=0.01))
+        """
+        elements = apply_edits(self.elements, edits)
+        try:
+            return Chain(elements)
+        except ChainError as error:
+            raise ChainError(f"edit {shown('; '.join(edits))}: {error}", stage=error.stage) from None
 
     def dependents(self, name: str) -> tuple[str, ...]:
         """List the stages that cannot stay without `name`.
@@ -156,7 +147,7 @@ class Chain(Composed):
         >>> gradchain.recipe("rose").dependents("range_normalize")
         ('cv_trust_gate', 'divide')
         """
-        gone = [self._resolve(name)]
+        gone = [resolve(self.names, name)]
         while True:
             try:
                 self.without(*gone)

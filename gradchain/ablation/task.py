@@ -78,6 +78,8 @@ class Task:
         schedule: the multiple of the learning rate, given the fraction of all steps that are done; constant if not given.
         batches: yields the rows of each batch, given the examples, the batch size, the epochs and the seed.
         dtype: of the network, `"fp32"`, `"bf16"` or `"fp64"`.
+        margin: a difference of the first metric that does not matter, unless a study says otherwise (in points, if that is a
+            fraction).
     """
 
     name: str
@@ -92,6 +94,7 @@ class Task:
     schedule: Callable[[float], float] | None = None
     batches: Callable[[int, int, int, int], Iterator[torch.Tensor]] = batches
     dtype: str = "fp32"
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.dtype, str) or self.dtype not in DTYPES:  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -165,6 +165,7 @@ class Training:
         budget, unit: the default of `trial.budget`.
         chosen_by: the metric that hyperparameters are chosen by; the first, if not given.
         threads: of torch, while it trains.
+        margin: a difference of the first metric that does not matter, unless a study says otherwise.
         settings: what else its runs depend on; runs with other settings are other runs.
     """
 
@@ -176,6 +177,7 @@ class Training:
     unit: str = "steps"
     chosen_by: Metric | None = None
     threads: int | None = None
+    margin: float | None = None
     settings: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
