@@ -9,8 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import gradchain
-from gradchain.ablation import Arm, Contrast, Design, Metric, Result, Results, Run, Settings, Training, Tuned
-from gradchain.ablation.designs import leave_one_out
+from gradchain.ablation import Arm, Contrast, Design, Metric, Result, Results, Run, Settings, Training, Tuned, leave_one_out
 
 ACCURACY = Metric("accuracy", "max", percent=True)
 LOSS = Metric("loss")

@@ -306,7 +306,7 @@ class TestPage:
         assert "Curves</h2>" not in written.to_html(made_study(runs=bare, seeds=2, design=Design(tuple(arms))))
 
     def test_the_template_is_installed(self):
-        assert "ablation/reports/page.html" in PROJECT["tool"]["setuptools"]["package-data"]["gradchain"]
+        assert "*.html" in PROJECT["tool"]["setuptools"]["package-data"]["gradchain.ablation.reports"]
 
     def test_a_file_that_cannot_be_written(self, study, tmp_path):
         (tmp_path / "taken").write_text("")

@@ -21,6 +21,7 @@ try:
     from gradchain.ablation.bisect import Bisection as Bisection
     from gradchain.ablation.bisect import bisect as bisect
     from gradchain.ablation.designs import leave_one_out as leave_one_out
+    from gradchain.ablation.guilty import bisect_training as bisect_training
     from gradchain.ablation.planning import Plan as Plan
     from gradchain.ablation.planning import PlannedArm as PlannedArm
     from gradchain.ablation.planning import plan as plan

@@ -113,11 +113,10 @@ def ablate(
     check_executor(executor, jobs)
     looks = check_looks(seeds, up_to)
     tuned = check_tuning(tune, tune_over, tune_seeds, tune_range)
-    training = _training(train, task)
-    training = with_settings(training, epochs=epochs, batch_size=batch_size, dtype=dtype, budget=budget)
-    own = training.metrics[0]
-    training = replace(training, metrics=metrics_of(metric, training))
-    margin = training.margin if margin is None and training.metrics[0] == own else margin
+    training = training_of(
+        train, task, metric, budget=budget, epochs=epochs, batch_size=batch_size, dtype=dtype
+    )  # fmt: skip
+    margin = training.margin if margin is None else margin
     chain = load_chain(recipe, options or {})
     chain = chain if lr is None else chain.with_options(lr=lr)
     planned = _design(design, chain, baseline)
@@ -231,7 +230,26 @@ def load_study(folder: str | Path) -> Study:
     return Study(**vars(read_study(Path(folder))))
 
 
-def _training(train: Any, task: Any) -> Task | Training:
+def training_of(
+    train: Any,
+    task: Any,
+    metric: Any,
+    *,
+    budget: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    dtype: str | None = None,
+) -> Task | Training:
+    """The training that is asked for, with its metrics and settings.
+
+    Raises: StudyError: there is none such, or it has no such metric or setting.
+    """
+    found = with_settings(_named(train, task), epochs=epochs, batch_size=batch_size, dtype=dtype, budget=budget)
+    metrics = metrics_of(metric, found)
+    return replace(found, metrics=metrics, margin=found.margin if metrics[0] == found.metrics[0] else None)
+
+
+def _named(train: Any, task: Any) -> Task | Training:
     if train is not None and task is not None:
         raise StudyError("train and task exclude each other; pass one.")
     if isinstance(train, str):
