@@ -118,7 +118,12 @@ class TestVerdict:
     def test_effects_come_first_and_many_arms_are_counted(self):
         study = factorial()
         said = written.headline(study)
-        assert said.startswith("Effects for the worse: centralize x decoupled_decay (-")
+        assert re.match(
+            r"Helps: centralize \(\+[\d.]+ points of accuracy\); decoupled_decay \(\+[\d.]+ points\)\. "
+            r"Worth less together than apart: centralize x decoupled_decay \(-[\d.]+ points\)\. ",
+            said,
+        )
+        assert "a x b is what a adds where b is, less what it adds where b is not" in text_of(study)
         many = tuple(Arm(f"arm {place}", arm.chain, "edited") for place, arm in enumerate(study.design.arms * 3))
         design = replace(study.design, arms=(*study.design.arms, *many))
         assert re.search(
@@ -191,7 +196,11 @@ class TestText:
         assert "runs that never got there count as their last step" in one_line(text)
 
     def test_arms_are_one_line_edits_where_their_labels_do_not_say_it(self):
-        assert "without both = - centralize, - decoupled_decay" in text_of(factorial())
+        arms = made_study().design.arms
+        named = replace(arms[2], label="mine", kind="edited", edits="- centralize")
+        text = text_of(made_study(design=Design((arms[0], arms[1], named))))
+        assert "mine = - centralize" in text
+        assert "without promote (+ stochastic_round) =" not in text
 
     def test_identical_is_no_number(self):
         line = next(line for line in written.report_text(troubled()).splitlines() if "identical to full" in line)
@@ -297,7 +306,7 @@ class TestPage:
         assert "Curves</h2>" not in written.to_html(made_study(runs=bare, seeds=2, design=Design(tuple(arms))))
 
     def test_the_template_is_installed(self):
-        assert "page.html" in PROJECT["tool"]["setuptools"]["package-data"]["gradchain.ablation.reports"]
+        assert "*.html" in PROJECT["tool"]["setuptools"]["package-data"]["gradchain.ablation.reports"]
 
     def test_a_file_that_cannot_be_written(self, study, tmp_path):
         (tmp_path / "taken").write_text("")

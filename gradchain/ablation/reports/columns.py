@@ -90,4 +90,5 @@ def effect_columns(numbers: Numbers) -> list[Column]:
 
 def edits_of(numbers: Numbers) -> list[tuple[str, str]]:
     """What makes each arm of the reference, where its label does not say it."""
-    return [(row.label, row.edits) for row in numbers.rows if row.edits and row.edits != row.label]
+    arms = [(row, result.arm) for row, result in zip(numbers.rows, numbers.study.results)]
+    return [(row.label, arm.edits) for row, arm in arms if arm.edits not in ("", arm.label) and arm.kind != "without"]

@@ -199,5 +199,7 @@ def legend(numbers: Numbers) -> str:
     if study.margin is not None:
         said.append(f"Equivalent: by less than {margin_text(numbers)}, two one-sided t tests.")
     if numbers.effects:
-        said.append("Effects are a family of their own.")
+        said.append("Effects are a family of their own: what is added, on average over the arms that are compared.")
+    if any(" x " in effect.label for effect in numbers.effects):
+        said.append("a x b is what a adds where b is, less what it adds where b is not.")
     return " ".join(said)

@@ -51,19 +51,32 @@ def _effects(numbers: Numbers) -> list[str]:
     if not numbers.effects:
         return []
     judged = [(effect.label, effect.difference, effect.judgement) for effect in numbers.effects]
-    named = _named(numbers, judged)
+    named = _named(numbers, judged, ("better", "worse", "equivalent", "not resolved"))
     if not named:
         return ["No effect can be estimated: a run that it needs diverged or ended in an error."]
     if [*named] == ["not resolved"]:
         seeds = counted(numbers.study.seeds, "seed")
         return [f"With {seeds}, no effect on {numbers.metric.name} can be told from chance."]
-    said = {
-        "worse": "Effects for the worse",
-        "better": "Effects for the better",
-        "equivalent": _within(numbers, "Effects that are none"),
-        "not resolved": "Effects not resolved",
-    }
-    return [f"{said[kind]}: {'; '.join(labels)}." for kind, labels in named.items()]
+    return [
+        f"{words}: {'; '.join(labels)}."
+        for pair, kind, words in _EFFECTS
+        if (labels := [label for label in named.get(kind, []) if (PAIR in label) == pair])
+    ]
+
+
+PAIR = " x "
+"""What the labels of interactions have."""
+
+_EFFECTS = (
+    (False, "better", "Helps"),
+    (False, "worse", "Hurts"),
+    (True, "better", "Worth more together than apart"),
+    (True, "worse", "Worth less together than apart"),
+    (False, "equivalent", "Makes no difference that matters"),
+    (True, "equivalent", "Worth the same together as apart"),
+    (False, "not resolved", "Effects not resolved"),
+    (True, "not resolved", "Interactions not resolved"),
+)
 
 
 def _arms(numbers: Numbers) -> list[str]:
@@ -89,11 +102,11 @@ def _within(numbers: Numbers, words: str) -> str:
     return f"{words} within {margin_text(numbers)}" if numbers.study.margin is not None else words
 
 
-def _named(numbers: Numbers, judged: Sequence[Judged]) -> dict[str, list[str]]:
+def _named(numbers: Numbers, judged: Sequence[Judged], order: Sequence[str] = ORDER) -> dict[str, list[str]]:
     """The labels by verdict, differences with their sizes; the unit is written out once."""
     found: dict[str, list[str]] = {}
     written = False
-    for kind in ORDER:
+    for kind in order:
         for label, difference, judgement in judged:
             if judgement is None or judgement.verdict != kind:
                 continue
