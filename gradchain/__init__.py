@@ -23,6 +23,8 @@ from gradchain._chain.registry import label_function as label_function
 from gradchain._chain.stage import Stage as Stage
 from gradchain._chain.stage import Yields as Yields
 from gradchain._chain.stage import stateless as stateless
+from gradchain._chain.trace import Trace as Trace
+from gradchain._chain.trace import TraceRow as TraceRow
 from gradchain._core.fields import Interval as Interval
 from gradchain._core.fields import follow as follow
 from gradchain._core.fields import hyper as hyper

@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
+import torch
+
 from gradchain._chain import config, functional
 from gradchain._chain.bindings import bind_keys
 from gradchain._chain.check import check
@@ -16,6 +18,8 @@ from gradchain._chain.functional import ChainState, Tree
 from gradchain._chain.show import chain_table
 from gradchain._chain.stage import Stage
 from gradchain._chain.targets import resolve, targets
+from gradchain._chain.trace import Trace
+from gradchain._chain.trace import trace as tracing_of
 from gradchain._core.fields import as_tuple
 from gradchain.errors import ChainError, shown
 from gradchain.roles import Rule
@@ -176,6 +180,30 @@ class Chain(Composed):
         Raises: GradientError, OptionError, StateError: gradients, hyperparameters or a state that do not fit.
         """
         return functional.update(self, grads, state, params, hyperparameters)
+
+    def trace(
+        self, grad: torch.Tensor, param: torch.Tensor, state: ChainState | None = None, **hyperparameters: Any
+    ) -> Trace:
+        """Follow one gradient to the change of its parameter, stage by stage. Pure: nothing is changed.
+
+        `state` is of `init(param)`, or what `update` returned; by default the step is the first. `hyperparameters` are as
+        for `update`. For a parameter of an optimizer, call `optimizer.explain(name)`.
+
+        Returns: the trace, to be printed, plotted, or read row by row.
+        Raises: OptionError, GradientError, StateError: gradient, parameter or state do not fit.
+
+        >>> chain = gradchain.chain(gradchain.sign(), gradchain.scale_by_learning_rate(0.1))
+        >>> print(chain.trace(torch.tensor([2.0, -2.0]), torch.zeros(2)))
+        parameter, 2, float32, step 1
+        <BLANKLINE>
+        stage                   rms  moved  cosine  flips  recorded
+        ----------------------  ---  -----  ------  -----  --------
+        gradient                2           1.000
+        sign                    1    0.5    1.000   0.000
+        scale_by_learning_rate  0.1  0.9    1.000   0.000
+        parameter               0.1  0      1.000   0.000
+        """
+        return tracing_of(self, grad, param, state, hyperparameters)
 
     def state_bytes(self, params: Any, role: Rule = None) -> int:
         """Count the state of a module, an iterable or a nest of tensors without allocating it: meta tensors will do.
