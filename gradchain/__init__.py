@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 from gradchain._chain.chain import Chain as Chain
 from gradchain._chain.chain import chain as chain
 from gradchain._chain.context import Context as Context
+from gradchain._chain.cost import ChainCost as ChainCost
+from gradchain._chain.cost import StageCost as StageCost
 from gradchain._chain.declare import ParamInfo as ParamInfo
 from gradchain._chain.declare import Slot as Slot
 from gradchain._chain.declare import earlier as earlier

@@ -12,6 +12,7 @@ import torch
 from gradchain._chain import config, functional
 from gradchain._chain.bindings import bind_keys
 from gradchain._chain.check import check
+from gradchain._chain.cost import ChainCost, cost_of
 from gradchain._chain.edit_strings import apply_edits
 from gradchain._chain.elements import Composed, Element, Partition, elements_of
 from gradchain._chain.functional import ChainState, Tree
@@ -199,9 +200,9 @@ class Chain(Composed):
         stage                   rms  moved  cosine  flips  recorded
         ----------------------  ---  -----  ------  -----  --------
         gradient                2           1.000
-        sign                    1    0.5    1.000   0.000
-        scale_by_learning_rate  0.1  0.9    1.000   0.000
-        parameter               0.1  0      1.000   0.000
+        sign                    1    0.500  1.000   0.000
+        scale_by_learning_rate  0.1  0.900  1.000   0.000
+        parameter               0.1  0.000  1.000   0.000
         """
         return tracing_of(self, grad, param, state, hyperparameters)
 
@@ -213,6 +214,27 @@ class Chain(Composed):
         Returns: bytes, of all shards together.
         """
         return functional.state_bytes(self, params, role)
+
+    def cost(self, params: Any, role: Rule = None) -> ChainCost:
+        """Count what each stage keeps and moves in a step, before anything is allocated; meta tensors will do.
+
+        `params` and `role` are as for `state_bytes`. The bytes of state are those that are allocated. The bytes moved are an
+        estimate for a step in which all is fused: gradient and parameter are read once and the parameter is written; each
+        slot is read once, and written if it changes; and each total over a tensor reads the gradient once more.
+
+        Returns: a row for each stage, to be printed.
+
+        >>> print(gradchain.recipe("lion").cost(torch.nn.Linear(1024, 1024, device="meta")))
+        stage                   parameters  state bytes  bytes moved  reductions
+        ----------------------  ----------  -----------  -----------  ----------
+        parameter and gradient  2           0            12,595,200   0
+        lion_interpolate        2           4,198,400    8,396,800    0
+        sign                    2           0            0            0
+        decoupled_decay         2           0            0            0
+        scale_by_learning_rate  2           0            0            0
+        total                   2           4,198,400    20,992,000   0
+        """
+        return cost_of(self, params, role)
 
     # Keeping it.
 

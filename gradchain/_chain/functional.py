@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from gradchain._chain import shared
 from gradchain._chain.elements import Composed
 from gradchain._chain.lockstep import run_lockstep
-from gradchain._chain.program import Outcome, Running, Witness
+from gradchain._chain.program import Outcome, Program, Running, Witness
 from gradchain._chain.routes_table import program_bytes
 from gradchain._chain.tracing import traits_of
 from gradchain._core.autocast import no_autocast
@@ -255,6 +255,11 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
 
 def state_bytes(chain: Composed, params: Any, role: Rule) -> int:
+    return sum(program_bytes(program, param.shape, param.dtype) for program, param in routed(chain, params, role))
+
+
+def routed(chain: Composed, params: Any, role: Rule) -> list[tuple[Program, torch.Tensor]]:
+    """The parameters of a module that are not frozen, or those of an iterable or a nest, each with its program."""
     if isinstance(params, nn.Module):
         named: list[tuple[str, torch.Tensor]] = [item for item in params.named_parameters() if item[1].requires_grad]
     elif isinstance(params, Iterable) and not isinstance(params, (Mapping, torch.Tensor, list, tuple)):
@@ -264,5 +269,4 @@ def state_bytes(chain: Composed, params: Any, role: Rule) -> int:
         named = list(_leaves(params, "parameter")[0].items())
     names, tensors = [name for name, _ in named], [param for _, param in named]
     roles = roles_of({"role": assign(role, names, tensors), "params": tensors})
-    rows = zip(names, tensors, roles)
-    return sum(program_bytes(chain.route(name, param, its), param.shape, param.dtype) for name, param, its in rows)
+    return [(chain.route(name, param, its), param) for name, param, its in zip(names, tensors, roles)]

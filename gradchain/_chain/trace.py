@@ -90,7 +90,7 @@ class Trace:
 
 
 def _cells(row: TraceRow) -> tuple[str, ...]:
-    numbers = (f"{row.rms:.3g}", f"{row.moved:.3g}", f"{row.cosine:.3f}", f"{row.flips:.3f}")
+    numbers = (f"{row.rms:.3g}", f"{row.moved:.3f}", f"{row.cosine:.3f}", f"{row.flips:.3f}")
     told = [f"{name}={value:.3g}" for name, value in row.recorded.items()]
     pending = ["scale pending"] if row.pending else []
     return (row.stage, *("" if number == "nan" else number for number in numbers), ", ".join([*pending, *told]))

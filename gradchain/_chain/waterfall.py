@@ -39,7 +39,7 @@ def draw(path: str | os.PathLike[str], title: str, rows: Sequence[Drawn]) -> Non
     for place, size in zip(places, sizes):
         if not math.isnan(size):
             left.annotate(f"{size:.2g}", (size, place), (3, 0), textcoords="offset points", va="center", fontsize=8)
-    left.margins(x=0.2)
+    left.set_xlim(right=4 * max((size for size in sizes if not math.isnan(size)), default=1.0))
     right.plot([cosine for _, _, cosine, _ in rows], places, "o-", color=POINT)
     right.set_xlim(-1.08, 1.08)
     right.axvline(0, color="0.7", linewidth=0.8)
