@@ -253,7 +253,7 @@ class TestVerdicts:
         assert result.exit_code == 0, result.output
         said = " ".join(result.stdout.split("\n\n")[0].split())
         assert "Better than the full chain: without planted_harm" in said
-        assert re.search(r"Equivalent to it within 1 points?: [^.]*without planted_inert", said)
+        assert re.search(r"Equivalent to it within 0.01: [^.]*without planted_inert", said)
 
     @pytest.mark.parametrize("margin", [0, -1.0, float("nan"), True, "0.5"])
     def test_a_margin_that_is_none(self, margin):
