@@ -10,7 +10,14 @@ from matplotlib.figure import Figure
 
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.reports.curves import curve_names
-from gradchain.ablation.reports.drawing import PLAIN, arm_marks, difference_axis, draw_curves, draw_differences
+from gradchain.ablation.reports.drawing import (
+    PLAIN,
+    arm_marks,
+    difference_axis,
+    draw_curves,
+    draw_differences,
+    height_of,
+)
 from gradchain.ablation.reports.numbers import Numbers, counted, numbers_of
 from gradchain.ablation.results import Results
 from gradchain.errors import shown
@@ -54,7 +61,9 @@ def drawn(numbers: Numbers) -> Figure:
     """The picture: differences on the left; curves on the right, if there are any."""
     study, curves = numbers.study, curve_names(numbers.study)
     marks = arm_marks(numbers)
-    figure = Figure(figsize=(13 if curves else 8, max(3.6, 1.6 + 0.46 * len(marks))), dpi=110, layout="constrained")
+    figure = Figure(
+        figsize=(13 if curves else 8, max(3.6, 0.5 + 1.1 * height_of(marks))), dpi=110, layout="constrained"
+    )
     axes = figure.subplots(1, 2 if curves else 1, width_ratios=(1.1, 1) if curves else None, squeeze=False)[0]
     draw_differences(axes[0], numbers, marks, says=difference_axis(numbers))
     if curves:
