@@ -14,8 +14,7 @@ from typer.testing import CliRunner
 
 import gradchain
 import gradchain.cli.report as report_command
-from gradchain.ablation import Arm, Design, Results, StudyError, rows, time_to
-from gradchain.ablation import designs
+from gradchain.ablation import Arm, Design, Results, StudyError, designs, rows, time_to
 from gradchain.ablation import reports as written
 from gradchain.ablation import study as study_module
 from gradchain.ablation.reports.latex import escaped
