@@ -9,7 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 import gradchain
-from gradchain.ablation import Arm, Contrast, Design, Metric, Result, Results, Run, Settings, Training, Tuned, leave_one_out
+from gradchain.ablation import (
+    Arm,
+    Contrast,
+    Design,
+    Metric,
+    Result,
+    Results,
+    Run,
+    Settings,
+    Training,
+    Tuned,
+    leave_one_out,
+)
 
 ACCURACY = Metric("accuracy", "max", percent=True)
 LOSS = Metric("loss")

@@ -7,15 +7,20 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
+import torch
+
 from gradchain._chain import config, functional
 from gradchain._chain.bindings import bind_keys
 from gradchain._chain.check import check
+from gradchain._chain.cost import ChainCost, cost_of
 from gradchain._chain.edit_strings import apply_edits
 from gradchain._chain.elements import Composed, Element, Partition, elements_of
 from gradchain._chain.functional import ChainState, Tree
 from gradchain._chain.show import chain_table
 from gradchain._chain.stage import Stage
 from gradchain._chain.targets import resolve, targets
+from gradchain._chain.trace import Trace
+from gradchain._chain.trace import trace as tracing_of
 from gradchain._core.fields import as_tuple
 from gradchain.errors import ChainError, shown
 from gradchain.roles import Rule
@@ -177,6 +182,30 @@ class Chain(Composed):
         """
         return functional.update(self, grads, state, params, hyperparameters)
 
+    def trace(
+        self, grad: torch.Tensor, param: torch.Tensor, state: ChainState | None = None, **hyperparameters: Any
+    ) -> Trace:
+        """Follow one gradient to the change of its parameter, stage by stage. Pure: nothing is changed.
+
+        `state` is of `init(param)`, or what `update` returned; by default the step is the first. `hyperparameters` are as
+        for `update`. For a parameter of an optimizer, call `optimizer.explain(name)`.
+
+        Returns: the trace, to be printed, plotted, or read row by row.
+        Raises: OptionError, GradientError, StateError: gradient, parameter or state do not fit.
+
+        >>> chain = gradchain.chain(gradchain.sign(), gradchain.scale_by_learning_rate(0.1))
+        >>> print(chain.trace(torch.tensor([2.0, -2.0]), torch.zeros(2)))
+        parameter, 2, float32, step 1
+        <BLANKLINE>
+        stage                   rms  moved  cosine  flips  recorded
+        ----------------------  ---  -----  ------  -----  --------
+        gradient                2           1.000
+        sign                    1    0.500  1.000   0.000
+        scale_by_learning_rate  0.1  0.900  1.000   0.000
+        parameter               0.1  0.000  1.000   0.000
+        """
+        return tracing_of(self, grad, param, state, hyperparameters)
+
     def state_bytes(self, params: Any, role: Rule = None) -> int:
         """Count the state of a module, an iterable or a nest of tensors without allocating it: meta tensors will do.
 
@@ -185,6 +214,27 @@ class Chain(Composed):
         Returns: bytes, of all shards together.
         """
         return functional.state_bytes(self, params, role)
+
+    def cost(self, params: Any, role: Rule = None) -> ChainCost:
+        """Count what each stage keeps and moves in a step, before anything is allocated; meta tensors will do.
+
+        `params` and `role` are as for `state_bytes`. The bytes of state are those that are allocated. The bytes moved are an
+        estimate for a step in which all is fused: gradient and parameter are read once and the parameter is written; each
+        slot is read once, and written if it changes; and each total over a tensor reads the gradient once more.
+
+        Returns: a row for each stage, to be printed.
+
+        >>> print(gradchain.recipe("lion").cost(torch.nn.Linear(1024, 1024, device="meta")))
+        stage                   parameters  state bytes  bytes moved  reductions
+        ----------------------  ----------  -----------  -----------  ----------
+        parameter and gradient  2           0            12,595,200   0
+        lion_interpolate        2           4,198,400    8,396,800    0
+        sign                    2           0            0            0
+        decoupled_decay         2           0            0            0
+        scale_by_learning_rate  2           0            0            0
+        total                   2           4,198,400    20,992,000   0
+        """
+        return cost_of(self, params, role)
 
     # Keeping it.
 

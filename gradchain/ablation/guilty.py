@@ -51,6 +51,7 @@ class _Judge:
 
     def __init__(self, settings: Settings, ends: tuple[Chain, Chain], seeds: int, worker: Worker) -> None:
         self.settings, self.seeds, self.worker = settings, seeds, worker
+        self.metric = settings.training.metrics[0]
         worker.expect(2 * seeds)
         good, bad = (self._values(chain, name) for chain, name in zip(ends, ("good", "bad")))
         if good is None:
@@ -58,13 +59,11 @@ class _Judge:
         self.good = fmean(good)
         self.bad = None if bad is None else fmean(bad)
         if bad is not None and seeds > 1:
-            (judgement,) = judged(
-                [paired_difference(bad, good)], higher_is_better=settings.training.metrics[0].higher_is_better
-            )
+            (judgement,) = judged([paired_difference(bad, good)], higher_is_better=self.metric.higher_is_better)
             if judgement.verdict != "worse":
                 raise StudyError(
                     f"with {seeds} seeds the bad chain is not worse than the good one: {self.bad:.4g} against "
-                    f"{self.good:.4g} of {settings.training.metrics[0].name}. Pass more seeds, or exchange the chains."
+                    f"{self.good:.4g} of {self.metric.name}. Pass more seeds, or exchange the chains."
                 )
 
     def __call__(self, chain: Chain) -> bool | None:
@@ -77,4 +76,4 @@ class _Judge:
 
     def _values(self, chain: Chain, name: str) -> list[float] | None:
         runs = self.worker([job_of(chain, self.settings, seed, name) for seed in range(self.seeds)])
-        return values_of(runs, self.settings.training.metrics[0])
+        return values_of(runs, self.metric)

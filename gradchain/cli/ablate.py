@@ -33,7 +33,7 @@ def ablate(
     option: OptionOption = None,
     edit: Annotated[
         list[str] | None,
-        typer.Option(metavar="EDIT", help="An arm of your own, such as '-centralize; lr = 0.1'; repeatable."),
+        typer.Option(metavar="EDIT", help="An arm of your own, as '-centralize; lr = 0.1'; repeatable."),
     ] = None,
     add_from: Annotated[
         str | None, typer.Option(metavar="BASE", help="Arms: the recipe BASE with each edit that leads to the recipe.")
