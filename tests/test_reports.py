@@ -206,6 +206,13 @@ class TestText:
         assert "never" in next(line for line in steps.splitlines() if "without centralize" in line)
         assert "runs that never got there count as their last step" in one_line(text)
 
+    def test_what_diverged_did_not_miss_a_target(self):
+        lost = {"without centralize": [diverged_run("without centralize", seed) for seed in range(6)]}
+        text = text_of(made_study(metrics=(ACCURACY, SOON), runs=lost))
+        note = text[text.index("runs that never got there") :].split(" - ")[0]
+        assert "without cv_trust_gate (" in note
+        assert "without centralize (" not in note
+
     def test_arms_are_one_line_edits_where_their_labels_do_not_say_it(self):
         arms = made_study().design.arms
         named = replace(arms[2], label="mine", kind="edited", edits="- centralize")
