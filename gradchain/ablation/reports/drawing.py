@@ -217,10 +217,9 @@ def _fit(axes: Any, curves: Sequence[Sequence[float]], diverged: Sequence[bool])
         return
     low, high = min(kept), max(kept)
     room = high - low or abs(high) or 1.0
-    if max(everything) > high + 3 * room:
-        axes.set_ylim(top=high + room / 2)
-    if min(everything) < low - 3 * room:
-        axes.set_ylim(bottom=low - room / 2)
+    if max(everything) > high + 3 * room or min(everything) < low - 3 * room:
+        logarithmic = axes.get_yscale() == "log"
+        axes.set_ylim((low / 1.3, high * 1.3) if logarithmic else (low - room / 10, high + room / 10))
 
 
 def _log_if_wide(axes: Any, values: Sequence[float]) -> None:
