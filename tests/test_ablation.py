@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import gradchain
 from gradchain import ablation
 from gradchain._chain import recipes
 from gradchain.ablation import execution, maker
 from gradchain.ablation import run as run_module
+from gradchain.cli import app
 from tests.processes import python
 
 QUICK = {"epochs": 1, "batch_size": 128, "seeds": 2}
@@ -234,6 +237,23 @@ class TestVerdicts:
         assert "Better than the full chain: without ablation_noise" in said
         assert "equivalent to it within 5 points: " in said.lower()
         assert str(study).startswith(said.split(".")[0])
+
+    @pytest.mark.slow
+    def test_the_default_command_names_a_harmful_and_an_inert_stage(self, tmp_path, monkeypatch):
+        """On digits, with nothing but defaults."""
+        (tmp_path / "ablation_planted.py").write_text(
+            "import gradchain\n\n\n@gradchain.stateless\ndef planted_harm(value):\n"
+            "    return value + 3 * value.flip(-1)\n\n\n@gradchain.stateless\ndef planted_inert(value):\n"
+            "    return value * (1 + 1e-6)\n\n\nchain = gradchain.chain(planted_harm(), planted_inert(),"
+            " *gradchain.recipe('adamw'))\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        result = CliRunner().invoke(app, ["ablate", "ablation_planted:chain"])
+        assert result.exit_code == 0, result.output
+        said = " ".join(result.stdout.split("\n\n")[0].split())
+        assert "Better than the full chain: without planted_harm" in said
+        assert re.search(r"Equivalent to it within 0.01: [^.]*without planted_inert", said)
 
     @pytest.mark.parametrize("margin", [0, -1.0, float("nan"), True, "0.5"])
     def test_a_margin_that_is_none(self, margin):
