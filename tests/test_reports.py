@@ -19,6 +19,8 @@ from gradchain.ablation import Arm, Design, Results, StudyError, designs, rows, 
 from gradchain.ablation import reports as written
 from gradchain.ablation import study as study_module
 from gradchain.ablation.reports.latex import escaped
+from gradchain.ablation.reports.numbers import numbers_of
+from gradchain.ablation.reports.plot import drawn
 from tests.made_studies import (
     ACCURACY,
     HARMED,
@@ -205,6 +207,13 @@ class TestText:
             )
         assert "never" in next(line for line in steps.splitlines() if "without centralize" in line)
         assert "runs that never got there count as their last step" in one_line(text)
+
+    def test_what_diverged_did_not_miss_a_target(self):
+        lost = {"without centralize": [diverged_run("without centralize", seed) for seed in range(6)]}
+        text = text_of(made_study(metrics=(ACCURACY, SOON), runs=lost))
+        note = text[text.index("runs that never got there") :].split(" - ")[0]
+        assert "without cv_trust_gate (" in note
+        assert "without centralize (" not in note
 
     def test_arms_are_one_line_edits_where_their_labels_do_not_say_it(self):
         arms = made_study().design.arms
@@ -454,6 +463,19 @@ class TestPlot:
     def test_another_suffix(self, tmp_path):
         with pytest.raises(StudyError, match=r"plot ends with .png, .svg, .pdf"):
             written.plot(factorial(), tmp_path / "plot.jpeg2")
+
+
+def test_a_curve_that_runs_away_does_not_squeeze_the_others():
+    lost = [
+        replace(diverged_run("without centralize", seed), curves={"loss": [[1.0, 2.0], [2.0, 1e9], [3.0, 1e30]]})
+        for seed in range(6)
+    ]
+    kept = {
+        label: [made_run(label, s, curves={"loss": [[1.0, 2.0], [3.0, 1.0]]}) for s in range(6)] for label in ("full",)
+    }
+    study = made_study(runs={**kept, "without centralize": lost}, design=Design(made_study().design.arms[:3:2]))
+    low, high = drawn(numbers_of(study)).axes[-1].get_ylim()
+    assert low < 1.0 < 2.0 < high < 4.0
 
 
 class TestCommand:

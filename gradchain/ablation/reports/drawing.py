@@ -151,7 +151,7 @@ def draw_curves(axes: Any, numbers: Numbers, name: str, *, narrow: bool = False)
     for result, row in zip(numbers.study.results, numbers.rows):
         curves.append(([], []) if row.identical else mean_curve(result.runs, name))
     _draw_lines(axes, numbers, curves)
-    _log_if_wide(axes, [value for _, values in curves for value in values])
+    _fit(axes, [values for _, values in curves], [row.diverged > 0 for row in numbers.rows])
     axes.set_xlabel("step")
     axes.set_ylabel(f"{name.replace('_', ' ')} (mean over seeds)")
     _finish(axes, narrow)
@@ -206,6 +206,20 @@ def _named(numbers: Numbers) -> list[int]:
         return abs(difference.mean) if difference is not None else 0.0
 
     return sorted(sorted(others, key=size)[-NAMED + 1 :])
+
+
+def _fit(axes: Any, curves: Sequence[Sequence[float]], diverged: Sequence[bool]) -> None:
+    """Limits for the curves that stay finite: one that runs away leaves the picture."""
+    everything = [value for values in curves for value in values]
+    kept = [value for values, away in zip(curves, diverged) if not away for value in values] or everything
+    _log_if_wide(axes, kept)
+    if not kept:
+        return
+    low, high = min(kept), max(kept)
+    room = high - low or abs(high) or 1.0
+    if max(everything) > high + 3 * room or min(everything) < low - 3 * room:
+        logarithmic = axes.get_yscale() == "log"
+        axes.set_ylim((low / 1.3, high * 1.3) if logarithmic else (low - room / 10, high + room / 10))
 
 
 def _log_if_wide(axes: Any, values: Sequence[float]) -> None:

@@ -125,7 +125,7 @@ def _missed(numbers: Numbers) -> list[str]:
         missed = [
             f"{row.label} ({row.cells[metric.name].missed} of {len(result.runs)})"
             for row, result in zip(numbers.rows, numbers.study.results)
-            if row.cells[metric.name].missed
+            if row.cells[metric.name].missed and row.cells[metric.name].mean is not None
         ]
         if missed:
             found.append(
