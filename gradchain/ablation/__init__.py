@@ -52,6 +52,10 @@ try:
     from gradchain.ablation.task import find_task as find_task
     from gradchain.ablation.task import register_task as register_task
     from gradchain.ablation.task import tasks as tasks
+    from gradchain.ablation.track import Entry as Entry
+    from gradchain.ablation.track import TrackVerdict as TrackVerdict
+    from gradchain.ablation.track import track_compare as track_compare
+    from gradchain.ablation.track import track_rule as track_rule
     from gradchain.ablation.trial import MakeOptimizer as MakeOptimizer
     from gradchain.ablation.trial import Metric as Metric
     from gradchain.ablation.trial import Pruned as Pruned
