@@ -139,9 +139,10 @@ class TestCharlm:
 
     def test_the_target_is_one_of_the_reported_curve(self):
         study = ablation.ablate(
-            "adamw", task="charlm", budget=75, seeds=1, lr=0.01, metric="validation_loss<=3.4", baseline="lion"
+            "adamw", task="charlm", budget=50, seeds=1, lr=0.01, metric="validation_loss<=3.4", baseline=None
         )
-        assert [int(ablation.value_of(each.runs[0], study.metric) or 0) % 25 for each in study.results] == [0, 0, 0, 0]
+        steps = [ablation.value_of(each.runs[0], study.metric) for each in study.results]
+        assert set(steps) <= {25, 50}
 
     def test_its_runs_belong_to_the_text(self):
         assert find_task("charlm").facts() == {"text": text.digest()}
@@ -197,11 +198,14 @@ class TestLora:
         short_base.write_text("a file in its place")
         assert lora.base()
 
-    @pytest.mark.parametrize("recipe", ["rose", "gyro-adam", "adams", "adamw"])
-    def test_recipes_learn_with_their_defaults(self, recipe, short_base):
-        found = run("lora-charlm", recipe, budget=50)
-        curve = found.curves["training_loss"]
-        assert curve[-1][1] < curve[0][1]
+    @pytest.mark.slow
+    def test_recipes_learn_with_their_defaults(self, monkeypatch, tmp_path):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+        lora._base.cache_clear()
+        before = charlm.measured(lora.base(), text.parts("sources")["test"], 512)
+        for recipe in ("rose", "gyro-adam", "adams", "adamw"):
+            assert run("lora-charlm", recipe, budget=200).metrics["loss"] < before - 0.05
+        lora._base.cache_clear()
 
     def test_runs_change_neither_the_base_nor_each_other(self, short_base):
         one, again, other = (run("lora-charlm", seed=seed, budget=5) for seed in (3, 3, 4))

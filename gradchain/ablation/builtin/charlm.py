@@ -15,6 +15,7 @@ from gradchain.ablation.task import register_task
 from gradchain.ablation.trial import MakeOptimizer, Metric, Training, Trial
 
 WIDTH, HEADS, LAYERS, LENGTH, BATCH = 64, 4, 2, 64, 8
+STEPS = 600
 EVERY = 25
 """Steps between looks at the validation part."""
 
@@ -128,7 +129,7 @@ register_task(
         charlm,
         "charlm",
         "the next character of Python's documentation, transformer of 2 layers and width 64; loss in nats per character",
-        budget=600,
+        budget=STEPS,
         chosen_by=Metric("validation_loss"),
         threads=1,
     )

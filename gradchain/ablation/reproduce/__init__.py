@@ -11,7 +11,9 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gradchain.ablation.errors import StudyError
+from gradchain.ablation.reproduce import gyro_charlm as gyro_charlm
 from gradchain.ablation.reproduce import gyro_synthetic as gyro_synthetic
+from gradchain.ablation.reproduce import secret_sauce as secret_sauce
 from gradchain.ablation.reproduce.results import Claim as Claim
 from gradchain.ablation.reproduce.results import Reproduction as Reproduction
 from gradchain.ablation.reproduce.results import find_registered
