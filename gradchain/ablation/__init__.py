@@ -24,10 +24,10 @@ try:
     from gradchain.ablation.planning import plan as plan
     from gradchain.ablation.reports import headline as headline
     from gradchain.ablation.reports import report as report
-    from gradchain.ablation.reproduce import Claim as Claim
-    from gradchain.ablation.reproduce import Reproduction as Reproduction
-    from gradchain.ablation.reproduce import reproduce as reproduce
-    from gradchain.ablation.reproduce import reproductions as reproductions
+    from gradchain.ablation.reproducing import Claim as Claim
+    from gradchain.ablation.reproducing import Reproduction as Reproduction
+    from gradchain.ablation.reproducing import reproduce as reproduce
+    from gradchain.ablation.reproducing import reproductions as reproductions
     from gradchain.ablation.results import Result as Result
     from gradchain.ablation.results import Results as Results
     from gradchain.ablation.results import Tuned as Tuned

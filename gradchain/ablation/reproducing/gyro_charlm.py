@@ -7,8 +7,8 @@ from statistics import fmean
 
 from gradchain._chain.recipes import load_chain
 from gradchain.ablation.builtin import charlm, text
-from gradchain.ablation.reproduce.results import Claim, Reproduction, register
-from gradchain.ablation.reproduce.runs import trained
+from gradchain.ablation.reproducing.results import Claim, Reproduction, register
+from gradchain.ablation.reproducing.runs import trained
 from gradchain.ablation.statistics import paired_difference
 from gradchain.ablation.trial import MakeOptimizer, Training, Trial
 

@@ -10,8 +10,8 @@ from gradchain import transforms as t
 from gradchain._chain.chain import Chain, chain
 from gradchain._chain.recipes import load_chain
 from gradchain.ablation.builtin import charlm
-from gradchain.ablation.reproduce.results import Claim, Reproduction, register
-from gradchain.ablation.reproduce.runs import trained
+from gradchain.ablation.reproducing.results import Claim, Reproduction, register
+from gradchain.ablation.reproducing.runs import trained
 from gradchain.ablation.trial import TUNING_SEEDS
 
 SOURCE = "Orvieto and Gower, In search of Adam's secret sauce, arXiv:2505.21829"

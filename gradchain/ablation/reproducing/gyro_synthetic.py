@@ -12,8 +12,8 @@ from gradchain._chain.chain import Chain
 from gradchain._chain.recipes import load_chain
 from gradchain._optim.optimizer import Optimizer
 from gradchain.ablation.builtin.synthetic import MAX_NORM, ravine, rosenbrock
-from gradchain.ablation.reproduce.results import Claim, Reproduction, register
-from gradchain.ablation.reproduce.runs import trained
+from gradchain.ablation.reproducing.results import Claim, Reproduction, register
+from gradchain.ablation.reproducing.runs import trained
 
 SUMMARY = "final losses of SGD, Adam, AdamW and GYRO on two valleys"
 SOURCE = "README of gyro_optimizer (sunderflowres-stack), examples/synthetic_benchmark.py"

@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from gradchain.ablation.errors import StudyError
-from gradchain.ablation.reproduce import gyro_charlm as gyro_charlm
-from gradchain.ablation.reproduce import gyro_synthetic as gyro_synthetic
-from gradchain.ablation.reproduce import secret_sauce as secret_sauce
-from gradchain.ablation.reproduce.results import Claim as Claim
-from gradchain.ablation.reproduce.results import Reproduction as Reproduction
-from gradchain.ablation.reproduce.results import find_registered
-from gradchain.ablation.reproduce.results import reproductions as reproductions
+from gradchain.ablation.reproducing import gyro_charlm as gyro_charlm
+from gradchain.ablation.reproducing import gyro_synthetic as gyro_synthetic
+from gradchain.ablation.reproducing import secret_sauce as secret_sauce
+from gradchain.ablation.reproducing.results import Claim as Claim
+from gradchain.ablation.reproducing.results import Reproduction as Reproduction
+from gradchain.ablation.reproducing.results import find_registered
+from gradchain.ablation.reproducing.results import reproductions as reproductions
 from gradchain.errors import shown
 
 
