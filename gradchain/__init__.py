@@ -5,10 +5,14 @@ from typing import TYPE_CHECKING
 from gradchain._chain.chain import Chain as Chain
 from gradchain._chain.chain import chain as chain
 from gradchain._chain.context import Context as Context
+from gradchain._chain.cost import ChainCost as ChainCost
+from gradchain._chain.cost import StageCost as StageCost
 from gradchain._chain.declare import ParamInfo as ParamInfo
 from gradchain._chain.declare import Slot as Slot
 from gradchain._chain.declare import earlier as earlier
 from gradchain._chain.declare import later as later
+from gradchain._chain.diff import Diff as Diff
+from gradchain._chain.diff import diff as diff
 from gradchain._chain.functional import apply_updates as apply_updates
 from gradchain._chain.mixins import Decay as Decay
 from gradchain._chain.mixins import Precision as Precision
@@ -21,6 +25,8 @@ from gradchain._chain.registry import label_function as label_function
 from gradchain._chain.stage import Stage as Stage
 from gradchain._chain.stage import Yields as Yields
 from gradchain._chain.stage import stateless as stateless
+from gradchain._chain.trace import Trace as Trace
+from gradchain._chain.trace import TraceRow as TraceRow
 from gradchain._core.fields import Interval as Interval
 from gradchain._core.fields import follow as follow
 from gradchain._core.fields import hyper as hyper

@@ -9,7 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 import gradchain
-from gradchain.ablation import Arm, Contrast, Design, Metric, Result, Results, Run, Settings, Training, Tuned, make_arms
+from gradchain.ablation import (
+    Arm,
+    Contrast,
+    Design,
+    Metric,
+    Result,
+    Results,
+    Run,
+    Settings,
+    Training,
+    Tuned,
+    leave_one_out,
+)
 
 ACCURACY = Metric("accuracy", "max", percent=True)
 LOSS = Metric("loss")
@@ -73,7 +85,7 @@ def made_study(
     **fields: Any,
 ) -> Results:
     """A study of Rose, its arms shifted as told; `runs` replaces those of an arm."""
-    design = design or make_arms(gradchain.recipe("rose"), ("adamw", gradchain.recipe("adamw")))
+    design = design or leave_one_out(gradchain.recipe("rose"), ("adamw", gradchain.recipe("adamw")))
     made = {
         arm.label: tuple(
             (runs or {}).get(arm.label)

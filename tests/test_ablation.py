@@ -5,18 +5,21 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 import gradchain
 from gradchain import ablation
 from gradchain._chain import recipes
 from gradchain.ablation import execution, maker
 from gradchain.ablation import run as run_module
+from gradchain.cli import app
 from tests.processes import python
 
 QUICK = {"epochs": 1, "batch_size": 128, "seeds": 2}
@@ -56,7 +59,7 @@ def weights(model: nn.Module) -> str:
 
 class TestArms:
     def test_stages_that_need_each_other_are_one_arm(self):
-        arms = ablation.make_arms(gradchain.recipe("rose"))
+        arms = ablation.leave_one_out(gradchain.recipe("rose"))
         assert labels(arms) == [
             "full",
             "without promote (+ stochastic_round)",
@@ -71,7 +74,7 @@ class TestArms:
     def test_notes_say_what_depends_on_what(self):
         together = "cannot be removed alone: cv_trust_gate and divide depend on it and are removed together with it."
         again = together.replace("cv_trust_gate and divide", "range_normalize and cv_trust_gate").removesuffix(".")
-        assert ablation.make_arms(gradchain.recipe("rose")).notes == (
+        assert ablation.leave_one_out(gradchain.recipe("rose")).notes == (
             "promote cannot be removed alone: stochastic_round depends on it and is removed together with it.",
             f"range_normalize {together}",
             f"divide {again}, which is the same arm as without range_normalize.",
@@ -81,23 +84,23 @@ class TestArms:
     @pytest.mark.parametrize("name", gradchain.recipes())
     def test_every_recipe_has_different_arms(self, name):
         chain = gradchain.recipe(name)
-        arms = ablation.make_arms(chain)
+        arms = ablation.leave_one_out(chain)
         assert arms.arms[0].chain == chain
         assert len({arm.chain for arm in arms.arms}) == len(arms.arms)
         named = " ".join([*labels(arms), *arms.notes])
         assert all(stage in named for stage in chain.names)
 
     def test_stages_of_a_partition(self):
-        assert "without matrix/spectral_decay" in labels(ablation.make_arms(gradchain.recipe("adams")))
+        assert "without matrix/spectral_decay" in labels(ablation.leave_one_out(gradchain.recipe("adams")))
 
     def test_baseline_that_is_the_recipe_itself_is_run_once(self):
         adamw = gradchain.recipe("adamw")
-        arms = ablation.make_arms(adamw, ("adamw", adamw))
+        arms = ablation.leave_one_out(adamw, ("adamw", adamw))
         assert [arm.kind for arm in arms.arms].count("baseline") == 0
         assert "the baseline adamw is the same chain as the arm 'full': run once." in arms.notes
 
     def test_the_last_stage_is_kept(self):
-        arms = ablation.make_arms(gradchain.chain(gradchain.sign()))
+        arms = ablation.leave_one_out(gradchain.chain(gradchain.sign()))
         assert labels(arms) == ["full"]
         assert arms.notes == ("not ablated: sign, nothing is left of the chain without it.",)
 
@@ -107,7 +110,7 @@ class TestArms:
                 if not before:
                     raise gradchain.ChainError("something must come first.", stage="sign")
 
-        arms = ablation.make_arms(gradchain.chain(gradchain.sign(), ablation_loner()))
+        arms = ablation.leave_one_out(gradchain.chain(gradchain.sign(), ablation_loner()))
         assert labels(arms) == ["full", "without ablation_loner"]
         assert arms.notes == ("not ablated: sign, no sound chain is left without it (something must come first.)",)
 
@@ -234,6 +237,23 @@ class TestVerdicts:
         assert "Better than the full chain: without ablation_noise" in said
         assert "equivalent to it within 5 points: " in said.lower()
         assert str(study).startswith(said.split(".")[0])
+
+    @pytest.mark.slow
+    def test_the_default_command_names_a_harmful_and_an_inert_stage(self, tmp_path, monkeypatch):
+        """On digits, with nothing but defaults."""
+        (tmp_path / "ablation_planted.py").write_text(
+            "import gradchain\n\n\n@gradchain.stateless\ndef planted_harm(value):\n"
+            "    return value + 3 * value.flip(-1)\n\n\n@gradchain.stateless\ndef planted_inert(value):\n"
+            "    return value * (1 + 1e-6)\n\n\nchain = gradchain.chain(planted_harm(), planted_inert(),"
+            " *gradchain.recipe('adamw'))\n"
+        )
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        result = CliRunner().invoke(app, ["ablate", "ablation_planted:chain"])
+        assert result.exit_code == 0, result.output
+        said = " ".join(result.stdout.split("\n\n")[0].split())
+        assert "Better than the full chain: without planted_harm" in said
+        assert re.search(r"Equivalent to it within 1 points?: [^.]*without planted_inert", said)
 
     @pytest.mark.parametrize("margin", [0, -1.0, float("nan"), True, "0.5"])
     def test_a_margin_that_is_none(self, margin):

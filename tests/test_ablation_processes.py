@@ -96,31 +96,6 @@ def test_a_run_that_another_process_is_at_is_waited_for(tmp_path):
         assert again
 
 
-class TestLedger:
-    @pytest.mark.parametrize(
-        ("entry", "value"),
-        [
-            ("key", 3), ("seed", "0"), ("seed", -1), ("metrics", [1]), ("metrics", {"loss": "low"}), ("seconds", None),
-            ("curves", {"loss": [[1]]}), ("curves", []), ("diverged", 0), ("failed", 1), ("advice", "none"), ("change", "x"),
-        ],
-    )  # fmt: skip
-    def test_wrong_types(self, tmp_path, entry, value):
-        ablation.ablate("sgd", train=ablation_training.line, seeds=1, out=tmp_path)
-        path = tmp_path / ablation.RESULTS
-        first, *others = path.read_text().splitlines()
-        path.write_text("\n".join([json.dumps({**json.loads(first), entry: value}), *others]) + "\n")
-        with pytest.raises(ablation.StudyError, match=r"line 1 of .* is not a result of this version"):
-            ablation.ablate("sgd", train=ablation_training.line, seeds=1, out=tmp_path)
-
-    def test_a_full_disk(self, tmp_path, monkeypatch):
-        def full(_):
-            raise OSError(28, "No space left on device")
-
-        monkeypatch.setattr("gradchain.ablation.ledger.os.fsync", full)
-        with pytest.raises(ablation.StudyError, match=r"cannot be written: No space left on device\. Earlier"):
-            ablation.ablate("sgd", train=ablation_training.line, seeds=1, out=tmp_path)
-
-
 class TestSaved:
     def test_a_study_is_read_from_its_folder(self, tmp_path):
         study = ablation_training.study(tmp_path, margin=0.5, metric=["loss", "loss<=3"])

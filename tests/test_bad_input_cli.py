@@ -17,7 +17,7 @@ from gradchain.ablation.ledger import Ledger
 from gradchain.cli import app
 from tests.bad_values import refused
 
-QUICK = ["--epochs", "1", "--batch-size", "512", "--seeds", "1", "--baseline", "none"]
+QUICK = ["--epochs", "1", "--batch-size", "512", "--seeds", "1", "--baseline", "lion", "--metric", "loss"]
 
 
 @pytest.fixture(autouse=True)
@@ -87,18 +87,20 @@ def test_a_file_that_cannot_be_read_is_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
-        (["--lr-factors", ""], "--lr-factors ''"),
-        (["--lr-factors", ","], "--lr-factors"),
-        (["--lr-factors", "1,,2"], "--lr-factors"),
-        (["--lr-factors", "0"], "lr_factors"),
-        (["--lr-factors", "nan"], "lr_factors"),
-        (["--lr-factors", "1,1"], "lr_factors"),
-        (["--lr-factors", "x" * 100_000], "--lr-factors"),
         (["--lr", "nan"], "lr = nan"),
         (["--lr", "abc"], "'--lr'"),
         (["--seeds", "-1"], "seeds = -1"),
         (["--seeds", "1" + "0" * 100], "seeds"),
         (["--seeds", "1.5"], "'--seeds'"),
+        (["--tune-range", ""], "--tune-range"),
+        (["--tune", "2", "--tune-range", "2,nan"], "tune_range"),
+        (["--metric", ""], "metric"),
+        (["--sweep", "lr"], "--sweep"),
+        (["--edit", "+"], "edit"),
+        (["--orders", "x"], "x"),
+        (["--factorial", "a,b"], "a"),
+        (["--resolution", "4"], "--factorial"),
+        (["--edit", "lr = 1", "--sweep", "lr=1|2"], "exclude each other"),
         (["--epochs", ""], "--epochs"),
         (["--batch-size", "0"], "batch_size = 0"),
         (["--dtype", "fp8"], "'fp8'"),
@@ -117,10 +119,10 @@ def test_a_bad_study_is_explained(arguments: list[str], word: str) -> None:
 
 
 STUDIES: dict[str, list[Any]] = {
-    "recipe": [None, 3, []], "task": [None, 3, ["digits"]],
-    "seeds": [1.5, "3", True, 10**400], "epochs": [0, 1.5, "3", True],
-    "batch_size": [0, 1.5, "3", True], "lr": ["x", -1, True, [0.1]], "lr_factors": [["x"], [0.0], [1, 1], [None], "abc"],
-    "baseline": [3, []], "options": [3, "x", {3: 4}], "dtype": [3, None, ["fp32"]], "compile": [3, "yes", None],
+    "recipe": [None, 3, []], "task": [3, ["digits"]], "train": [3, "x"], "metric": [3, [3], ["x"]],
+    "seeds": [1.5, "3", True, 10**400], "epochs": [0, 1.5, "3", True], "batch_size": [0, 1.5, "3", True],
+    "lr": ["x", -1, True, [0.1]], "tune": [-1, 1, 1.5, True], "jobs": [0, "2"], "up_to": [0, "9", 1], "margin": [0, "1"],
+    "baseline": [3, []], "options": [3, "x", {3: 4}], "dtype": [3, ["fp32"]], "compile": [3, "yes", None],
     "out": [3, b"x", "a\0b"], "fresh": [3, None], "watch": [3],
 }  # fmt: skip
 
@@ -132,7 +134,8 @@ def test_ablate_refuses_what_it_cannot_run(name: str, value: Any) -> None:
         "epochs": 1,
         "seeds": 1,
         "batch_size": 512,
-        "baseline": None,
+        "baseline": "lion",
+        "metric": "loss",
         name: value,
     }
     refused(lambda: ablate(options.pop("recipe"), **options), ValueError, [name.rstrip("s") if name != "out" else ""])
@@ -158,9 +161,10 @@ def results() -> Path:
 @pytest.mark.parametrize(
     ("entry", "value"),
     [
-        ("seed", "0"), ("lr", "x"), ("test_accuracy", None), ("test_accuracy", True), ("test_loss", []), ("steps", 1.5),
-        ("step_seconds", "1"), ("curve", [1]), ("curve", [[1, "x"]]), ("curve", None), ("advice", "x"), ("settings", []),
-        ("key", 3), ("diverged", 0), ("weights", None), ("state_bytes", -1), ("more", 1), ("arm", None),
+        ("seed", "0"), ("seed", -1), ("metrics", [1]), ("metrics", {"loss": "low"}), ("steps", 1.5), ("step_seconds", "1"),
+        ("seconds", None), ("curves", [1]), ("curves", {"loss": [[1]]}), ("curves", {"loss": [[1, "x"]]}), ("advice", "x"),
+        ("settings", []), ("key", 3), ("diverged", 0), ("failed", 1), ("change", "x"), ("weights", None),
+        ("state_bytes", -1), ("more", 1), ("arm", None),
     ],
 )  # fmt: skip
 def test_a_result_of_the_wrong_type_is_named(entry: str, value: Any) -> None:

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import gradchain
-from gradchain.ablation import study as study_module
+from gradchain.ablation import execution
 from gradchain.cli import app
 from tests.processes import python
 
@@ -87,7 +87,7 @@ def test_show_takes_options():
 def test_ablate_writes_table_plot_and_results():
     text = succeed("ablate", "rose", *QUICK)
     assert "Ablation of rose on digits" in text
-    assert "8 arms with 2 seeds each, 1 epochs in batches of 128" in text
+    assert "8 arms with 2 seeds each, 1 epoch" in words(text)
     assert "cv_trust_gate and divide depend on it and are removed together with it" in words(text)
     assert "not ablated: scale_by_learning_rate, it is the step size itself." in text
     folder = Path("runs/rose-digits")
@@ -101,37 +101,53 @@ def test_ablate_writes_table_plot_and_results():
     assert again.replace(" (of these runs, 16 had been there already)", "") == text
 
 
-def test_ablate_a_file_and_sweep():
+def test_ablate_a_file_and_tune():
     Path("mine.toml").write_text(succeed("show", "sgd", "--toml", "-o", "momentum=0.9"))
-    arguments = ["mine.toml", "--lr-sweep", "--lr-factors", "1,10", "--baseline", "none", "--out", "here"]
+    arguments = ["mine.toml", "--tune", "3", "--tune-range", "0.2,20", "--baseline", "none", "--out", "here"]
     text = words(succeed("ablate", *arguments, *QUICK))
     assert "Ablation of mine on digits" in text
-    assert "same budget of 2 runs with seed 0, at 1, 10 times its own" in text
+    assert "3 trials" in text
     assert "baseline" not in text
-    assert len(Path("here/results.jsonl").read_text().splitlines()) == 3 * 3
+    assert len(Path("here/results.jsonl").read_text().splitlines()) == 3 * (3 + 2)
 
 
-def test_default_sweep_is_the_same_for_every_arm():
-    text = words(succeed("ablate", "sgd", "--lr-sweep", *QUICK))
-    assert "same budget of 5 runs with seed 0, at 0.1, 0.3, 1, 3, 10 times its own" in text
-    runs = [json.loads(line) for line in Path("runs/sgd-digits/results.jsonl").read_text().splitlines()]
-    rates: dict[str, set[float]] = {}
-    for run in runs:
-        rates.setdefault(run["arm"], set()).add(run["lr"])
-    assert rates == {arm: {1e-4, 3e-4, 1e-3, 3e-3, 1e-2} for arm in ("full", "without add_decayed_weights", "adamw")}
+def test_ablate_a_training_of_mine(monkeypatch):
+    Path("cli_training.py").write_text(
+        "import torch\n\n\ndef fit(make_optimizer, trial):\n    model = torch.nn.Linear(2, 1)\n"
+        "    optimizer = make_optimizer(model)\n    for step in range(5):\n        optimizer.zero_grad()\n"
+        "        loss = (model(torch.ones(4, 2)) - trial.seed).square().mean()\n        loss.backward()\n"
+        "        optimizer.step()\n        trial.report(step, loss=loss)\n    return {'loss': loss, 'bias': model.bias}\n"
+    )
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    asked = [
+        "ablate",
+        "adamw",
+        "--train",
+        "cli_training:fit",
+        "--seeds",
+        "2",
+        "--metric",
+        "loss:min",
+        "--metric",
+        "bias:max",
+    ]
+    text = words(succeed(*asked))
+    assert "Ablation of adamw on fit" in text
+    assert Path("runs/adamw-fit/report.html").exists()
+    assert "--seeds" in succeed(*asked, "--plan", "0.5")
 
 
 def test_an_interrupt_keeps_what_is_done(monkeypatch):
-    real = study_module.train
+    real = execution.train
     calls: list[str] = []
 
-    def train(chain, settings, seed, arm):
+    def train(chain, settings, seed, arm, *others):
         calls.append(arm)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return real(chain, settings, seed, arm)
+        return real(chain, settings, seed, arm, *others)
 
-    monkeypatch.setattr(study_module, "train", train)
+    monkeypatch.setattr(execution, "train", train)
     result = call("ablate", "sgd", *QUICK)
     assert result.exit_code == 130
     assert "gradchain: interrupted; finished runs are kept, and the same command resumes." in result.stderr
@@ -154,8 +170,8 @@ def test_an_interrupt_keeps_what_is_done(monkeypatch):
         (["ablate", "rose", "--epochs", "0"], "epochs = 0: pass at least 1."),
         (["ablate", "rose", "--lr", "-1"], "lr = -1.0 is outside"),
         (["ablate", "rose", "--baseline", "adan"], "unknown recipe 'adan'."),
-        (["ablate", "rose", "--lr-factors", "1,two"], "--lr-factors '1,two' is not a list of numbers"),
-        (["ablate", "rose", "--out", "taken"], "taken/results.jsonl cannot be used for results"),
+        (["ablate", "rose", "--tune-range", "1,two"], "--tune-range '1,two' is not a list of numbers"),
+        (["ablate", "rose", "--out", "taken"], "taken/results.jsonl: cannot be used for results"),
         (["ablate", "broken.toml"], "broken.toml is not valid TOML"),
     ],
 )

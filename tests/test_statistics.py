@@ -82,6 +82,27 @@ def test_what_does_not_matter_is_equivalent_even_if_it_differs() -> None:
     assert judged([paired_difference(values, [0.0] * 12, margin=0.05)])[0].verdict == "better"
 
 
+def test_two_one_sided_tests_by_the_library() -> None:
+    differences = [0.1, -0.2, 0.05, 0.3, 0.0]
+    above = stats.ttest_1samp(differences, -0.5, alternative="greater").pvalue
+    below = stats.ttest_1samp(differences, 0.5, alternative="less").pvalue
+    found = paired_difference(differences, [0.0] * 5, margin=0.5)
+    assert found.p_equivalent == pytest.approx(max(above, below))
+
+
+def test_accuracies_that_tie_are_equivalent_as_far_as_their_rounding_tells() -> None:
+    """Of 450 examples each: that six differences are 0 says that they are hardly more than one example."""
+    accuracies = [0.96, 0.9622222222222222, 0.9577777777777777, 0.96, 0.9644444444444444, 0.96]
+    tied = paired_difference(accuracies, accuracies, margin=0.005)
+    assert tied.p_equivalent is not None
+    assert 0 < tied.p_equivalent < 0.001
+    within_an_example = paired_difference(accuracies, accuracies, margin=0.0005)
+    assert within_an_example.p_equivalent is not None
+    assert within_an_example.p_equivalent > 0.05
+    unknown = paired_difference([0.96] * 6, [0.96] * 6, margin=0.005)  # nothing is known of the rounding
+    assert unknown.p_equivalent == 2**-5
+
+
 # Rates of error, in simulated studies of some arms that share their reference, as all arms share the full chain.
 
 
@@ -94,7 +115,7 @@ def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
 def compared(differences: list[float], margin: float | None, comparisons: int) -> Difference:
     """As `paired_difference`, without the interval, which no verdict depends on and which takes longest."""
     p, test = statistics._p_value(differences, comparisons)
-    alike = None if margin is None else statistics._p_equivalent(differences, margin)
+    alike = None if margin is None else statistics._p_equivalent(differences, margin, 0.0)
     return Difference(fmean(differences), None, None, len(differences), p, test, alike)
 
 

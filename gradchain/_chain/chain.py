@@ -7,15 +7,22 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias, cast
 
+import torch
+
 from gradchain._chain import config, functional
 from gradchain._chain.bindings import bind_keys
 from gradchain._chain.check import check
+from gradchain._chain.cost import ChainCost, cost_of
+from gradchain._chain.edit_strings import apply_edits
 from gradchain._chain.elements import Composed, Element, Partition, elements_of
 from gradchain._chain.functional import ChainState, Tree
 from gradchain._chain.show import chain_table
 from gradchain._chain.stage import Stage
+from gradchain._chain.targets import resolve, targets
+from gradchain._chain.trace import Trace
+from gradchain._chain.trace import trace as tracing_of
 from gradchain._core.fields import as_tuple
-from gradchain.errors import ChainError, UnknownOptionError, kind_of, nearest, shown
+from gradchain.errors import ChainError, shown
 from gradchain.roles import Rule
 
 Stages: TypeAlias = "Stage | Chain | Sequence[Stage]"
@@ -41,7 +48,7 @@ class Chain(Composed):
     # Looking at it.
 
     def __getitem__(self, name: str) -> Stage:
-        return dict(self.addressed)[self._resolve(name)]
+        return dict(self.addressed)[resolve(self.names, name)]
 
     def __contains__(self, name: object) -> bool:
         return any(name in (address, address.rpartition("/")[2]) for address in self.names)
@@ -58,25 +65,10 @@ class Chain(Composed):
     def __str__(self) -> str:
         return chain_table(self)
 
-    def _resolve(self, name: str) -> str:
-        """The full address of a stage given by its address or its bare name."""
-        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise UnknownOptionError(
-                f"stage name {shown(name)} is {kind_of(name)}; pass the name of a stage: {', '.join(self.names)}."
-            )
-        if name in self.names:
-            return name
-        matches = [address for address in self.names if address.rpartition("/")[2] == name]
-        if len(matches) == 1:
-            return matches[0]
-        if matches:
-            raise UnknownOptionError(f"stage name {shown(name)} is ambiguous; say which: {', '.join(matches)}.")
-        raise UnknownOptionError(f"the chain has no stage {shown(name)}. {nearest(name, self.names)}")
-
     # Editing it.
 
     def _edit(self, edits: Iterable[tuple[str, Edit]]) -> Chain:
-        return Chain(_edited(self.elements, {self._resolve(name): edit for name, edit in edits}))
+        return Chain(_edited(self.elements, {resolve(self.names, name): edit for name, edit in edits}))
 
     def without(self, *names: str) -> Chain:
         """Leave stages out. Returns: the new chain.
@@ -117,35 +109,39 @@ class Chain(Composed):
         """
         changes: dict[str, dict[str, Any]] = {}
         for name, value in options.items():
-            for address, field, picked in self._targets(name, as_tuple(value)):
+            for address, field, picked in targets(self, name, as_tuple(value)):
                 changes.setdefault(address, {})[field] = picked
         return self._edit(
             (address, lambda stage, fields=fields: (dataclasses.replace(stage, **fields),))
             for address, fields in changes.items()
         )
 
-    def _targets(self, name: str, value: Any) -> list[tuple[str, str, Any]]:
-        """The fields that an option name means: `(address, field, value)`."""
-        bound = [b for b in self.bindings.bindings if name == b.key and not b.spec.follows]
-        if bound:
-            self.bindings.check_length(name, value)
-            return [(b.address, b.field, b.pick({name: value})) for b in bound]
-        address, dot, field = name.rpartition(".")
-        if dot:
-            address = self._resolve(address)
-        found = [
-            (at, field, value)
-            for at, stage in self.addressed
-            if at == (address or at) and any(f.name == field and f.init for f in stage.fields())
-        ]
-        if len(found) == 1:
-            return found
-        if found:
-            qualified = ", ".join(f"{at}.{field}" for at, _, _ in found)
-            raise UnknownOptionError(f"option {name!r} is ambiguous; say which: {qualified}.")
-        fields = [f.name for stage in self for f in stage.fields() if f.init and f.name not in ("name", "keys")]
-        known = nearest(name, {*self.hyperparameters, *fields})
-        raise UnknownOptionError(f"the chain has no option {shown(name)}. {known}")
+    def edit(self, *edits: str) -> Chain:
+        """Apply edits that are written as text; several in one text are separated by `; `. Checked when all are applied.
+
+        | text | meaning |
+        |---|---|
+        | `-centralize` | leave a stage out |
+        | `+clip_by_norm(1.0) before divide` | put in; also `after divide`, `in matrix/` (a branch); or at the end |
+        | `divide -> atan2_scale(a=1.27)` | another stage in its place |
+        | `sign <-> centralize` | exchange the places of two stages |
+        | `sign before centralize` | move a stage; also `after centralize`, or `last` |
+        | `lr = 0.1`, `divide.eps = 1e-6` | set an option, named as for `with_options` |
+
+        A stage is written as `repr` shows it; no code is run.
+
+        Returns: the new chain.
+        Raises: UnknownOptionError, UnknownNameError: there is no such stage or option; OptionError: the text is no edit,
+            or a value is out of range; ChainError: the stages do not fit together.
+
+        >>> gradchain.recipe("adamw").edit("divide -> atan2_scale(a=1.27); -decoupled_decay", "lr = 0.01")
+        chain(first_moment(), second_moment(), atan2_scale(a=1.27), scale_by_learning_rate(lr=0.01))
+        """
+        elements = apply_edits(self.elements, edits)
+        try:
+            return Chain(elements)
+        except ChainError as error:
+            raise ChainError(f"edit {shown('; '.join(edits))}: {error}", stage=error.stage) from None
 
     def dependents(self, name: str) -> tuple[str, ...]:
         """List the stages that cannot stay without `name`.
@@ -156,7 +152,7 @@ class Chain(Composed):
         >>> gradchain.recipe("rose").dependents("range_normalize")
         ('cv_trust_gate', 'divide')
         """
-        gone = [self._resolve(name)]
+        gone = [resolve(self.names, name)]
         while True:
             try:
                 self.without(*gone)
@@ -186,6 +182,30 @@ class Chain(Composed):
         """
         return functional.update(self, grads, state, params, hyperparameters)
 
+    def trace(
+        self, grad: torch.Tensor, param: torch.Tensor, state: ChainState | None = None, **hyperparameters: Any
+    ) -> Trace:
+        """Follow one gradient to the change of its parameter, stage by stage. Pure: nothing is changed.
+
+        `state` is of `init(param)`, or what `update` returned; by default the step is the first. `hyperparameters` are as
+        for `update`. For a parameter of an optimizer, call `optimizer.explain(name)`.
+
+        Returns: the trace, to be printed, plotted, or read row by row.
+        Raises: OptionError, GradientError, StateError: gradient, parameter or state do not fit.
+
+        >>> chain = gradchain.chain(gradchain.sign(), gradchain.scale_by_learning_rate(0.1))
+        >>> print(chain.trace(torch.tensor([2.0, -2.0]), torch.zeros(2)))
+        parameter, 2, float32, step 1
+        <BLANKLINE>
+        stage                   rms  moved  cosine  flips  recorded
+        ----------------------  ---  -----  ------  -----  --------
+        gradient                2           1.000
+        sign                    1    0.500  1.000   0.000
+        scale_by_learning_rate  0.1  0.900  1.000   0.000
+        parameter               0.1  0.000  1.000   0.000
+        """
+        return tracing_of(self, grad, param, state, hyperparameters)
+
     def state_bytes(self, params: Any, role: Rule = None) -> int:
         """Count the state of a module, an iterable or a nest of tensors without allocating it: meta tensors will do.
 
@@ -194,6 +214,27 @@ class Chain(Composed):
         Returns: bytes, of all shards together.
         """
         return functional.state_bytes(self, params, role)
+
+    def cost(self, params: Any, role: Rule = None) -> ChainCost:
+        """Count what each stage keeps and moves in a step, before anything is allocated; meta tensors will do.
+
+        `params` and `role` are as for `state_bytes`. The bytes of state are those that are allocated. The bytes moved are an
+        estimate for a step in which all is fused: gradient and parameter are read once and the parameter is written; each
+        slot is read once, and written if it changes; and each total over a tensor reads the gradient once more.
+
+        Returns: a row for each stage, to be printed.
+
+        >>> print(gradchain.recipe("lion").cost(torch.nn.Linear(1024, 1024, device="meta")))
+        stage                   parameters  state bytes  bytes moved  reductions
+        ----------------------  ----------  -----------  -----------  ----------
+        parameter and gradient  2           0            12,595,200   0
+        lion_interpolate        2           4,198,400    8,396,800    0
+        sign                    2           0            0            0
+        decoupled_decay         2           0            0            0
+        scale_by_learning_rate  2           0            0            0
+        total                   2           4,198,400    20,992,000   0
+        """
+        return cost_of(self, params, role)
 
     # Keeping it.
 

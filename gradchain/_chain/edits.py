@@ -2,59 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeAlias, cast
 
-from gradchain._chain import config, registry
 from gradchain._chain.chain import Chain
+from gradchain._chain.reading import StageSpec, call_from, stage_from
 from gradchain._chain.stage import Stage
 from gradchain.errors import OptionError, kind_of, shown
 
-StageSpec: TypeAlias = "str | Stage | Mapping[str, Any]"
-"""`"divide"`, `"atan2_scale(a=1.27)"`, `{"stage": "atan2_scale", "a": 1.27}`, or a stage."""
-
 StageSpecs: TypeAlias = "StageSpec | Iterable[StageSpec]"
-
-LONGEST = 2000
-"""Characters of a text that is read as literals."""
-
-
-def stage_from(spec: StageSpec) -> Stage:
-    """The stage that a spec names. Runs no code: options are literals.
-
-    Raises:
-        UnknownNameError: there is no such stage.
-        OptionError: the text is not a stage's name, or a call of one with literals; or the stage refuses an option.
-    """
-    if isinstance(spec, Stage):
-        return spec
-    if isinstance(spec, str):
-        name, args, options = call_from(spec)
-        return registry.stage(name)(*args, **options)
-    if isinstance(spec, Mapping) and isinstance(spec.get("stage"), str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        options = {key: value for key, value in spec.items() if key != "stage"}
-        return config.stage_of(registry.stage(spec["stage"]), options)
-    raise OptionError(
-        f"{shown(spec)} is {kind_of(spec)}; name a stage as 'divide', 'atan2_scale(a=1.27)' or {{'stage': 'divide'}}."
-    )
-
-
-def call_from(text: str) -> tuple[str, list[Any], dict[str, Any]]:
-    """The name, the arguments and the options of `name` or `name(1, option=2)`."""
-    try:
-        node = ast.parse(text[:LONGEST].strip(), mode="eval").body
-        if isinstance(node, ast.Name):
-            return node.id, [], {}
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-            options = {entry.arg: ast.literal_eval(entry.value) for entry in node.keywords if entry.arg is not None}
-            if len(options) == len(node.keywords):
-                return node.func.id, [ast.literal_eval(value) for value in node.args], options
-    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):
-        pass
-    raise OptionError(
-        f"{shown(text)} is not a name, nor a call with literals, such as 'divide' or 'atan2_scale(a=1.27, b=1.0)'."
-    )
 
 
 def options_from(given: object) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch.utils import _pytree as pytree
 from gradchain._chain import shared
 from gradchain._chain.elements import Composed
 from gradchain._chain.lockstep import run_lockstep
-from gradchain._chain.program import Running
+from gradchain._chain.program import Outcome, Program, Running, Witness
 from gradchain._chain.routes_table import program_bytes
 from gradchain._chain.tracing import traits_of
 from gradchain._core.autocast import no_autocast
@@ -78,10 +78,31 @@ def init(chain: Composed, params: Tree) -> ChainState:
     }
 
 
+class Stepped(NamedTuple):
+    """What one step makes of each tensor, by name, and the state after it."""
+
+    outcomes: dict[str, Outcome]
+    updates: Tree
+    state: ChainState
+
+
 @untraced
 def update(
     chain: Composed, grads: Tree, state: ChainState, params: Tree, hyperparameters: Mapping[str, Any]
 ) -> tuple[Tree, ChainState]:
+    made = stepped(chain, grads, state, params, hyperparameters)
+    return made.updates, made.state
+
+
+def stepped(
+    chain: Composed,
+    grads: Tree,
+    state: ChainState,
+    params: Tree,
+    hyperparameters: Mapping[str, Any],
+    witness: Witness | None = None,
+) -> Stepped:
+    """One step of all tensors; `witness` sees what each stage makes."""
     for name in hyperparameters:
         if name not in chain.hyperparameters:
             raise UnknownOptionError(f"unknown hyperparameter {shown(name)}. {nearest(name, chain.hyperparameters)}")
@@ -107,18 +128,19 @@ def update(
     steps = {name: state["step"][name].to(COUNTER) + 1 for name in leaves}
     running: list[Running] = []
     for name, param in leaves.items():
-        program = programs[name]
+        program, slots = programs[name], state["slots"][name]
         numbers = program.numbers(chain.bindings, group, steps[name].to(torch.float64))
         drawn = traits_of(program, param).draws
         key = parameter_key_tensor(steps[name], parameter_salt(order.index(name))) if drawn else None
-        running.append(program.run(param, gradients[name], state["slots"][name], numbers, noise_key=key))
+        running.append(program.run(param, gradients[name], slots, numbers, noise_key=key, witness=witness))
     with no_autocast():
         outcomes = dict(zip(leaves, run_lockstep(list(programs.values()), running)))
         changed = shared.changes(chain, group, [outcome.recorded for outcome in outcomes.values()])
-    updates = [_difference(outcomes[name].param, param) for name, param in leaves.items()]
-    slots = {name: {**state["slots"][name], **outcomes[name].state} for name in order}
+    updates = [difference(outcomes[name].param, param) for name, param in leaves.items()]
+    after = {name: {**state["slots"][name], **outcomes[name].state} for name in order}
     counts = {name: steps[name] for name in order}
-    return pytree.tree_unflatten(updates, spec), {"step": counts, "slots": slots, "shared": known | changed}
+    new_state = {"step": counts, "slots": after, "shared": known | changed}
+    return Stepped(outcomes, pytree.tree_unflatten(updates, spec), new_state)
 
 
 def _structure(tree: Tree) -> Any:
@@ -202,7 +224,7 @@ def _check_slots(name: str, held: object, wanted: Mapping[str, tuple[torch.Size,
             raise StateError(f"{name or '(the nest)'}: slot {slot} has {what}; the chain keeps shape {tuple(shape)}.")
 
 
-def _difference(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+def difference(new: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
     """The update, wide enough that adding it gives `new` exactly, as a rounding stage needs."""
     if old.dtype in (torch.bfloat16, torch.float16):
         return new.to(torch.float32) - old.to(torch.float32)
@@ -233,6 +255,11 @@ def apply_updates(params: Tree, updates: Tree) -> Tree:
 
 
 def state_bytes(chain: Composed, params: Any, role: Rule) -> int:
+    return sum(program_bytes(program, param.shape, param.dtype) for program, param in routed(chain, params, role))
+
+
+def routed(chain: Composed, params: Any, role: Rule) -> list[tuple[Program, torch.Tensor]]:
+    """The parameters of a module that are not frozen, or those of an iterable or a nest, each with its program."""
     if isinstance(params, nn.Module):
         named: list[tuple[str, torch.Tensor]] = [item for item in params.named_parameters() if item[1].requires_grad]
     elif isinstance(params, Iterable) and not isinstance(params, (Mapping, torch.Tensor, list, tuple)):
@@ -242,5 +269,4 @@ def state_bytes(chain: Composed, params: Any, role: Rule) -> int:
         named = list(_leaves(params, "parameter")[0].items())
     names, tensors = [name for name, _ in named], [param for _, param in named]
     roles = roles_of({"role": assign(role, names, tensors), "params": tensors})
-    rows = zip(names, tensors, roles)
-    return sum(program_bytes(chain.route(name, param, its), param.shape, param.dtype) for name, param, its in rows)
+    return [(chain.route(name, param, its), param) for name, param, its in zip(names, tensors, roles)]

@@ -24,7 +24,8 @@ from gradchain._engine.param_step import ParamStep
 from gradchain._engine.replay import ReplayPlan
 from gradchain._engine.report import CompileReport
 from gradchain._optim.arguments import check_arguments
-from gradchain._optim.checkpoint import Checkpointed, Compile
+from gradchain._optim.checkpoint import Compile
+from gradchain._optim.explain import Explained
 from gradchain._optim.guests import check_guests
 from gradchain._optim.nonfinite import Guard, NonfiniteReport, Policy, Scope, any_kept
 from gradchain._optim.nonfinite import origins as origins_of
@@ -36,7 +37,7 @@ from gradchain.errors import ChainError, OptionError, UnknownOptionError, kind_o
 from gradchain.roles import Rule, assign, check_matched, roles_of
 
 
-class Optimizer(Checkpointed):
+class Optimizer(Explained):
     """Runs a chain over parameters, with the interface of `torch.optim.AdamW`.
 
     Args:

@@ -18,12 +18,21 @@ try:
     from gradchain.ablation.arms import Arm as Arm
     from gradchain.ablation.arms import Contrast as Contrast
     from gradchain.ablation.arms import Design as Design
-    from gradchain.ablation.arms import make_arms as make_arms
+    from gradchain.ablation.bisect import Bisection as Bisection
+    from gradchain.ablation.bisect import bisect as bisect
+    from gradchain.ablation.designs import leave_one_out as leave_one_out
+    from gradchain.ablation.guilty import bisect_training as bisect_training
     from gradchain.ablation.planning import Plan as Plan
     from gradchain.ablation.planning import PlannedArm as PlannedArm
     from gradchain.ablation.planning import plan as plan
     from gradchain.ablation.reports import headline as headline
+    from gradchain.ablation.reports import plot as plot
     from gradchain.ablation.reports import report as report
+    from gradchain.ablation.reports import to_csv as to_csv
+    from gradchain.ablation.reports import to_html as to_html
+    from gradchain.ablation.reports import to_json as to_json
+    from gradchain.ablation.reports import to_latex as to_latex
+    from gradchain.ablation.reports import write_html as write_html
     from gradchain.ablation.reproducing import Claim as Claim
     from gradchain.ablation.reproducing import Reproduction as Reproduction
     from gradchain.ablation.reproducing import reproduce as reproduce

@@ -78,6 +78,7 @@ def metrics_of(asked: Any, training: Task | Training) -> tuple[Metric, ...]:
     """
     if asked is None:
         return training.metrics
+    check_kind("metric", asked, (str, Metric, list, tuple), "a name, such as 'loss:min', a Metric, or a list of these")
     several = [asked] if isinstance(asked, (str, Metric)) else list(asked)
     found = tuple(each if isinstance(each, Metric) else metric_from(each, training) for each in several)
     names = [metric.name for metric in found]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any, Literal
 
@@ -66,7 +67,8 @@ def paired_difference(
         return Difference(mean, None, None, 1, None)
     low, high = _interval(differences, mean)
     p, test = _p_value(differences, comparisons)
-    return Difference(mean, low, high, pairs, p, test, None if margin is None else _p_equivalent(differences, margin))
+    alike = None if margin is None else _p_equivalent(differences, margin, _step([*values, *reference]))
+    return Difference(mean, low, high, pairs, p, test, alike)
 
 
 def _interval(differences: Sequence[float], mean: float) -> tuple[float, float]:
@@ -105,14 +107,24 @@ def _p_value(differences: Sequence[float], comparisons: int) -> tuple[float, str
     return float(flips.pvalue), "sign flips"
 
 
-def _p_equivalent(differences: Sequence[float], margin: float) -> float:
-    """Two one-sided t tests (Schuirmann, 1987)."""
-    if stdev(differences) == 0:
-        return 2.0 ** (1 - len(differences)) if abs(differences[0]) < margin else 1.0
-    test = extra("scipy.stats").ttest_1samp
-    above = test(differences, -margin, alternative="greater").pvalue
-    below = test(differences, margin, alternative="less").pvalue
-    return float(max(above, below))
+def _step(values: Sequence[float]) -> float:
+    """The smallest gap between results: what an accuracy of so many examples is rounded to. 0 if there is no gap."""
+    ordered = sorted(set(values))
+    return min((after - before for before, after in pairwise(ordered)), default=0.0)
+
+
+def _p_equivalent(differences: Sequence[float], margin: float, step: float) -> float:
+    r"""Two one-sided t tests (Schuirmann, 1987).
+
+    Differences of rounded numbers cannot show a spread below that of their rounding, $\mathrm{step} / \sqrt 6$, so the
+    spread counts as at least that. Where nothing is known of the rounding, equal differences count as so many signs.
+    """
+    pairs, mean = len(differences), fmean(differences)
+    spread = max(stdev(differences), step / math.sqrt(6))
+    if spread == 0:
+        return 2.0 ** (1 - pairs) if abs(mean) < margin else 1.0
+    nearest = (margin - abs(mean)) / (spread / math.sqrt(pairs))
+    return float(extra("scipy.special").stdtr(pairs - 1, -nearest))
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from gradchain._chain.recipes import is_path, load_chain
 from gradchain._core.text import Progress
 from gradchain.ablation import builtin as builtin
 from gradchain.ablation.analysis import rows, value_of
-from gradchain.ablation.arms import Arm, Design, make_arms
+from gradchain.ablation.arms import Arm, Design
 from gradchain.ablation.asked import check_asked, check_looks, metrics_of
+from gradchain.ablation.designs import leave_one_out
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.execution import Executor, Worker, check_executor, job_of
 from gradchain.ablation.ledger import RESULTS as RESULTS
@@ -89,7 +90,7 @@ def ablate(
         options: of the recipe.
         compile: run compiled steps.
         margin: a difference of the first metric that does not matter (in points, if that is a fraction): arms may then be
-            called equivalent.
+            called equivalent. By default that of the task, if it has one and its own first metric decides.
         tune: trials for each arm to find the hyperparameters `tune_over` at `tune_range` times its own, by Optuna, with
             `tune_seeds` other seeds. The first trial of each arm has its own values.
         out: directory for the results, from which an interrupted study resumes; `None` keeps nothing.
@@ -112,9 +113,10 @@ def ablate(
     check_executor(executor, jobs)
     looks = check_looks(seeds, up_to)
     tuned = check_tuning(tune, tune_over, tune_seeds, tune_range)
-    training = _training(train, task)
-    training = with_settings(training, epochs=epochs, batch_size=batch_size, dtype=dtype, budget=budget)
-    training = replace(training, metrics=metrics_of(metric, training))
+    training = training_of(
+        train, task, metric, budget=budget, epochs=epochs, batch_size=batch_size, dtype=dtype
+    )  # fmt: skip
+    margin = training.margin if margin is None else margin
     chain = load_chain(recipe, options or {})
     chain = chain if lr is None else chain.with_options(lr=lr)
     planned = _design(design, chain, baseline)
@@ -228,7 +230,26 @@ def load_study(folder: str | Path) -> Study:
     return Study(**vars(read_study(Path(folder))))
 
 
-def _training(train: Any, task: Any) -> Task | Training:
+def training_of(
+    train: Any,
+    task: Any,
+    metric: Any,
+    *,
+    budget: int | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    dtype: str | None = None,
+) -> Task | Training:
+    """The training that is asked for, with its metrics and settings.
+
+    Raises: StudyError: there is none such, or it has no such metric or setting.
+    """
+    found = with_settings(_named(train, task), epochs=epochs, batch_size=batch_size, dtype=dtype, budget=budget)
+    metrics = metrics_of(metric, found)
+    return replace(found, metrics=metrics, margin=found.margin if metrics[0] == found.metrics[0] else None)
+
+
+def _named(train: Any, task: Any) -> Task | Training:
     if train is not None and task is not None:
         raise StudyError("train and task exclude each other; pass one.")
     if isinstance(train, str):
@@ -243,7 +264,7 @@ def _training(train: Any, task: Any) -> Task | Training:
 def _design(design: Any, chain: Chain, baseline: str | Chain | None) -> Design:
     other = None if baseline is None else (study_name(baseline, "baseline"), load_chain(baseline, {}))
     if design is None:
-        return make_arms(chain, other)
+        return leave_one_out(chain, other)
     found = design if isinstance(design, Design) else design(chain)
     if other is None or any(arm.chain == other[1] for arm in found.arms):
         return found

@@ -54,6 +54,11 @@ def accuracy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     return (outputs.argmax(dim=1) == targets).double().mean()
 
 
+def cross_entropy(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The mean cross-entropy of classes. Returns: a number."""
+    return nn.functional.cross_entropy(outputs, targets)
+
+
 def batches(size: int, batch_size: int, epochs: int, seed: int) -> Iterator[torch.Tensor]:
     """Draw batches, epoch after epoch, the same for every arm with this seed. Returns: the rows of each batch."""
     generator = _generator(seed, _ORDER)
@@ -78,6 +83,10 @@ class Task:
         schedule: the multiple of the learning rate, given the fraction of all steps that are done; constant if not given.
         batches: yields the rows of each batch, given the examples, the batch size, the epochs and the seed.
         dtype: of the network, `"fp32"`, `"bf16"` or `"fp64"`.
+        margin: a difference of the first metric that does not matter, unless a study says otherwise (in points, if that is a
+            fraction).
+
+    Raises: StudyError: a dtype or a metric that there is not.
     """
 
     name: str
@@ -86,12 +95,13 @@ class Task:
     network: Callable[[], nn.Module]
     epochs: int
     batch_size: int
-    loss: Measure = nn.functional.cross_entropy
+    loss: Measure = cross_entropy
     measures: Mapping[str, Measure] = field(default_factory=lambda: {"accuracy": accuracy})
     metrics: tuple[Metric, ...] = (Metric("accuracy", "max", percent=True), Metric("loss"))
     schedule: Callable[[float], float] | None = None
     batches: Callable[[int, int, int, int], Iterator[torch.Tensor]] = batches
     dtype: str = "fp32"
+    margin: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.dtype, str) or self.dtype not in DTYPES:  # pyright: ignore[reportUnnecessaryIsInstance]

@@ -147,10 +147,12 @@ class Trainable(Protocol):
         ...
 
     def facts(self) -> dict[str, Any]:
-        """Whatever else decides the outcome, as plain data: part of the key under which runs are kept."""
+        """Whatever else decides the outcome: part of the key under which runs are kept. Returns: plain data by name."""
         ...
 
-    def train(self, make_optimizer: MakeOptimizer, trial: Trial) -> Mapping[str, float] | float: ...
+    def train(self, make_optimizer: MakeOptimizer, trial: Trial) -> Mapping[str, float] | float:
+        """Train. Returns: a number, or numbers by name."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,10 @@ class Training:
         budget, unit: the default of `trial.budget`.
         chosen_by: the metric that hyperparameters are chosen by; the first, if not given.
         threads: of torch, while it trains.
+        margin: a difference of the first metric that does not matter, unless a study says otherwise.
         settings: what else its runs depend on; runs with other settings are other runs.
+
+    Raises: StudyError: the function is none.
     """
 
     function: TrainFunction
@@ -176,6 +181,7 @@ class Training:
     unit: str = "steps"
     chosen_by: Metric | None = None
     threads: int | None = None
+    margin: float | None = None
     settings: tuple[tuple[str, Any], ...] = ()
 
     def __post_init__(self) -> None:
@@ -192,9 +198,11 @@ class Training:
         return self.chosen_by or self.metrics[0]
 
     def facts(self) -> dict[str, Any]:
+        """Say what else decides the outcome. Returns: the settings by name."""
         return dict(self.settings)
 
     def train(self, make_optimizer: MakeOptimizer, trial: Trial) -> Mapping[str, float] | float:
+        """Call the function. Returns: what it returns."""
         return self.function(make_optimizer, trial)
 
 

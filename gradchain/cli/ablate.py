@@ -8,11 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from gradchain.cli.app import app
+from gradchain.cli.designs import design_from
 from gradchain.cli.helpers import OptionOption, RecipeArgument, numbers_of, one_line_errors, options_of, progress_bar
 from gradchain.errors import OptionError
 from gradchain_command.pages import console
-
-TRAINING, DESIGN, FAIR, EVIDENCE, RUNS = "Training", "Which arms", "Fair arms", "Evidence", "Runs and results"
 
 
 @app.command()
@@ -32,6 +31,29 @@ def ablate(
     dtype: Annotated[str | None, typer.Option(help="Of the task's network: fp32, bf16, fp64.")] = None,
     compile: Annotated[bool, typer.Option("--compile/--no-compile", help="Run compiled steps.")] = False,
     option: OptionOption = None,
+    edit: Annotated[
+        list[str] | None,
+        typer.Option(metavar="EDIT", help="An arm of your own, as '-centralize; lr = 0.1'; repeatable."),
+    ] = None,
+    add_from: Annotated[
+        str | None, typer.Option(metavar="BASE", help="Arms: the recipe BASE with each edit that leads to the recipe.")
+    ] = None,
+    swap: Annotated[
+        str | None, typer.Option(metavar="PLACE=S|S", help="Arms: other stages in the place of one.")
+    ] = None,
+    orders: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE,...", help="Arms: neighbours among these in each other's place, or all."),
+    ] = None,
+    sweep: Annotated[str | None, typer.Option(metavar="OPTION=V|V", help="Arms: other values of an option.")] = None,
+    factorial: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE,...", help="Arms: all combinations of these (a+b: together), there and not."),
+    ] = None,
+    resolution: Annotated[int | None, typer.Option(help="4: a fraction of the factorial, of resolution IV.")] = None,
+    interactions: Annotated[
+        str | None, typer.Option(metavar="STAGE,...", help="Arms: each pair of these, there and not.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Instead of the recipe's. The baseline keeps its own.")] = None,
     baseline: Annotated[str, typer.Option(help="Recipe or path to compare with, or none.")] = "adamw",
     tune: Annotated[int, typer.Option(metavar="N", help="Trials for each arm to find its learning rate.")] = 0,
@@ -69,6 +91,16 @@ def ablate(
             "train": train,
             "task": task,
             "metric": metric or None,
+            "design": design_from(
+                edit=edit,
+                add_from=add_from,
+                swap=swap,
+                orders=orders,
+                sweep=sweep,
+                factorial=factorial,
+                interactions=interactions,
+                resolution=resolution,
+            ),
             "options": options_of(option),
             "baseline": None if baseline == "none" else baseline,
             "tune_over": tuple(name.strip() for name in tune_over.split(",") if name.strip()),

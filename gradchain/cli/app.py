@@ -7,6 +7,8 @@ from json import dumps
 from pathlib import Path
 from typing import Annotated, Any
 
+import typer
+
 import gradchain
 from gradchain._chain import registry
 from gradchain._chain.chain import Chain
@@ -14,17 +16,9 @@ from gradchain._chain.named import import_named, load_entry_points
 from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
 from gradchain._chain.show import stage_row
 from gradchain._export.export import export
+from gradchain.cli.helpers import OptionOption, RecipeArgument, one_line_errors, options_of, progress_bar
 from gradchain.errors import OptionError
-
-try:
-    import typer
-
-    from gradchain.cli.helpers import OptionOption, RecipeArgument, one_line_errors, options_of, progress_bar
-    from gradchain_command.pages import Names, Page, add, console, print_names, print_recipe, table
-except ModuleNotFoundError as missing:
-    raise SystemExit(
-        f'{missing.name} is not installed. The command line needs it: pip install "gradchain[cli]"'
-    ) from None
+from gradchain_command.pages import Names, Page, add, console, print_names, print_recipe, table
 
 app = typer.Typer(
     name="gradchain",

@@ -29,11 +29,11 @@ def options_of(given: list[str] | None) -> dict[str, Any]:
         key, separator, value = item.partition("=")
         if not separator or not key:
             raise OptionError(f"--option {shown(item)} is not of the form key=value.")
-        options[key.strip().replace("-", "_")] = _value(value.strip())
+        options[key.strip().replace("-", "_")] = value_of(value.strip())
     return options
 
 
-def _value(text: str) -> Any:
+def value_of(text: str) -> Any:
     """A Python literal (also `true`, `false`, `none`), or else the text itself."""
     named = {"true": True, "false": False, "none": None}
     if text.lower() in named:

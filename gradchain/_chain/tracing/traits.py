@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -53,6 +53,8 @@ class Traits:
     """Whether they may differ for another shape of the same rank."""
     numeric: bool = False
     """Whether they may differ for other values of the hyperparameters."""
+    recorders: Mapping[str, str] = field(default_factory=dict[str, str])
+    """The stage that records each name."""
 
     @property
     def elementwise(self) -> bool:
@@ -176,17 +178,17 @@ def _traits(program: Program, deeds: Mapping[str, Deeds], storages: Mapping[str,
     mixed: dict[str, str] = {}
     placed = {address: deed.place for address, deed in deeds.items() if deed.place}
     packed = {key: why for key, deed in storages.items() if (why := deed.mixes or deed.shapes or deed.place)}
-    records: dict[str, None] = {}
+    records: dict[str, str] = {}
     for address, _ in program.stages:
         deed = deeds[address]
         numeric = "its update looks at the value of a hyperparameter" if deed.numeric else None
         if reason := deed.mixes or deed.shapes or numeric:
             mixed[address] = reason
-        records |= deed.records
+        records |= dict.fromkeys(deed.records, address)
     joint = tuple(address for address, _ in program.stages if deeds[address].asks)
     branches = any(deed.numeric for deed in deeds.values())
     own = branches or any(deed.shapes for deed in (*deeds.values(), *storages.values()))
-    return Traits(mixed, placed, packed, drawn or branches, joint, tuple(records), own, branches)
+    return Traits(mixed, placed, packed, drawn or branches, joint, tuple(records), own, branches, records)
 
 
 def _unknown(program: Program, error: Exception) -> Traits:
@@ -209,8 +211,9 @@ def _widened(known: Traits, program: Program, dtype: torch.dtype, shape: torch.S
     wide = _traits(program, watching.deeds, watching.watch.storages, watching.watch.drawn)
     if not any("could not be traced" in why for why in known.mixed.values()):
         joint = tuple(at for at, _ in program.stages if at in (*known.joint, *wide.joint))
-        records = tuple(dict.fromkeys((*known.records, *wide.records)))
-        return dataclasses.replace(known, draws=known.draws or wide.draws, joint=joint, records=records)
+        recorders = {**known.recorders, **wide.recorders}
+        draws = known.draws or wide.draws
+        return dataclasses.replace(known, draws=draws, joint=joint, records=tuple(recorders), recorders=recorders)
     return dataclasses.replace(wide, mixed=known.mixed, own=True, numeric=True)
 
 

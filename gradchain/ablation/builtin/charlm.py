@@ -20,6 +20,15 @@ EVERY = 25
 """Steps between looks at the validation part."""
 
 
+def rotated(x: torch.Tensor) -> torch.Tensor:
+    """Turn pairs of numbers by angles that grow with the place (RoPE), so that attention sees distances. Returns: like x."""
+    half = x.shape[-1] // 2
+    angles = torch.outer(torch.arange(x.shape[-2]), 1000.0 ** (-torch.arange(half) / half))
+    one, two = x.chunk(2, -1)
+    cos, sin = angles.cos().to(x), angles.sin().to(x)
+    return torch.cat((one * cos - two * sin, one * sin + two * cos), -1)
+
+
 class Block(nn.Module):
     """Attention, then two linear layers, both normalised before and added after."""
 
@@ -35,7 +44,8 @@ class Block(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         batch, length, _ = x.shape
         heads = self.qkv(self.before_attention(x)).view(batch, length, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
-        mixed = nn.functional.scaled_dot_product_attention(*heads, is_causal=self.causal)
+        query, key, value = rotated(heads[0]), rotated(heads[1]), heads[2]
+        mixed = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=self.causal)
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, length, WIDTH))
         return x + self.down(nn.functional.gelu(self.up(self.before_layers(x))))
 
@@ -46,17 +56,17 @@ class Transformer(nn.Module):
     def __init__(self, causal: bool = True) -> None:
         super().__init__()
         self.characters = nn.Embedding(text.VOCABULARY, WIDTH)
-        self.places = nn.Embedding(LENGTH, WIDTH)
         self.blocks = nn.Sequential(*(Block(causal) for _ in range(LAYERS)))
         self.norm = nn.RMSNorm(WIDTH)
         self.head = nn.Linear(WIDTH, text.VOCABULARY, bias=False)
-        for parameter in self.parameters():
-            if parameter.dim() == 2:
-                nn.init.normal_(parameter, std=0.02)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+        nn.init.normal_(self.characters.weight, std=0.5)
+        nn.init.normal_(self.head.weight, std=0.02)
 
     def forward(self, characters: torch.Tensor) -> torch.Tensor:
-        x = self.characters(characters) + self.places.weight[: characters.shape[1]]
-        return self.head(self.norm(self.blocks(x)))
+        return self.head(self.norm(self.blocks(self.characters(characters))))
 
 
 def loss_of(model: nn.Module, pieces: torch.Tensor) -> torch.Tensor:

@@ -39,6 +39,7 @@ register_task(
         network=_perceptron,
         epochs=30,
         batch_size=32,
+        margin=1.0,
     )
 )
 register_task(
@@ -49,5 +50,6 @@ register_task(
         network=_convolutions,
         epochs=40,
         batch_size=32,
+        margin=1.0,
     )
 )

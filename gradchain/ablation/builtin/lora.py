@@ -18,7 +18,7 @@ from gradchain.ablation.task import register_task
 from gradchain.ablation.trial import MakeOptimizer, Metric, Trial
 
 RANK, SCALE = 4, 8.0
-BASE_STEPS, BASE_LR = 1500, 3e-3
+BASE_STEPS, BASE_LR = 1000, 3e-3
 
 
 class Adapted(nn.Module):

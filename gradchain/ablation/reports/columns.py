@@ -37,14 +37,10 @@ def cost_columns(numbers: Numbers) -> list[Column]:
 
 def metric_columns(numbers: Numbers, metric: Metric) -> list[Column]:
     """The values of a metric, and their differences to the reference."""
-    differences = [row.cells[metric.name].difference for row in numbers.rows]
-    form, same = numbers.forms[metric.name], f"{IDENTICAL} to {numbers.study.full.arm.label}"
+    places = range(len(numbers.rows))
     return [
-        (title(metric), [_mean(numbers, place, metric) for place in range(len(numbers.rows))]),
-        (
-            difference_title(numbers, metric),
-            [same if row.identical else form.interval(found) for row, found in zip(numbers.rows, differences)],
-        ),
+        (title(metric), [_mean(numbers, place, metric) for place in places]),
+        (difference_title(numbers, metric), [_difference(numbers, place, metric) for place in places]),
     ]
 
 
@@ -54,9 +50,23 @@ def _mean(numbers: Numbers, place: int, metric: Metric) -> str:
     cell = row.cells[metric.name]
     if cell.mean is None:
         return "failed" if row.failed else "diverged" if row.diverged else "-"
-    if cell.missed == len(numbers.study.results[place].runs):
+    if _never(numbers, place, metric):
         return "never"
     return f"{'> ' if cell.missed else ''}{numbers.forms[metric.name].value(cell.mean)}"
+
+
+def _difference(numbers: Numbers, place: int, metric: Metric) -> str:
+    row = numbers.rows[place]
+    if row.identical:
+        return f"{IDENTICAL} to {numbers.study.full.arm.label}"
+    if _never(numbers, place, metric) or _never(numbers, 0, metric):
+        return "-"
+    return numbers.forms[metric.name].interval(row.cells[metric.name].difference)
+
+
+def _never(numbers: Numbers, place: int, metric: Metric) -> bool:
+    """Whether no run of an arm reached the target of a metric."""
+    return numbers.rows[place].cells[metric.name].missed == len(numbers.study.results[place].runs)
 
 
 def _said(judgements: Sequence[Judgement | None]) -> list[Column]:
@@ -80,4 +90,5 @@ def effect_columns(numbers: Numbers) -> list[Column]:
 
 def edits_of(numbers: Numbers) -> list[tuple[str, str]]:
     """What makes each arm of the reference, where its label does not say it."""
-    return [(row.label, row.edits) for row in numbers.rows if row.edits and row.edits != row.label]
+    arms = [(row, result.arm) for row, result in zip(numbers.rows, numbers.study.results)]
+    return [(row.label, arm.edits) for row, arm in arms if arm.edits not in ("", arm.label) and arm.kind != "without"]

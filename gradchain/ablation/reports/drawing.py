@@ -15,7 +15,7 @@ from gradchain.ablation.reports.curves import Points, mean_curve, tried
 from gradchain.ablation.reports.numbers import IDENTICAL, Numbers, title
 from gradchain.ablation.statistics import Difference
 
-PLAIN = {"text.parse_math": False}
+PLAIN: Any = {"text.parse_math": False}
 """Settings under which labels are drawn: a dollar in a label is a dollar."""
 
 INK, FAINT, GRID = "#1a1a1b", "#6e6e70", "#d9d9da"
@@ -95,7 +95,7 @@ def draw_differences(axes: Any, numbers: Numbers, marks: Sequence[Mark], *, says
             at = {"xy": (1.02, place), "ha": "left", "va": "center"}
         axes.annotate(said, xycoords=("axes fraction", "data"), fontsize=8.5, color=INK, **at)
     axes.set_yticks(range(len(marks)), [""] * len(marks) if narrow else [_wrapped(mark.label, 34) for mark in marks])
-    axes.set_ylim(len(marks) - 0.6, -0.9 if narrow else -0.6)
+    axes.set_ylim(max(1, len(marks)) - 0.6, -0.9 if narrow else -0.6)
     axes.set_xlabel(_wrapped(f"{says}\n{_better_is(numbers)}", 52 if narrow else 90), fontsize=9)
     axes.grid(axis="x", color=GRID, linewidth=0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)

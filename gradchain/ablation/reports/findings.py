@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from gradchain import __version__
+from gradchain.ablation.analysis import Row
 from gradchain.ablation.arms import listed
 from gradchain.ablation.reports.numbers import Numbers, counted, margin_text
 from gradchain.ablation.results import Result, Results, Tuned
@@ -70,6 +71,7 @@ def findings(numbers: Numbers) -> list[str]:
     return [
         *study.design.notes,
         *_nothing_done(numbers),
+        *_ties(numbers),
         *_lost(numbers),
         *_missed(numbers),
         *(WARNING + text for text in (*_step_sizes(numbers), *_edges(study), *_advice(study))),
@@ -82,6 +84,25 @@ def _nothing_done(numbers: Numbers) -> list[str]:
         "(wrong dtype, a strength of 0, a warmup not yet over), so this says nothing about its worth."
         for row in numbers.rows
         if row.identical
+    ]
+
+
+def _ties(numbers: Numbers) -> list[str]:
+    """Arms that train to other weights and to the same metric."""
+    name = numbers.metric.name
+    ties = [
+        row.label
+        for row in numbers.rows
+        if (difference := numbers.of_first(row)) is not None
+        and not row.identical
+        and difference.pairs > 1
+        and difference.mean == difference.low == difference.high == 0
+        and row.cells[name].missed == 0
+    ]
+    if not ties:
+        return []
+    return [
+        f"{name} is exactly that of {numbers.reference} in every seed, though the weights differ: {'; '.join(ties)}."
     ]
 
 
@@ -114,14 +135,19 @@ def _missed(numbers: Numbers) -> list[str]:
     return found
 
 
-def _step_sizes(numbers: Numbers) -> list[str]:
+def other_steps(numbers: Numbers) -> list[Row]:
+    """The arms whose steps are longer or shorter than the reference's, which tuning would have evened out."""
     if numbers.study.tuned is not None:
         return []
-    changed = [
-        f"{row.label} ({row.change_ratio:.2g} times)"
+    return [
+        row
         for row in numbers.rows[1:]
         if row.change_ratio is not None and not 1 / SAME_STEP <= row.change_ratio <= SAME_STEP
     ]
+
+
+def _step_sizes(numbers: Numbers) -> list[str]:
+    changed = [f"{row.label} ({row.change_ratio:.2g} times)" for row in other_steps(numbers)]
     if not changed:
         return []
     return [
@@ -173,5 +199,7 @@ def legend(numbers: Numbers) -> str:
     if study.margin is not None:
         said.append(f"Equivalent: by less than {margin_text(numbers)}, two one-sided t tests.")
     if numbers.effects:
-        said.append("Effects are a family of their own.")
+        said.append("Effects are a family of their own: what is added, on average over the arms that are compared.")
+    if any(" x " in effect.label for effect in numbers.effects):
+        said.append("a x b is what a adds where b is, less what it adds where b is not.")
     return " ".join(said)

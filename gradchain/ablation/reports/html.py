@@ -82,7 +82,6 @@ def _texts(numbers: Numbers) -> dict[str, Any]:
         ("Runs", described(study)),
         ("Looks", looked(study)),
         ("Hyperparameters", said),
-        ("Folder", study.folder or ""),
     ]
     return {
         "title": f"Ablation of {study.name} on {training.name}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from statistics import median
 
 from gradchain.ablation.analysis import Effect, Row, effects, rows
 from gradchain.ablation.results import Results
@@ -43,12 +44,12 @@ class Form:
 
 
 def form_of(metric: Metric, means: Iterable[float | None]) -> Form:
-    """As many digits as tell arms apart: four or five in all."""
+    """As many digits as tell most arms apart: four or five in all."""
     if metric.percent:
         return Form(metric.factor, 2)
     if metric.target is not None:
         return Form(1.0, 1)
-    size = max((abs(mean) for mean in means if mean is not None), default=0.0)
+    size = median([abs(mean) for mean in means if mean] or [0.0])
     if size == 0:
         return Form()
     power = math.floor(math.log10(size))
@@ -90,9 +91,9 @@ class Numbers:
         return row.cells[self.metric.name].difference
 
     def size(self, number: float, *, named: bool = True) -> str:
-        """A difference of the first metric, in its unit: `-1.20 points of accuracy`, `+0.0312 loss`."""
+        """A difference of the first metric, in its unit: `-1.20 points of accuracy`, `+0.0312 in loss`."""
         metric = self.metric
-        name = {"points": "points of ", "steps": ""}.get(metric.unit, "") + metric.name if named else metric.unit
+        name = {"points": "points of ", "steps": ""}.get(metric.unit, "in ") + metric.name if named else metric.unit
         return f"{self.form.signed(number)} {name}".rstrip()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -15,8 +16,8 @@ from gradchain.ablation.results import Results
 from gradchain.errors import shown
 
 FORMATS = (".png", ".svg", ".pdf")
-SALT = {"svg.hashsalt": "gradchain"}
-"""The same study gives the same file."""
+SETTINGS: Any = {**PLAIN, "svg.hashsalt": "gradchain"}
+"""The salt makes the same file of the same study."""
 
 
 def plot(study: Results, path: str | Path) -> Path:
@@ -38,7 +39,7 @@ def plot(study: Results, path: str | Path) -> Path:
     numbers = numbers_of(study)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with matplotlib.rc_context({**PLAIN, **SALT}):
+        with matplotlib.rc_context(SETTINGS):
             drawn(numbers).savefig(path, metadata=None if path.suffix.lower() == ".png" else _undated(path))
     except OSError as error:
         raise StudyError(f"{path}: the plot cannot be written: {error.strerror or error}.") from None

@@ -50,7 +50,7 @@ def vector(draw: Callable[..., None], height: float, narrow_height: float, says:
 
 
 def _svg(draw: Callable[..., None], width: float, height: float, says: str, *, narrow: bool) -> str:
-    settings: dict[str, Any] = {**PLAIN, "svg.fonttype": "none", "svg.hashsalt": f"{says} {narrow}"}
+    settings: Any = {**PLAIN, "svg.fonttype": "none", "svg.hashsalt": f"{says} {narrow}"}
     text = StringIO()
     with matplotlib.rc_context(settings):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -63,7 +63,7 @@ def _embedded(svg: str, kind: str, says: str) -> str:
     """The drawing without what only a file of its own needs."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' id="[a-z0-9.]+_\d+"', "", svg)
+    svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
     svg = re.sub(r"font: (?:(\w+) )?([\d.]+px)[^;\"]*", r"font-size: \2", svg)
     svg = _COLOUR.sub(lambda found: f"var(--{_NAMES.get(found[0].lower(), 'ink')})", svg)
     viewed = re.search(r'viewBox="[^"]*"', svg)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradchain.ablation.analysis import Row
+from gradchain.ablation.reports.findings import other_steps
 from gradchain.ablation.reports.numbers import Numbers, counted, margin_text, numbers_of
 from gradchain.ablation.results import Results
 from gradchain.ablation.statistics import Difference, Judgement
@@ -29,7 +30,7 @@ def verdict(numbers: Numbers) -> str:
 def sentences(numbers: Numbers) -> list[str]:
     """The verdict, sentence by sentence."""
     unusable = _unusable(numbers)
-    return [unusable] if unusable else [*_effects(numbers), *_arms(numbers), *_lost(numbers)]
+    return [unusable] if unusable else [*_effects(numbers), *_arms(numbers), *_lost(numbers), *_untuned(numbers)]
 
 
 def _unusable(numbers: Numbers) -> str:
@@ -50,20 +51,32 @@ def _effects(numbers: Numbers) -> list[str]:
     if not numbers.effects:
         return []
     judged = [(effect.label, effect.difference, effect.judgement) for effect in numbers.effects]
-    named = _named(numbers, judged)
+    named = _named(numbers, judged, ("better", "worse", "equivalent", "not resolved"))
     if not named:
         return ["No effect can be estimated: a run that it needs diverged or ended in an error."]
     if [*named] == ["not resolved"]:
-        return (
-            f"With {counted(numbers.study.seeds, 'seed')}, no effect on {numbers.metric.name} can be told from chance."
-        )
-    said = {
-        "worse": "Effects for the worse",
-        "better": "Effects for the better",
-        "equivalent": _within(numbers, "Effects that are none"),
-        "not resolved": "Effects not resolved",
-    }
-    return [f"{said[kind]}: {'; '.join(labels)}." for kind, labels in named.items()]
+        seeds = counted(numbers.study.seeds, "seed")
+        return [f"With {seeds}, no effect on {numbers.metric.name} can be told from chance."]
+    return [
+        f"{words}: {'; '.join(labels)}."
+        for pair, kind, words in _EFFECTS
+        if (labels := [label for label in named.get(kind, []) if (PAIR in label) == pair])
+    ]
+
+
+PAIR = " x "
+"""What the labels of interactions have."""
+
+_EFFECTS = (
+    (False, "better", "Helps"),
+    (False, "worse", "Hurts"),
+    (True, "better", "Worth more together than apart"),
+    (True, "worse", "Worth less together than apart"),
+    (False, "equivalent", "Makes no difference that matters"),
+    (True, "equivalent", "Worth the same together as apart"),
+    (False, "not resolved", "Effects not resolved"),
+    (True, "not resolved", "Interactions not resolved"),
+)
 
 
 def _arms(numbers: Numbers) -> list[str]:
@@ -89,11 +102,11 @@ def _within(numbers: Numbers, words: str) -> str:
     return f"{words} within {margin_text(numbers)}" if numbers.study.margin is not None else words
 
 
-def _named(numbers: Numbers, judged: Sequence[Judged]) -> dict[str, list[str]]:
+def _named(numbers: Numbers, judged: Sequence[Judged], order: Sequence[str] = ORDER) -> dict[str, list[str]]:
     """The labels by verdict, differences with their sizes; the unit is written out once."""
     found: dict[str, list[str]] = {}
     written = False
-    for kind in ORDER:
+    for kind in order:
         for label, difference, judgement in judged:
             if judgement is None or judgement.verdict != kind:
                 continue
@@ -111,6 +124,16 @@ def _lost(numbers: Numbers) -> list[str]:
         if row.cells[numbers.metric.name].mean is None
     ]
     return [f"No verdict: {'; '.join(lost)}."] if lost else []
+
+
+def _untuned(numbers: Numbers) -> list[str]:
+    """Arms that were called better or worse, and may owe it to the size of their steps."""
+    doubtful = [
+        row.label
+        for row in other_steps(numbers)
+        if row.judgement is not None and row.judgement.verdict in ("better", "worse")
+    ]
+    return [f"Not tuned, and may only need another learning rate: {'; '.join(doubtful)}."] if doubtful else []
 
 
 def _how_lost(row: Row, runs: int) -> str:

@@ -17,7 +17,7 @@ SOURCE = "an earlier README of gyro_optimizer (commit 1e6fbc7), examples/transfo
 ADAMW, GYRO = 0.0171, 0.0170
 """Final validation losses, in nats per character, after three epochs of TinyShakespeare."""
 
-SEEING_STEPS, SEEING_LR = 1500, 3e-3
+SEEING_STEPS, SEEING_LR = 1000, 3e-3
 
 
 def seeing(make_optimizer: MakeOptimizer, trial: Trial) -> dict[str, float]:

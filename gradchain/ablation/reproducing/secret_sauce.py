@@ -46,7 +46,7 @@ def sgd(lr: float) -> Chain:
 RATES: Mapping[str, tuple[Callable[[float], Chain], tuple[float, ...]]] = {
     "Adam": (adam, (2e-3, 4e-3, 8e-3)),
     "Signum": (signum, (2.5e-4, 5e-4, 1e-3, 2e-3)),
-    "SGD": (sgd, (0.3, 1.0, 3.0, 10.0)),
+    "SGD": (sgd, (0.1, 0.3, 1.0, 3.0)),
 }
 
 

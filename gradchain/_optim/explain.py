@@ -1,0 +1,78 @@
+"""The part of an optimizer that explains the next step of a parameter."""
+
+from __future__ import annotations
+
+import torch
+
+from gradchain._chain.lockstep import run_lockstep
+from gradchain._chain.trace import Trace, Tracer, title
+from gradchain._core.autocast import no_autocast
+from gradchain._core.untraced import untraced
+from gradchain._engine.param_step import ParamStep
+from gradchain._optim.checkpoint import Checkpointed
+from gradchain._optim.routing import labels_of
+from gradchain._optim.table import StepInfo
+from gradchain.errors import GradientError, OptionError, kind_of, nearest, shown
+
+
+class Explained(Checkpointed):
+    """Explains what `step` would do."""
+
+    @untraced
+    @torch.no_grad()
+    def explain(self, parameter: str | torch.Tensor) -> Trace:
+        """Follow the present gradient of a parameter to the change that `step` would make, stage by stage.
+
+        The parameter is given by its name, or as itself. The step is computed eagerly, from the present gradients and
+        state, and nothing is changed. The last row is the change that an eager step then makes, bit for bit; a compiled
+        one agrees to a few units in the last place. Of a sharded parameter it is that of the rows here; all processes
+        must ask.
+
+        Returns: the trace, to be printed, plotted, or read row by row.
+        Raises: OptionError: no such parameter; GradientError: it has no gradient, or `nonfinite="skip"` would skip the step.
+
+        >>> weight = torch.nn.Parameter(torch.zeros(2))
+        >>> optimizer = gradchain.optimizer("sgd", [("weight", weight)], lr=0.1)
+        >>> weight.grad = torch.tensor([1.0, -3.0])
+        >>> optimizer.explain("weight").change
+        tensor([-0.1000,  0.3000])
+        """
+        param, name = self._asked(parameter)
+        self._table.sync(self.param_groups)
+        due = self._table.due(self.param_groups, StepInfo(self.state, self._partition, self.capturable))
+        here = next(item for item in due if item.record.param is param)
+        due = self._stepped(due, here, name)
+        task = here.task
+        tracer = Tracer(here.program, task.param, task.gradient)
+        runs = [item.task.start(tracer.see if item is here else None) for item in due]
+        with no_autocast():
+            outcomes = run_lockstep([item.program for item in due], runs, self._partition.totals)
+        outcome = outcomes[due.index(here)]
+        return tracer.trace(title(name, task.param, int(here.counted)), outcome.param, outcome.recorded)
+
+    def _asked(self, parameter: object) -> tuple[torch.Tensor, str]:
+        """A parameter that has a gradient, and its name."""
+        groups = enumerate(self.param_groups)
+        rows = [pair for number, group in groups for pair in zip(group["params"], labels_of(group, number))]
+        by_name = isinstance(parameter, str)
+        found = [(param, name) for param, name in rows if (parameter == name if by_name else parameter is param)]
+        if not isinstance(parameter, (str, torch.Tensor)):
+            raise OptionError(f"parameter = {shown(parameter)} is {kind_of(parameter)}; pass a name, or the parameter.")
+        if not found:
+            known = nearest(parameter, [name for _, name in rows]) if isinstance(parameter, str) else ""
+            raise OptionError(f"the optimizer has no parameter {shown(parameter)}. {known}".rstrip())
+        if found[0][0].grad is None:
+            raise GradientError(f"parameter {found[0][1]} has no gradient. Call loss.backward() before explain.")
+        return found[0]
+
+    def _stepped(self, due: list[ParamStep], here: ParamStep, name: str) -> list[ParamStep]:
+        """Those that the step would be taken of, among them the one that is asked about."""
+        if not self._guard.active:
+            return due
+        finite = [item for item in due if bool(item.grad.isfinite().all())]
+        if here not in finite or (self._guard.model_wide and len(finite) < len(due)):
+            raise GradientError(
+                f"the step of {name} would not be taken, since a gradient is not finite. print(optimizer.nonfinite_report("
+                "origins=True)) says where it comes from."
+            )
+        return finite
