@@ -1,15 +1,10 @@
 """The command line: `gradchain ablate`, `gradchain list`, `gradchain show` and the others."""
 
-from gradchain.cli import ablate as ablate
-from gradchain.cli import reproduce as reproduce
-from gradchain.cli.app import app as app
-from gradchain.cli.app import names as names
-from gradchain.cli.app import page as page
-
 try:
     from gradchain.cli import ablate as ablate
     from gradchain.cli import bisect as bisect
     from gradchain.cli import report as report
+    from gradchain.cli import reproduce as reproduce
     from gradchain.cli.app import app as app
     from gradchain.cli.app import names as names
     from gradchain.cli.app import page as page
