@@ -61,7 +61,7 @@ try:
     from gradchain.ablation.task import find_task as find_task
     from gradchain.ablation.task import register_task as register_task
     from gradchain.ablation.task import tasks as tasks
-    from gradchain.ablation.track import Entry as Entry
+    from gradchain.ablation.track import TrackEntry as TrackEntry
     from gradchain.ablation.track import TrackVerdict as TrackVerdict
     from gradchain.ablation.track import track_compare as track_compare
     from gradchain.ablation.track import track_rule as track_rule

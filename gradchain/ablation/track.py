@@ -24,7 +24,7 @@ PER_STEP = 0.000045
 
 
 @dataclass(frozen=True)
-class Entry:
+class TrackEntry:
     """Runs of one optimizer, all read at the same step.
 
     Args:
@@ -46,7 +46,7 @@ class Entry:
             raise StudyError(f"mean = {shown(self.mean)}: pass the mean of validation losses, a finite number.")
 
     @classmethod
-    def of(cls, losses: Sequence[float], steps: int | None = None) -> Entry:
+    def of(cls, losses: Sequence[float], steps: int | None = None) -> TrackEntry:
         """Make an entry of the losses themselves. Returns: the entry.
 
         Raises: StudyError: there are none.
@@ -101,7 +101,7 @@ class TrackVerdict:
 
 
 def track_rule(
-    entry: Entry | Sequence[float], *, target: float = TARGET, threshold: float = THRESHOLD, sigma: float = SIGMA
+    entry: TrackEntry | Sequence[float], *, target: float = TARGET, threshold: float = THRESHOLD, sigma: float = SIGMA
 ) -> TrackVerdict:
     """Whether runs count as having reached the target: if `(target - mean) · √runs >= threshold`.
 
@@ -109,25 +109,25 @@ def track_rule(
     that has not reached the target would pass.
 
     Args:
-        entry: an `Entry`, or the losses of all runs, without picking.
+        entry: an `TrackEntry`, or the losses of all runs, without picking.
         target: the loss to be reached.
         threshold, sigma: of the rule; for another benchmark, take three standard deviations of its own.
 
     Returns: the verdict, to be printed.
     Raises: StudyError: no losses, or numbers that are not positive.
 
-    >>> print(track_rule(Entry(mean=3.278659, runs=10)))
+    >>> print(track_rule(TrackEntry(mean=3.278659, runs=10)))
     passes: 0.004241 >= 0.004
     """
     _check(threshold=threshold, sigma=sigma)
-    found = entry if isinstance(entry, Entry) else Entry.of(entry)
+    found = entry if isinstance(entry, TrackEntry) else TrackEntry.of(entry)
     margin = target - found.mean
     needed = _runs_for(lambda runs: margin * math.sqrt(runs), threshold, found.runs, possible=margin > 0)
     return TrackVerdict(margin * math.sqrt(found.runs), threshold, margin, found.runs, needed, sigma)
 
 
 def track_compare(
-    new: Entry, old: Entry, *, threshold: float = THRESHOLD, sigma: float = SIGMA, per_step: float = PER_STEP
+    new: TrackEntry, old: TrackEntry, *, threshold: float = THRESHOLD, sigma: float = SIGMA, per_step: float = PER_STEP
 ) -> TrackVerdict:
     """Whether an entry beats another: if `(old - new + per_step · steps saved) / √(1/n_new + 1/n_old) >= threshold`.
 
@@ -141,13 +141,13 @@ def track_compare(
     Returns: the verdict on `new`, to be printed.
     Raises: StudyError: an entry without steps.
 
-    >>> print(track_compare(Entry(3.27778727, 11, steps=3150), Entry(3.2786, 10, steps=3250)))
+    >>> print(track_compare(TrackEntry(3.27778727, 11, steps=3150), TrackEntry(3.2786, 10, steps=3250)))
     passes: 0.012159 >= 0.004
     """
     _check(threshold=threshold, sigma=sigma)
     if new.steps is None or old.steps is None:
         raise StudyError(
-            "an entry has no steps; pass Entry(mean, runs, steps=...) for both, or equal steps for no adjustment."
+            "an entry has no steps; pass TrackEntry(mean, runs, steps=...) for both, or equal steps for no adjustment."
         )
     margin = old.mean - new.mean + per_step * (old.steps - new.steps)
 
