@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
 from gradchain import transforms as t
@@ -12,6 +12,7 @@ from gradchain._chain.recipes import load_chain
 from gradchain.ablation.builtin import charlm
 from gradchain.ablation.reproducing.results import Claim, Reproduction, register
 from gradchain.ablation.reproducing.runs import trained
+from gradchain.ablation.statistics import paired_difference
 from gradchain.ablation.trial import TUNING_SEEDS
 
 SOURCE = "Orvieto and Gower, In search of Adam's secret sauce, arXiv:2505.21829"
@@ -46,14 +47,14 @@ def sgd(lr: float) -> Chain:
 RATES: Mapping[str, tuple[Callable[[float], Chain], tuple[float, ...]]] = {
     "Adam": (adam, (2e-3, 4e-3, 8e-3)),
     "Signum": (signum, (2.5e-4, 5e-4, 1e-3, 2e-3)),
-    "SGD": (sgd, (0.1, 0.3, 1.0, 3.0)),
+    "SGD": (sgd, (0.3, 1.0, 3.0, 10.0)),
 }
 
 
-def losses(make: Chain, seeds: int, steps: int, part: str = "loss") -> float:
-    """The mean loss of some seeds; infinite if one diverged. Returns: nats per character."""
+def losses(make: Chain, seeds: int, steps: int, part: str = "loss") -> list[float]:
+    """The loss of each seed, in nats per character; infinite if it diverged. Returns: them."""
     found = [trained("charlm", make, seed, steps).metrics.get(part) for seed in range(seeds)]
-    return fmean(math.inf if value is None else value for value in found)
+    return [math.inf if value is None else value for value in found]
 
 
 def tuned(name: str, steps: int, tell: Callable[[str], None]) -> Chain:
@@ -69,6 +70,11 @@ def tuned(name: str, steps: int, tell: Callable[[str], None]) -> Chain:
 
 # The gap of Signum.
 
+SMALLER = (
+    "agrees if our 95 % interval over seeds is above 0. The paper has a smaller gap with shorter sequences (0.7 with 512 "
+    "tokens instead of 2048); ours have 64 characters, in a few hundred steps. That it does not show here is no evidence "
+    "against it."
+)
 GAP = "Signum closes most of the gap between SGD and Adam, and not all of it"
 
 
@@ -76,7 +82,7 @@ GAP = "Signum closes most of the gap between SGD and Adam, and not all of it"
 def signum_gap(seeds: int, tell: Callable[[str], None], steps: int = charlm.STEPS) -> Reproduction:
     """Adam, Signum and SGD, each at its best learning rate; and Adam with three quarters of the steps."""
     best = {name: tuned(name, steps, tell) for name in RATES}
-    found: dict[str, float] = {}
+    found: dict[str, list[float]] = {}
     for name, tuned_chain in best.items():
         tell(f"{name}, {seeds} seeds")
         found[name] = losses(tuned_chain, seeds, steps)
@@ -84,12 +90,13 @@ def signum_gap(seeds: int, tell: Callable[[str], None], steps: int = charlm.STEP
     shorter = losses(best["Adam"], seeds, 3 * steps // 4)
     rates = ", ".join(f"{name} {found_chain.hyperparameters['lr']:g}" for name, found_chain in best.items())
     setting = f"{SCALE}. {steps} steps, {seeds} seeds; of a few learning rates each, the best on another seed: {rates}"
-    rows = gap_rows({name: math.exp(loss) for name, loss in found.items()}, math.exp(shorter))
+    perplexities = {name: [math.exp(loss) for loss in values] for name, values in found.items()}
+    rows = gap_rows(perplexities, [math.exp(loss) for loss in shorter])
     return Reproduction("signum-gap", GAP, SOURCE, setting, rows)
 
 
-def gap_rows(ours: Mapping[str, float], shorter: float) -> tuple[Claim, ...]:
-    """The order, what is closed, and what it costs. Returns: the claims."""
+def gap_rows(runs: Mapping[str, Sequence[float]], shorter: Sequence[float]) -> tuple[Claim, ...]:
+    """The order, the gap, what is closed of it, and what it costs, of the perplexities of all seeds. Returns: the claims."""
 
     def closed(perplexity: Mapping[str, float]) -> float:
         return (perplexity["SGD"] - perplexity["Signum"]) / (perplexity["SGD"] - perplexity["Adam"])
@@ -97,23 +104,32 @@ def gap_rows(ours: Mapping[str, float], shorter: float) -> tuple[Claim, ...]:
     def listed(perplexity: Mapping[str, float]) -> str:
         return " < ".join(f"{name} {perplexity[name]:.2f}" for name in sorted(perplexity, key=perplexity.__getitem__))
 
+    ours = {name: fmean(values) for name, values in runs.items()}
     order = [sorted(perplexity, key=perplexity.__getitem__) for perplexity in (PUBLISHED, ours)]
-    share = closed(ours)
+    gap = paired_difference(runs["Signum"], runs["Adam"])
+    interval = "" if gap.low is None or gap.high is None else f" [{gap.low:+.2f}, {gap.high:+.2f}]"
     return (
         Claim("perplexities", listed(PUBLISHED), listed(ours), order[0] == order[1], "what counts is the order."),
         Claim(
-            "of the gap, Signum closes",
-            f"{closed(PUBLISHED):.0%}",
-            f"{share:.0%}",
-            abs(share - closed(PUBLISHED)) <= 0.05,
-            "agrees if within 5 points; it depends on how badly SGD does, which is worse for larger vocabularies.",
+            "Signum less Adam",
+            f"{PUBLISHED['Signum'] - PUBLISHED['Adam']:+.2f}",
+            f"{gap.mean:+.2f}{interval}",
+            (gap.mean if gap.low is None else gap.low) > 0,
+            SMALLER,
         ),
         Claim(
-            "Adam needs of Signum's steps",
-            "3/4",
-            f"in 3/4: {shorter:.2f}, Signum {ours['Signum']:.2f}",
-            shorter <= ours["Signum"],
-            "agrees if Adam with three quarters of the steps is at least as good as Signum with all of them.",
+            "of the gap, Signum closes",
+            f"{closed(PUBLISHED):.0%}",
+            f"{closed(ours):.0%}",
+            abs(closed(ours) - closed(PUBLISHED)) <= 0.05,
+            "agrees if within 5 points; over 100 % is beyond Adam. It depends on how badly SGD does.",
+        ),
+        Claim(
+            "Adam with 3/4 of the steps",
+            "is as good as Signum",
+            f"{fmean(shorter):.2f}, Signum {ours['Signum']:.2f}",
+            fmean(shorter) <= ours["Signum"],
+            "agrees if it is at least as good as Signum with all of them.",
         ),
     )
 
@@ -136,7 +152,7 @@ def equal_betas(seeds: int, tell: Callable[[str], None], steps: int = EQUAL_STEP
         for second in SECOND:
             tell(f"betas {first:g}, {second:g}")
             found = (losses(adam(lr, (first, second)), seeds, steps, "validation_loss") for lr in EQUAL_RATES)
-            grid[first, second] = math.exp(min(found))
+            grid[first, second] = math.exp(min(map(fmean, found)))
     rates = " and ".join(f"{lr:g}" for lr in EQUAL_RATES)
     setting = f"{SCALE}. {steps} steps, {seeds} seeds, the better of the learning rates {rates} for each pair of betas"
     return Reproduction("beta1-equals-beta2", EQUAL, SOURCE, setting, grid_rows(grid))
