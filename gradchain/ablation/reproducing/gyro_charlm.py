@@ -73,8 +73,8 @@ def of_the_difference(gyro: list[float], adamw: list[float]) -> Claim:
     interval = "" if found.low is None or found.high is None else f" [{found.low:+.4f}, {found.high:+.4f}]"
     inside = found.low is None or found.high is None or found.low <= GYRO - ADAMW <= found.high
     reason = (
-        "a single seed was published, and no interval; ours is the mean difference over seeds and its 95 % interval. Neither "
-        "is tuned: both have lr 0.001, and on ours AdamW gains several tenths from 0.003, so a difference at 0.001 may be one "
-        "of step lengths."
+        "a single seed was published, and no interval; ours is the mean difference over seeds and its 95 % interval. "
+        "Neither is tuned: both have lr 0.001, and on ours AdamW gains several tenths from 0.003, so a difference at 0.001 "
+        "may be one of step lengths."
     )
     return Claim("GYRO less AdamW", f"{GYRO - ADAMW:+.4f}", f"{found.mean:+.4f}{interval}", inside, reason)

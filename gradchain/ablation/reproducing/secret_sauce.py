@@ -174,8 +174,8 @@ def grid_rows(grid: Grid) -> tuple[Claim, ...]:
                 f"<= {NEAR:.1%}",
                 f"{away:.1%}",
                 away <= NEAR,
-                f"perplexities by beta2: {shown}. {NEAR:.1%} are the paper's 0.3 of 21.86. Differences of a percent are within "
-                "what few seeds and few steps leave open.",
+                f"perplexities by beta2: {shown}. {NEAR:.1%} are the paper's 0.3 of 21.86. Differences of a percent are "
+                "within what few seeds and few steps leave open.",
             )
         )
     ours = ", ".join(f"{best:g}" for best in bests)
