@@ -229,13 +229,13 @@ class TestVerdicts:
             return value * (1 + 1e-6)
 
         chain = gradchain.chain(ablation_noise(), ablation_nothing(), *gradchain.recipe("adamw"))
-        study = ablation.ablate(chain, baseline=None, margin=5.0, **{**QUICK, "seeds": 6, "epochs": 6})
+        study = ablation.ablate(chain, baseline=None, margin=0.2, **{**QUICK, "seeds": 6, "epochs": 6})
         verdicts = {row.label: row.judgement.verdict for row in ablation.rows(study) if row.judgement}
         assert verdicts["without ablation_noise"] == "better"
         assert verdicts["without ablation_nothing"] == "equivalent"
         said = ablation.headline(study)
         assert "Better than the full chain: without ablation_noise" in said
-        assert "equivalent to it within 5 points: " in said.lower()
+        assert "equivalent to it within 0.2 of loss: " in said.lower()
         assert str(study).startswith(said.split(".")[0])
 
     @pytest.mark.slow
@@ -253,7 +253,7 @@ class TestVerdicts:
         assert result.exit_code == 0, result.output
         said = " ".join(result.stdout.split("\n\n")[0].split())
         assert "Better than the full chain: without planted_harm" in said
-        assert re.search(r"Equivalent to it within 1 points?: [^.]*without planted_inert", said)
+        assert re.search(r"Equivalent to it within 0.01 of loss: [^.]*without planted_inert", said)
 
     @pytest.mark.parametrize("margin", [0, -1.0, float("nan"), True, "0.5"])
     def test_a_margin_that_is_none(self, margin):

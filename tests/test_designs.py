@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import itertools
 from collections.abc import Callable
 
@@ -244,3 +246,12 @@ def test_many_stages_need_a_fraction() -> None:
     with pytest.raises(StudyError, match=r"all combinations of 8 stages are 256 arms\. Pass resolution=4"):
         designs.factorial(chain, names)
     assert len(designs.factorial(chain, names, resolution=4).arms) == 16
+
+
+@pytest.mark.parametrize(
+    "module", ["bisect", *(f"designs.{name}" for name in ("exchange", "factorial", "forward", "removal", "values"))]
+)
+def test_the_examples_in_docstrings(module: str) -> None:
+    found = doctest.testmod(importlib.import_module(f"gradchain.ablation.{module}"), extraglobs={"gradchain": gc})
+    assert found.attempted > 0
+    assert found.failed == 0

@@ -129,6 +129,20 @@ def test_what_is_refused(text: str, kind: type[Exception], message: str) -> None
     assert message in str(error.value)
 
 
+PIECES = [
+    "-", "+", "->", "<->", "=", ";", " before ", " after ", " in ", " last", "(", ")", "[", "]", "{", "}", "'", '"', "\\",
+    ",", ".", "/", "|", "#1", " ", "1", "0.5", "inf", "None", "lr", "divide", "sign", "centralize", "matrix", "partition",
+    "rename", "eps", "name", "\n", "\0", "\u00e9", "*",
+]  # fmt: skip
+
+
+@PROPERTY
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join), st.sampled_from([ADAMW, ROSE, ADAMS, gc.chain()]))
+def test_no_text_raises_what_is_not_ours(text: str, chain: gc.Chain) -> None:
+    with contextlib.suppress(gc.GradchainError):
+        chain.edit(text)
+
+
 def test_an_edit_is_text() -> None:
     with pytest.raises(gc.OptionError, match="edit 3 is an int; write it as text"):
         ROSE.edit(3)  # type: ignore[arg-type]

@@ -7,13 +7,15 @@ import io
 import json
 import re
 from dataclasses import replace
+from fnmatch import fnmatch
 from html.parser import HTMLParser
 
 import pytest
 from typer.testing import CliRunner
 
+import gradchain
 import gradchain.cli.report as report_command
-from gradchain.ablation import Arm, Design, Results, StudyError, rows, time_to
+from gradchain.ablation import Arm, Design, Results, StudyError, designs, rows, time_to
 from gradchain.ablation import reports as written
 from gradchain.ablation import study as study_module
 from gradchain.ablation.reports.latex import escaped
@@ -114,6 +116,15 @@ class TestVerdict:
         said = written.headline(made_study(design=study.design, runs=lost))
         assert said.startswith("No effect can be estimated: a run that it needs diverged or ended in an error.")
         assert said.endswith("No verdict: without both diverged in 6 of 6 seeds.")
+
+    def test_many_effects_without_a_difference_are_counted(self):
+        stages = ["centralize", "cv_trust_gate", "decoupled_decay", "stochastic_round"]
+        study = made_study(seeds=3, design=designs.factorial(gradchain.recipe("rose"), stages))
+        study = replace(study, design=replace(study.design, contrasts=study.design.contrasts[1:]))
+        worse = {arm.label: -0.05 for arm in study.design.arms if "cv_trust_gate" in arm.label}
+        said = written.headline(made_study(worse, seeds=3, design=study.design))
+        assert said.startswith("Helps: cv_trust_gate (+")
+        assert "Interactions not resolved: 6 of them." in said
 
     def test_effects_come_first_and_many_arms_are_counted(self):
         study = factorial()
@@ -306,7 +317,8 @@ class TestPage:
         assert "Curves</h2>" not in written.to_html(made_study(runs=bare, seeds=2, design=Design(tuple(arms))))
 
     def test_the_template_is_installed(self):
-        assert "*.html" in PROJECT["tool"]["setuptools"]["package-data"]["gradchain.ablation.reports"]
+        patterns = PROJECT["tool"]["setuptools"]["package-data"]["gradchain.ablation.reports"]
+        assert any(fnmatch("page.html", pattern) for pattern in patterns)
 
     def test_a_file_that_cannot_be_written(self, study, tmp_path):
         (tmp_path / "taken").write_text("")

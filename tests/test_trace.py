@@ -57,6 +57,20 @@ def test_a_trace_is_an_update(name: str) -> None:
         value = gc.apply_updates(value, update)
 
 
+@pytest.mark.parametrize("name", ["rose", "adv-lion-prodigy"])
+def test_with_counters_on_the_device(name: str) -> None:
+    """And with noise, which goes by the count."""
+    params = make_params(torch.bfloat16)
+    optimizer = gc.Optimizer(params, gc.recipe(name), compile=False, capturable=True)
+    for step in range(3):
+        set_grads(params, step)
+        trace = optimizer.explain(params[0])
+        old = params[0].detach().clone()
+        optimizer.step()
+        assert torch.equal(trace.change, changed(old, params[0].detach()))
+        assert trace.title.endswith(f"step {step + 1}")
+
+
 @pytest.mark.parametrize("options", [{}, {"maximize": True}, {"nonfinite": "skip"}, {"capturable": True}])
 def test_explaining_changes_nothing(options: dict[str, object]) -> None:
     runs = []

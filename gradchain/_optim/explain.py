@@ -48,7 +48,8 @@ class Explained(Checkpointed):
         with no_autocast():
             outcomes = run_lockstep([item.program for item in due], runs, self._partition.totals)
         outcome = outcomes[due.index(here)]
-        return tracer.trace(title(name, task.param, int(here.counted)), outcome.param, outcome.recorded)
+        step = int(here.state["step"]) + 1
+        return tracer.trace(title(name, task.param, step), outcome.param, outcome.recorded)
 
     def _asked(self, parameter: object) -> tuple[torch.Tensor, str]:
         """A parameter that has a gradient, and its name."""

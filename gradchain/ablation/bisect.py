@@ -54,7 +54,7 @@ def bisect(good: str | Chain, bad: str | Chain, is_bad: IsBad) -> Bisection:
 
     >>> from gradchain.ablation import bisect
     >>> print(bisect("rose", "adamw", lambda chain: "cv_trust_gate" not in chain))
-    guilty: -cv_trust_gate (1 of 13 edits; 5 tests, 2 unresolved)
+    guilty: -cv_trust_gate (1 of 10 edits; 5 tests, 1 unresolved)
     """
     old, new = load_chain(good, {}), load_chain(bad, {})
     edits = diff(old, new).edits

@@ -97,7 +97,7 @@ class Task:
     batch_size: int
     loss: Measure = cross_entropy
     measures: Mapping[str, Measure] = field(default_factory=lambda: {"accuracy": accuracy})
-    metrics: tuple[Metric, ...] = (Metric("accuracy", "max", percent=True), Metric("loss"))
+    metrics: tuple[Metric, ...] = (Metric("loss"), Metric("accuracy", "max", percent=True))
     schedule: Callable[[float], float] | None = None
     batches: Callable[[int, int, int, int], Iterator[torch.Tensor]] = batches
     dtype: str = "fp32"

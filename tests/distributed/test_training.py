@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import gradchain
-from tests.distributed import training, worlds
+from tests.distributed import explaining, training, worlds
 
 NAMES = ["adamw", "rose", "gyro-adam", "clip_by_global_norm", "prodigy", "factored_moment", "first_moment/int8"]
 
@@ -21,6 +21,7 @@ JOBS: list[worlds.Job] = [
     (training.states_change_places, {}),
     (training.refusals, {}),
     (training.layouts_are_found_once, {}),
+    (explaining.explains_rows, {"names": ["adamw", "gyro-adam", "clip_by_global_norm"]}),
 ]
 
 

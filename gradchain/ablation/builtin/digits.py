@@ -39,7 +39,7 @@ register_task(
         network=_perceptron,
         epochs=30,
         batch_size=32,
-        margin=1.0,
+        margin=0.01,
     )
 )
 register_task(
@@ -50,6 +50,6 @@ register_task(
         network=_convolutions,
         epochs=40,
         batch_size=32,
-        margin=1.0,
+        margin=0.01,
     )
 )

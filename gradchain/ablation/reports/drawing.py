@@ -32,6 +32,9 @@ VERDICTS = {
 COLOURS = ("#cc6677", "#332288", "#b8860b", "#117733", "#4fa8d0", "#882255", "#44aa99", "#8c8c28", "#aa4499")
 LINES = ("-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+LABEL = 38
+"""Characters of a line of a label beside a plot."""
+
 NAMED = 10
 """Of more arms, curves of those that differ most are named; the others are thin."""
 
@@ -74,6 +77,12 @@ def effect_marks(numbers: Numbers) -> list[Mark]:
     ]
 
 
+def height_of(marks: Sequence[Mark]) -> float:
+    """How high a plot of differences must be for its labels, in inches."""
+    lines = max((_wrapped(mark.label, LABEL).count("\n") + 1 for mark in marks), default=1)
+    return 1.2 + max(0.4, 0.17 * lines) * len(marks)
+
+
 def draw_differences(axes: Any, numbers: Numbers, marks: Sequence[Mark], *, says: str, narrow: bool = False) -> None:
     """Differences with their intervals, a line for each; verdicts are told by marker, colour and word."""
     factor, study = numbers.form.factor, numbers.study
@@ -94,7 +103,7 @@ def draw_differences(axes: Any, numbers: Numbers, marks: Sequence[Mark], *, says
         else:
             at = {"xy": (1.02, place), "ha": "left", "va": "center"}
         axes.annotate(said, xycoords=("axes fraction", "data"), fontsize=8.5, color=INK, **at)
-    axes.set_yticks(range(len(marks)), [""] * len(marks) if narrow else [_wrapped(mark.label, 34) for mark in marks])
+    axes.set_yticks(range(len(marks)), [""] * len(marks) if narrow else [_wrapped(mark.label, LABEL) for mark in marks])
     axes.set_ylim(max(1, len(marks)) - 0.6, -0.9 if narrow else -0.6)
     axes.set_xlabel(_wrapped(f"{says}\n{_better_is(numbers)}", 52 if narrow else 90), fontsize=9)
     axes.grid(axis="x", color=GRID, linewidth=0.6)

@@ -191,8 +191,8 @@ def legend(numbers: Numbers) -> str:
     said = [
         f"Better is: {better}.",
         f"Differences to {numbers.reference} of the same seed: mean and 95 % interval, each arm by itself.",
-        f"Verdicts and p are on {metric.name}, at 5 % for all arms together "
-        f"(Holm; {' and '.join(sorted(tests)) or 'no test'}).",
+        f"Verdicts and p are on {metric.name}: all arms together, one is called different by chance in at most 5 % of "
+        f"studies (Holm; {' and '.join(sorted(tests)) or 'no test'}).",
     ]
     if any(row.judgement is not None and row.judgement.verdict == "not resolved" for row in numbers.rows):
         said.append("Not resolved: if there is a difference, it takes more seeds to see it.")

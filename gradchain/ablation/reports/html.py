@@ -27,6 +27,7 @@ from gradchain.ablation.reports.drawing import (
     draw_tried,
     effect_axis,
     effect_marks,
+    height_of,
 )
 from gradchain.ablation.reports.findings import WARNING, chosen, described, findings, legend, looked
 from gradchain.ablation.reports.numbers import Numbers, numbers_of, title
@@ -140,7 +141,7 @@ def _differences(numbers: Numbers, marks: list[Mark], name: str, says: str) -> s
     if not any(mark.difference for mark in marks):
         return ""
     draw = partial(draw_differences, numbers=numbers, marks=marks, says=says)
-    return vector(draw, 1.1 + 0.4 * len(marks), 1.2 + 0.62 * len(marks), name)
+    return vector(draw, height_of(marks), 1.2 + 0.62 * len(marks), name)
 
 
 def _lines(numbers: Numbers, draw: Any, name: str) -> str:

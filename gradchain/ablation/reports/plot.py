@@ -10,7 +10,16 @@ from matplotlib.figure import Figure
 
 from gradchain.ablation.errors import StudyError
 from gradchain.ablation.reports.curves import curve_names
-from gradchain.ablation.reports.drawing import PLAIN, arm_marks, difference_axis, draw_curves, draw_differences
+from gradchain.ablation.reports.drawing import (
+    PLAIN,
+    arm_marks,
+    difference_axis,
+    draw_curves,
+    draw_differences,
+    effect_axis,
+    effect_marks,
+    height_of,
+)
 from gradchain.ablation.reports.numbers import Numbers, counted, numbers_of
 from gradchain.ablation.results import Results
 from gradchain.errors import shown
@@ -51,14 +60,20 @@ def _undated(path: Path) -> dict[str, None]:
 
 
 def drawn(numbers: Numbers) -> Figure:
-    """The picture: differences on the left; curves on the right, if there are any."""
+    """The picture: effects, if there are any, and differences on the left; a curve, if there is one, on the right."""
     study, curves = numbers.study, curve_names(numbers.study)
-    marks = arm_marks(numbers)
-    figure = Figure(figsize=(13 if curves else 8, max(3.6, 1.6 + 0.46 * len(marks))), dpi=110, layout="constrained")
-    axes = figure.subplots(1, 2 if curves else 1, width_ratios=(1.1, 1) if curves else None, squeeze=False)[0]
-    draw_differences(axes[0], numbers, marks, says=difference_axis(numbers))
+    parts = [(effect_marks(numbers), effect_axis(numbers))] if numbers.effects else []
+    parts.append((arm_marks(numbers), difference_axis(numbers)))
+    heights = [height_of(marks) for marks, _ in parts]
+    size = (13 if curves else 8, max(3.6, 0.5 + 1.1 * sum(heights)))
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
+    grid = figure.add_gridspec(
+        len(parts), 2 if curves else 1, height_ratios=heights, width_ratios=(1.1, 1) if curves else (1,)
+    )
+    for place, (marks, says) in enumerate(parts):
+        draw_differences(figure.add_subplot(grid[place, 0]), numbers, marks, says=says)
     if curves:
-        draw_curves(axes[1], numbers, curves[0])
+        draw_curves(figure.add_subplot(grid[:, 1]), numbers, curves[0])
     title = f"Ablation of {study.name} on {study.settings.training.name}, {counted(study.seeds, 'seed')}"
     figure.suptitle(title, fontsize=13)
     return figure

@@ -35,8 +35,7 @@ def report(study: Results) -> Group:
     notes = findings(numbers)
     if notes:
         parts += [_grid([("-", note) for note in notes]), ""]
-    parts += [_main_table(numbers), ""]
-    for table in (*_other_metrics(numbers), _effects(numbers), _edits(numbers)):
+    for table in (_effects(numbers), _main_table(numbers), *_other_metrics(numbers), _edits(numbers)):
         if table is not None:
             parts += [table, ""]
     return Group(*parts, Text(legend(numbers), style="dim"))

@@ -14,6 +14,9 @@ ORDER = ("worse", "better", "equivalent", "not resolved")
 NAMED_ARMS = 8
 """Of a study with effects, arms are named up to so many, and counted beyond."""
 
+NAMED_EFFECTS = 4
+"""Of effects without a difference, likewise."""
+
 Judged = tuple[str, Difference | None, Judgement | None]
 
 
@@ -57,11 +60,13 @@ def _effects(numbers: Numbers) -> list[str]:
     if [*named] == ["not resolved"]:
         seeds = counted(numbers.study.seeds, "seed")
         return [f"With {seeds}, no effect on {numbers.metric.name} can be told from chance."]
-    return [
-        f"{words}: {'; '.join(labels)}."
-        for pair, kind, words in _EFFECTS
-        if (labels := [label for label in named.get(kind, []) if (PAIR in label) == pair])
-    ]
+    said: list[str] = []
+    for pair, kind, words in _EFFECTS:
+        labels = [label for label in named.get(kind, []) if (PAIR in label) == pair]
+        many = kind not in ("better", "worse") and len(labels) > NAMED_EFFECTS
+        if labels:
+            said.append(f"{words}: {f'{len(labels)} of them' if many else '; '.join(labels)}.")
+    return said
 
 
 PAIR = " x "
