@@ -126,7 +126,7 @@ class TestCharlm:
         assert [step for step, _ in found.curves["validation_loss"]] == [25, 50]
 
     @pytest.mark.slow
-    @pytest.mark.parametrize(("recipe", "loss"), [("rose", 2.6), ("gyro-adam", 2.3), ("adams", 2.3), ("adamw", 2.3)])
+    @pytest.mark.parametrize(("recipe", "loss"), [("rose", 2.8), ("gyro-adam", 2.1), ("adams", 2.2), ("adamw", 2.1)])
     def test_they_learn_more_in_the_whole_budget_and_in_time(self, recipe, loss):
         found = run("charlm", recipe)
         assert found.metrics["loss"] < loss
