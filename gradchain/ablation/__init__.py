@@ -33,6 +33,10 @@ try:
     from gradchain.ablation.reports import to_json as to_json
     from gradchain.ablation.reports import to_latex as to_latex
     from gradchain.ablation.reports import write_html as write_html
+    from gradchain.ablation.reproducing import Claim as Claim
+    from gradchain.ablation.reproducing import Reproduction as Reproduction
+    from gradchain.ablation.reproducing import reproduce as reproduce
+    from gradchain.ablation.reproducing import reproductions as reproductions
     from gradchain.ablation.results import Result as Result
     from gradchain.ablation.results import Results as Results
     from gradchain.ablation.results import Tuned as Tuned
@@ -57,6 +61,10 @@ try:
     from gradchain.ablation.task import find_task as find_task
     from gradchain.ablation.task import register_task as register_task
     from gradchain.ablation.task import tasks as tasks
+    from gradchain.ablation.track import TrackEntry as TrackEntry
+    from gradchain.ablation.track import TrackVerdict as TrackVerdict
+    from gradchain.ablation.track import track_compare as track_compare
+    from gradchain.ablation.track import track_rule as track_rule
     from gradchain.ablation.trial import MakeOptimizer as MakeOptimizer
     from gradchain.ablation.trial import Metric as Metric
     from gradchain.ablation.trial import Pruned as Pruned
