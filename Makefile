@@ -9,7 +9,7 @@ STAMP := $(VENV)/.installed
 
 demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
 	$(BIN)/gradchain show rose
-	$(BIN)/gradchain ablate rose --task digits --seeds 3 --fresh --out runs/demo
+	$(BIN)/gradchain ablate rose --task digits --jobs 2 --fresh --out runs/demo
 
 test: $(STAMP)  ## all tests but the slow ones
 	$(BIN)/pytest -n 2 --dist worksteal
@@ -26,7 +26,7 @@ integrations: $(STAMP)  ## in the trainers that load our optimizers, which it in
 	$(BIN)/pytest tests/integrations -m "" -n 2 --dist worksteal
 
 # Tests of which `make test` has a selection.
-CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation audit capturable claims_own dtypes outliers product rehearsal)) \
+CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation ablation_looks ablation_processes builtin_tasks reproduce audit capturable claims_own dtypes outliers product rehearsal)) \
 	$(addsuffix .py,$(addprefix tests/laws/test_,differentiation layouts meaning step)) \
 	tests/testing tests/test_export.py tests/distributed/test_example.py "tests/distributed/test_sharded.py::test_all_on_more[three]" \
 	"tests/test_user_compile.py::test_a_compiled_caller_gets_the_same_steps[compiled]"

@@ -438,10 +438,10 @@ def test_a_missing_extra_says_what_to_install(missing):
     code = f"import sys; sys.modules[{missing!r}] = None; import gradchain.ablation"
     done = python(code)
     assert done.returncode == 1
-    assert 'pip install "gradchain[cli]"' in done.stderr.splitlines()[-1]
+    assert 'pip install "gradchain[ablate]"' in done.stderr.splitlines()[-1]
 
 
 def test_a_missing_data_package_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ModuleNotFoundError, match=r'pip install "gradchain\[cli\]"'):
+    with pytest.raises(ModuleNotFoundError, match=r'pip install "gradchain\[ablate\]"'):
         ablation.ablate("sgd", **QUICK)

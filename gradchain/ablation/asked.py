@@ -104,6 +104,8 @@ def metric_from(text: Any, training: Task | Training) -> Metric:
         except ValueError:
             raise StudyError(f"metric {shown(text)}: {shown(number)} is not a number.") from None
     name, _, goal = text.rpartition(":")
+    if name.strip() in known and known[name.strip()].goal == goal:
+        return known[name.strip()]
     if name and goal in GOALS:
         return Metric(name.strip(), goal)  # type: ignore[arg-type]
     raise StudyError(

@@ -7,7 +7,7 @@ from typing import Any
 
 from gradchain.errors import GradchainError
 
-HINT = 'is not installed. Ablation studies need it: pip install "gradchain[cli]"'
+HINT = 'is not installed. Ablation studies need it: pip install "gradchain[ablate]"'
 
 
 class StudyError(GradchainError, ValueError):
