@@ -42,6 +42,7 @@ class Rose(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class Rose_1_0_2(gradchain.Optimizer):
@@ -74,6 +75,7 @@ class Rose_1_0_2(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class GYROAdam(gradchain.Optimizer):
@@ -105,6 +107,7 @@ class GYROAdam(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class GYROSGD(gradchain.Optimizer):
@@ -135,6 +138,7 @@ class GYROSGD(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class Adams(gradchain.Optimizer):
@@ -167,6 +171,7 @@ class Adams(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW_adv(gradchain.Optimizer):
@@ -225,6 +230,7 @@ class AdamW_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW_adv_OrthoGrad(gradchain.Optimizer):
@@ -250,6 +256,7 @@ class AdamW_adv_OrthoGrad(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW_adv_Scaled(gradchain.Optimizer):
@@ -276,6 +283,7 @@ class AdamW_adv_Scaled(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class Adopt_adv(gradchain.Optimizer):
@@ -333,6 +341,7 @@ class Adopt_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class Adopt_adv_Factored(gradchain.Optimizer):
@@ -359,6 +368,7 @@ class Adopt_adv_Factored(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class Adopt_adv_Factored_AdEMAMix(gradchain.Optimizer):
@@ -386,6 +396,7 @@ class Adopt_adv_Factored_AdEMAMix(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class Prodigy_adv(gradchain.Optimizer):
@@ -450,6 +461,7 @@ class Prodigy_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class Prodigy_adv_Factored(gradchain.Optimizer):
@@ -476,6 +488,7 @@ class Prodigy_adv_Factored(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class Lion_adv(gradchain.Optimizer):
@@ -521,6 +534,7 @@ class Lion_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class Lion_Prodigy_adv(gradchain.Optimizer):
@@ -574,6 +588,7 @@ class Lion_Prodigy_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class SignSGD_adv(gradchain.Optimizer):
@@ -622,6 +637,7 @@ class SignSGD_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW(gradchain.Optimizer):
@@ -649,6 +665,7 @@ class AdamW(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class SGD(gradchain.Optimizer):
@@ -677,6 +694,7 @@ class SGD(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class Lion(gradchain.Optimizer):
@@ -703,6 +721,7 @@ class Lion(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...
 
 class AdamATan2(gradchain.Optimizer):
@@ -731,4 +750,5 @@ class AdamATan2(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
     ) -> None: ...

@@ -1,0 +1,74 @@
+"""The part of an optimizer that watches a run: telemetry, and shadows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gradchain._chain.chain import Chain
+from gradchain._core.untraced import untraced
+from gradchain._optim.checkpoint import Checkpointed
+from gradchain._optim.shadows import Runs, Shadows
+from gradchain._optim.state import LoadReport
+from gradchain.errors import OptionError, shown
+
+
+class Watched(Checkpointed):
+    """What can be seen of a run, and that shadows are saved with it."""
+
+    _shadows: Shadows | None = None
+
+    def _beside(self, groups: list[dict[str, Any]], chain: Chain) -> Runs:
+        """The optimizer of a shadow."""
+        raise NotImplementedError
+
+    def _shadowed_by(self, chains: Mapping[str, Chain]) -> Shadows | None:
+        """These shadows before their first step."""
+        return Shadows(chains, self.chain, self.defaults, self.param_groups, self._beside) if chains else None
+
+    @untraced
+    def telemetry(self, gather: bool | None = None) -> dict[str, float]:
+        """Collect what the stages recorded in the last step, over all parameters of groups with `telemetry=True`.
+
+        `step` is the counter of the parameter visited last. Before the first step, and without telemetry, all else
+        is 0. This call syncs with the device; the step does not.
+
+        Args:
+            gather: with `partition_of`, `True` for the numbers of the whole model, for which all processes must call this,
+                or `False` for those of the parameters that are stepped here. Otherwise there is no difference.
+
+        Returns: numbers by name.
+        Raises: OptionError: the parameters are divided over processes, and `gather` does not say which numbers are meant.
+        """
+        if gather is not None and not isinstance(gather, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise OptionError(f"gather = {shown(gather)} is not True, False or None. Pass one of these.")
+        names = {name for traits in self._table.traits for name in traits.records}
+        if gather is None and self._partition.places:
+            raise OptionError(
+                "the parameters are divided over processes. Pass gather=True, in all processes, for the telemetry of the "
+                "whole model, or gather=False for that of the parameters that this process steps."
+            )
+        told = self._telemetry.report(sorted(names), self._partition.members if gather else None)
+        if self._shadows is not None:
+            told |= self._shadows.report()
+        return {**told, **self._guard.tally.numbers()} if self._guard.active else told
+
+    def state_dict(self) -> dict[str, Any]:
+        saved = super().state_dict()
+        return saved if self._shadows is None else {**saved, "shadows": self._shadows.state_dict()}
+
+    state_dict.__doc__ = Checkpointed.state_dict.__doc__
+
+    def load_state_dict(self, state_dict: dict[str, Any], strict: bool = True) -> LoadReport:
+        if self._shadows is None:
+            return super().load_state_dict(state_dict, strict)
+        saved = state_dict.get("shadows") if isinstance(state_dict, Mapping) else None  # pyright: ignore
+        shadows = None if saved is None else self._shadows.loaded(saved)
+        report = super().load_state_dict(state_dict, strict)
+        self._shadows = shadows or self._shadowed_by(self._shadows.chains)
+        return report
+
+    load_state_dict.__doc__ = Checkpointed.load_state_dict.__doc__
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_shadows": self._shadows}
