@@ -71,6 +71,7 @@ class CompiledSteps:
                 if status == "uneven":
                     ready += call.split()
                 elif status == "done":
+                    call.measure(failures)
                     done.append(call)
                 else:
                     assert isinstance(call, Call)  # tiles answer each other

@@ -76,7 +76,6 @@ class Layout:
     slots: tuple[str, ...]
     fields: tuple[tuple[tuple[str, bool], ...], ...]
     maximize: bool
-    telemetry: bool
     noisy: bool
     guarded: bool
     shard: Shard
@@ -93,7 +92,6 @@ class Layout:
             slots,
             pattern_of(item.numbers),
             item.maximize,
-            item.telemetry,
             item.index is not None,
             item.keep is not None,
             item.record.shard,
@@ -214,7 +212,7 @@ def cached_layout(item: ParamStep, scalars: ScalarArgs) -> CachedLayout:
     grad, owner, state = item.grad, item.owner, item.state
     signature = (
         grad.stride(), grad.dtype, owner.data_ptr(), owner.shape, owner.stride(), owner.dtype, scalars.pattern(item.numbers),
-        item.maximize, item.telemetry, item.index is None, item.keep is None,
+        item.maximize, item.index is None, item.keep is None,
     )  # fmt: skip
     known: CachedLayout | None = item.record.layout
     if known is not None and known.signature == signature:

@@ -23,7 +23,7 @@ def optimizer(
     *,
     disable: Iterable[str] = (),
     compile: Compile = "auto",
-    telemetry: bool = False,
+    telemetry: bool | int = False,
     maximize: bool = False,
     role: Rule = None,
     capturable: bool = False,

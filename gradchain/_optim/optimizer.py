@@ -48,7 +48,7 @@ class Optimizer(Watched):
         disable: stages that are switched off in all groups that do not say otherwise.
         compile: `True` compiles the step, `False` runs it eagerly, `"auto"` compiles if the optimizer holds at least
             `gradchain._engine.AUTO_ELEMENTS` elements and a compiler is installed.
-        telemetry: collect what stages record, for `telemetry()`. Costs no sync.
+        telemetry: measure and collect what stages do, for `telemetry()`: at every step, or at every so many. Costs no sync.
         maximize: ascend instead of descend.
         role: the roles of the parameters, for groups that do not say: one for all, a mapping from parameters or their
             names (such as `gradchain.roles.from_peft(model)`), or a function of name and parameter.
@@ -85,7 +85,7 @@ class Optimizer(Watched):
         *,
         disable: Iterable[str] = (),
         compile: Compile = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: Rule = None,
         capturable: bool = False,
@@ -260,7 +260,7 @@ class Optimizer(Watched):
             group, in_place = self._partition.group, self.capturable
             shared.update(self.chain, self.param_groups, recorded, shards, group, in_place, keep)
             self._table.stamp_shared(self.param_groups)
-        self._telemetry.take(step, recorded, telling)
+        self._telemetry.take(step, recorded, shards, telling)
 
     def _info(self) -> StepInfo:
         return StepInfo(self.state, self._partition, self.capturable)
@@ -289,7 +289,7 @@ class Optimizer(Watched):
         with no_autocast():
             recorded = self._executor.run(due, compiled=compiled, partition=APART)
         self._table.count(due)
-        self._telemetry.add(param, due[0].counted, recorded[0], due[0].telemetry)
+        self._telemetry.add(param, due[0].counted, recorded[0], due[0].record.shard, due[0].telemetry)
         self._opt_called = True  # learning-rate schedulers look whether there has been a step
 
     def step_param(self, param: torch.Tensor, group: Any = None) -> None:

@@ -28,14 +28,21 @@ class Watched(Checkpointed):
 
     @untraced
     def telemetry(self, gather: bool | None = None) -> dict[str, float]:
-        """Collect what the stages recorded in the last step, over all parameters of groups with `telemetry=True`.
+        """Collect what was measured in the last step that telemetry looked at, over all parameters of groups with telemetry.
 
-        `step` is the counter of the parameter visited last. Before the first step, and without telemetry, all else
-        is 0. This call syncs with the device; the step does not.
+        Of each stage: `stage/rms_in` and `stage/rms_out`, the RMS of the direction before it and after, `stage/cosine`
+        between the two, `stage/cosine_gradient` between the direction after it and the gradient, `stage/sign_flips`, the
+        fraction of elements whose sign it turned, and `stage/rms_decay`, if it decays. A pending scale counts as divided
+        out. Of the step: `rms_gradient`, `rms_param`, `rms_change`, `relative_change` (the last over the one before it)
+        and `effective_lr`, the change over the gradient. And what stages report themselves; shared numbers; shadows.
+
+        `step` is the counter of the parameter visited last in that step. What stages record by `ctx.record` is 0 before
+        the first step and without telemetry. This call syncs with the device; the step does not.
 
         Args:
-            gather: with `partition_of`, `True` for the numbers of the whole model, for which all processes must call this,
-                or `False` for those of the parameters that are stepped here. Otherwise there is no difference.
+            gather: `True` for the numbers of the whole model, where parameters are divided over processes or sharded; all
+                processes must call this. `False` for those of the parameters and rows that are here. `None`: with
+                `partition_of` an error, and of sharded parameters what is measured is left out.
 
         Returns: numbers by name.
         Raises: OptionError: the parameters are divided over processes, and `gather` does not say which numbers are meant.
@@ -48,7 +55,9 @@ class Watched(Checkpointed):
                 "the parameters are divided over processes. Pass gather=True, in all processes, for the telemetry of the "
                 "whole model, or gather=False for that of the parameters that this process steps."
             )
-        told = self._telemetry.report(sorted(names), self._partition.members if gather else None)
+        told = self._telemetry.report(sorted(names), self._partition.members if gather else None, gather)
+        if any(group["telemetry"] for group in self.param_groups):
+            told |= {f"{at}/{name}": float(self.param_groups[0][key]) for at, name, key in self.chain.bindings.shared}
         if self._shadows is not None:
             told |= self._shadows.report()
         return {**told, **self._guard.tally.numbers()} if self._guard.active else told
