@@ -30,7 +30,7 @@ class Rose(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -63,7 +63,7 @@ class Rose_1_0_2(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -95,7 +95,7 @@ class GYROAdam(gradchain.Optimizer):
         residual_rtol: float = 1e-06,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -126,7 +126,7 @@ class GYROSGD(gradchain.Optimizer):
         residual_rtol: float = 1e-06,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -159,7 +159,7 @@ class Adams(gradchain.Optimizer):
         spectral_precision: str = "param",
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -218,7 +218,7 @@ class AdamW_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -244,7 +244,7 @@ class AdamW_adv_OrthoGrad(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -271,7 +271,7 @@ class AdamW_adv_Scaled(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -329,7 +329,7 @@ class Adopt_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -356,7 +356,7 @@ class Adopt_adv_Factored(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -384,7 +384,7 @@ class Adopt_adv_Factored_AdEMAMix(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -449,7 +449,7 @@ class Prodigy_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -476,7 +476,7 @@ class Prodigy_adv_Factored(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -522,7 +522,7 @@ class Lion_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -576,7 +576,7 @@ class Lion_Prodigy_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -625,7 +625,7 @@ class SignSGD_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -653,7 +653,7 @@ class AdamW(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -682,7 +682,7 @@ class SGD(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -709,7 +709,7 @@ class Lion(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -738,7 +738,7 @@ class AdamATan2(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]

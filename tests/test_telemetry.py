@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -99,7 +101,9 @@ def test_looking_changes_nothing(name: str, compile: bool, telemetry: bool | int
 
 
 def test_the_kernel_that_writes_is_the_one_without_telemetry() -> None:
-    params = make_params()
+    """Large tensors are measured by a kernel of their own, small ones eagerly."""
+    params = make_params(shapes=[(300, 301), (4,), (3, 2)])
+    twins = [nn.Parameter(param.detach().clone()) for param in params]
     optimizer = gc.optimizer("adamw", params, lr=0.0123, compile=True)
     train(optimizer, params, range(3))
     plain = optimizer.compile_report()
@@ -107,12 +111,18 @@ def test_the_kernel_that_writes_is_the_one_without_telemetry() -> None:
     train(optimizer, params, range(3, 6))
     assert optimizer.compile_report().kernels == plain.kernels + 1
     assert optimizer._replay_plan is not None
+    eager = gc.optimizer("adamw", twins, lr=0.0123, compile=False, telemetry=True)
+    train(eager, twins, range(6))
+    assert optimizer.telemetry() == pytest.approx(eager.telemetry(), rel=1e-4, abs=1e-6)
     optimizer.param_groups[0]["telemetry"] = False
     train(optimizer, params, range(6, 9))
     assert optimizer.compile_report().kernels == plain.kernels + 1
 
 
-@pytest.mark.parametrize("name", ["gyro-adam", "adv-prodigy", "adams", "adv-adopt-factored"])
+@pytest.mark.parametrize(
+    "name",
+    ["gyro-adam", "adv-prodigy", *(pytest.param(x, marks=pytest.mark.slow) for x in ("adams", "adv-adopt-factored"))],
+)
 def test_compiled_and_eager_see_the_same(name: str) -> None:
     seen: list[list[dict[str, float]]] = []
     for compile in (False, True):
@@ -227,3 +237,126 @@ def test_one_by_one() -> None:
 def test_telemetry_is_a_bool_or_a_number_of_steps(telemetry: Any) -> None:
     with pytest.raises(gc.OptionError, match="number of steps"):
         gc.optimizer("adamw", make_params(), telemetry=telemetry)
+
+
+# Exporters.
+
+
+class Writer:
+    """As `torch.utils.tensorboard.SummaryWriter`."""
+
+    def __init__(self) -> None:
+        self.scalars: list[tuple[str, float, int | None]] = []
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int | None = None, walltime: Any = None) -> None:
+        self.scalars.append((tag, scalar_value, global_step))
+
+
+class Run:
+    """As a run of wandb or trackio."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[dict[str, Any], int | None]] = []
+
+    def log(self, data: dict[str, Any], step: int | None = None, commit: bool | None = None) -> None:
+        self.lines.append((data, step))
+
+
+class StepLess:
+    def __init__(self) -> None:
+        self.lines: list[dict[str, Any]] = []
+
+    def log(self, data: dict[str, Any]) -> None:
+        self.lines.append(data)
+
+
+class Metrics:
+    """As mlflow, and Lightning's loggers."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[dict[str, Any], int | None]] = []
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.lines.append((metrics, step))
+
+
+def watched(telemetry: bool | int = True) -> tuple[gc.Optimizer, list[nn.Parameter]]:
+    params = make_params()
+    return gc.optimizer("sgd", params, lr=0.5, telemetry=telemetry, compile=False), params
+
+
+def test_each_kind_of_log_gets_the_same_numbers(tmp_path: Path) -> None:
+    optimizer, params = watched()
+    writer, run, plain, metrics, file = Writer(), Run(), StepLess(), Metrics(), tmp_path / "run.jsonl"
+    seen: list[dict[str, Any]] = []
+    for place, to in enumerate((writer, run, plain, metrics, file, seen.append), start=1):
+        train(optimizer, params, [0])
+        told = optimizer.telemetry()
+        assert optimizer.log_telemetry(to) == told
+        numbers = {name: value for name, value in told.items() if name != "step"}
+        assert told["step"] == place
+        expected = {
+            1: lambda: [*zip(numbers, numbers.values(), [1] * len(numbers))] == writer.scalars,  # noqa: B023
+            2: lambda: run.lines == [(numbers, 2)],  # noqa: B023
+            3: lambda: plain.lines == [{"step": 3, **numbers}],  # noqa: B023
+            4: lambda: metrics.lines == [(numbers, 4)],  # noqa: B023
+            5: lambda: json.loads(file.read_text(encoding="utf-8")) == {"step": 5, **numbers},  # noqa: B023
+            6: lambda: seen == [{"step": 6, **numbers}],  # noqa: B023
+        }
+        assert expected[place]()
+
+
+def test_it_is_written_once_and_only_where_there_is_something_new(tmp_path: Path) -> None:
+    optimizer, params = watched(telemetry=3)
+    file = str(tmp_path / "run.jsonl")
+    written = []
+    for step in range(1, 8):
+        set_grads(params, step)
+        optimizer.step()
+        written.append(optimizer.log_telemetry(file, prefix="opt/"))
+        assert optimizer.log_telemetry(file) is None
+    lines = [json.loads(line) for line in Path(file).read_text(encoding="utf-8").splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    assert [x for x in written if x is not None] == lines
+    assert all(name == "step" or name.startswith("opt/") for name in lines[0])
+
+
+def test_no_log_waits_for_the_device_where_there_is_nothing_new() -> None:
+    optimizer, params = watched(telemetry=3)
+    train(optimizer, params, [0])
+    optimizer.telemetry = None  # type: ignore[method-assign, assignment]
+    assert optimizer.log_telemetry(Run()) is None
+
+
+def test_another_step_may_be_given_and_one_may_write_nothing() -> None:
+    optimizer, params = watched()
+    train(optimizer, params, [0])
+    run = Run()
+    told = optimizer.log_telemetry(run, step=70)
+    assert (run.lines[0][1], told and told["step"]) == (70, 70)
+    train(optimizer, params, [0])
+    assert optimizer.log_telemetry(None) == optimizer.telemetry()
+
+
+def test_what_is_not_finite_is_null_in_json(tmp_path: Path) -> None:
+    optimizer, params = watched()
+    set_grads(params, 0)
+    params[0].grad = torch.full_like(params[0], float("nan"))
+    optimizer.step()
+    optimizer.log_telemetry(tmp_path / "x")
+    line = json.loads((tmp_path / "x").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert line["rms_gradient"] is None
+
+
+def test_tensorboard_itself(tmp_path: Path) -> None:
+    tensorboard = pytest.importorskip("torch.utils.tensorboard", exc_type=ImportError)
+    optimizer, params = watched()
+    train(optimizer, params, [0])
+    with tensorboard.SummaryWriter(str(tmp_path)) as writer:
+        optimizer.log_telemetry(writer)
+    assert [*tmp_path.glob("events*")]
+
+
+def test_a_log_that_is_none_is_refused() -> None:
+    with pytest.raises(gc.OptionError, match=r"to = 3 .* add_scalar"):
+        watched()[0].log_telemetry(3)

@@ -11,7 +11,7 @@ from gradchain._chain.context import Recorded
 from gradchain._chain.program import Outcome
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
-from gradchain._engine.kernel import Kernel, Known, Status, status_of
+from gradchain._engine.kernel import Kernel, Known, Status, status_of, told
 from gradchain._engine.layouts import LayoutIds, ScalarArgs, cached_layout, inputs_of
 from gradchain._engine.param_step import ParamStep, commit
 
@@ -107,7 +107,8 @@ class Call:
         if self.tells:
             while self.advance(failures, measures=True) == "asks":
                 self.take([request.local_totals() for _, request in self.asked])
-            self.measured = self.kernel([], measures=True).measure(self.flat())
+            kernel = self.kernel([], measures=True)
+            self.measured = list(map(told, self.outcomes)) if kernel.compiled is None else kernel.measure(self.flat())
 
     def advance(self, failures: list[str], measures: bool = False) -> Status:
         """Run the present phase up to its requests; one that would write waits for `finish`."""

@@ -28,6 +28,9 @@ Result: TypeAlias = "Asked | Outcome"
 Status = Literal["done", "asks", "uneven"]
 """Whether all parameters of a bucket are done, all wait at the same stage, or neither."""
 
+SMALL_ELEMENTS = 1 << 16
+"""Tensors of at most so many elements are stepped several to a call."""
+
 Known: TypeAlias = "tuple[tuple[tuple[str, ...], ...], ...]"
 """For each parameter, for each answered request, the names of the totals."""
 
@@ -72,7 +75,7 @@ class Kernel:
     """One phase of one bucket, compiled; or plain Python if it could not be.
 
     One that `measures` runs the last phase for telemetry, and writes nothing: the kernel that writes is the same with
-    telemetry and without.
+    telemetry and without. It has many sums, which take long to compile; for small tensors it stays plain Python.
     """
 
     def __init__(
@@ -93,6 +96,9 @@ class Kernel:
         self.recorded: list[list[Any]] = []
         self.compiled: Compiled | None = None
         self.failure: str | None = None
+        self.seconds = 0.0
+        if measures and layouts[0].numel <= SMALL_ELEMENTS:
+            return
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():  # the compiler's own deprecations are not the user's business

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -81,6 +82,11 @@ class Layout:
     shard: Shard
     matrix: tuple[int, int] | None
     common: tuple[str, ...]
+
+    @property
+    def numel(self) -> int:
+        """The elements of the parameter here."""
+        return math.prod(self.tensors[0][0])
 
     @staticmethod
     def of(item: ParamStep) -> Layout:

@@ -35,7 +35,7 @@ class Telemetry:
         self._records: list[tuple[Recorded, Any]] = []
         """What each parameter recorded, and the process group that it is sharded over."""
         self._seen: set[int] = set()
-        self._names: set[str] = set()
+        self._names: dict[str, None] = {}
         """What has been reported: a name that came up once stays."""
 
     def take(
@@ -76,8 +76,8 @@ class Telemetry:
         count = max(sum(count for _, count, _ in everybody), 1)
         told = {name: x / count if how == "mean" else x for (name, how), x in totals.items() if how != "rows"}
         told |= _measures({name: x for (name, how), x in totals.items() if how == "rows"})
-        self._names |= {*names, *told}
-        return {"step": max(step for step, _, _ in everybody), **{n: told.get(n, 0.0) for n in sorted(self._names)}}
+        self._names |= dict.fromkeys([*names, *told])
+        return {"step": max(step for step, _, _ in everybody), **{name: told.get(name, 0.0) for name in self._names}}
 
     def _totals(self, gathered: bool | None) -> Sums:
         """The sums over all parameters, and over all processes that hold rows of them if that is wanted."""

@@ -8,6 +8,7 @@ from typing import Any
 from gradchain._chain.chain import Chain
 from gradchain._core.untraced import untraced
 from gradchain._optim.checkpoint import Checkpointed
+from gradchain._optim.exporters import check_target, write
 from gradchain._optim.shadows import Runs, Shadows
 from gradchain._optim.state import LoadReport
 from gradchain.errors import OptionError, shown
@@ -61,6 +62,45 @@ class Watched(Checkpointed):
         if self._shadows is not None:
             told |= self._shadows.report()
         return {**told, **self._guard.tally.numbers()} if self._guard.active else told
+
+    @untraced
+    def log_telemetry(
+        self, to: Any, *, step: int | None = None, prefix: str = "", gather: bool | None = None
+    ) -> dict[str, float] | None:
+        """Write what `telemetry()` collects somewhere, if there is anything new: call it after every step.
+
+        With `telemetry=100` it writes at every hundredth step, and waits for the device only then.
+
+        Args:
+            to: a path, for JSON lines that are appended; a `SummaryWriter`, or what has `add_scalar(name, value, step)`;
+                anything with `log_metrics(dict, step=)` (mlflow, Lightning), `log(dict, step=)` or `log(dict)` (wandb,
+                trackio, their modules too); a function of a dict. `None` collects and writes nothing, as processes other
+                than the first need with `gather=True`.
+            step: the number to file it under; by default the count of optimizer steps.
+            prefix: put before all names, such as `"optimizer/"`.
+            gather: as for `telemetry`.
+
+        Returns: the numbers that were written, or `None` if there was nothing new.
+        Raises: OptionError: telemetry cannot be written there, or as `telemetry`.
+
+        >>> weight = torch.nn.Parameter(torch.ones(2))
+        >>> optimizer = gradchain.optimizer("sgd", [weight], lr=0.5, telemetry=True)
+        >>> weight.grad = torch.ones(2)
+        >>> optimizer.step()
+        >>> told = optimizer.log_telemetry(lambda numbers: print(numbers["step"], numbers["effective_lr"]))
+        1 0.5
+        >>> optimizer.log_telemetry(print)
+        """
+        check_target(to)
+        if not self._telemetry.fresh:
+            return None
+        told = self.telemetry(gather)
+        self._telemetry.fresh = False
+        at = int(told.pop("step")) if step is None else step
+        told.pop("step", None)
+        numbers = {prefix + name: value for name, value in told.items()}
+        write(to, numbers, at)
+        return {"step": at, **numbers}
 
     def state_dict(self) -> dict[str, Any]:
         saved = super().state_dict()
