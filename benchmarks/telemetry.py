@@ -1,6 +1,7 @@
 """What telemetry and shadows cost: `python -m benchmarks.telemetry`.
 
-Steps of AdamW over the shapes of a small transformer, eager and compiled. Sides take turns; of blocks of ten steps the fastest.
+Steps of AdamW over the shapes of a small transformer, eager and compiled. Sides take turns; the fastest of some blocks of
+ten steps.
 """
 
 from __future__ import annotations

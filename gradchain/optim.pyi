@@ -42,7 +42,7 @@ class Rose(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Rose_1_0_2(gradchain.Optimizer):
@@ -75,7 +75,7 @@ class Rose_1_0_2(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class GYROAdam(gradchain.Optimizer):
@@ -107,7 +107,7 @@ class GYROAdam(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class GYROSGD(gradchain.Optimizer):
@@ -138,7 +138,7 @@ class GYROSGD(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Adams(gradchain.Optimizer):
@@ -171,7 +171,7 @@ class Adams(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW_adv(gradchain.Optimizer):
@@ -230,7 +230,7 @@ class AdamW_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW_adv_OrthoGrad(gradchain.Optimizer):
@@ -256,7 +256,7 @@ class AdamW_adv_OrthoGrad(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW_adv_Scaled(gradchain.Optimizer):
@@ -283,7 +283,7 @@ class AdamW_adv_Scaled(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Adopt_adv(gradchain.Optimizer):
@@ -341,7 +341,7 @@ class Adopt_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Adopt_adv_Factored(gradchain.Optimizer):
@@ -368,7 +368,7 @@ class Adopt_adv_Factored(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Adopt_adv_Factored_AdEMAMix(gradchain.Optimizer):
@@ -396,7 +396,7 @@ class Adopt_adv_Factored_AdEMAMix(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Prodigy_adv(gradchain.Optimizer):
@@ -461,7 +461,7 @@ class Prodigy_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Prodigy_adv_Factored(gradchain.Optimizer):
@@ -488,7 +488,7 @@ class Prodigy_adv_Factored(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Lion_adv(gradchain.Optimizer):
@@ -534,7 +534,7 @@ class Lion_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Lion_Prodigy_adv(gradchain.Optimizer):
@@ -588,7 +588,7 @@ class Lion_Prodigy_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class SignSGD_adv(gradchain.Optimizer):
@@ -637,7 +637,7 @@ class SignSGD_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW(gradchain.Optimizer):
@@ -665,7 +665,7 @@ class AdamW(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class SGD(gradchain.Optimizer):
@@ -694,7 +694,7 @@ class SGD(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Lion(gradchain.Optimizer):
@@ -721,7 +721,7 @@ class Lion(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class AdamATan2(gradchain.Optimizer):
@@ -750,5 +750,5 @@ class AdamATan2(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
-        shadows: collections.abc.Mapping[str, gradchain._chain.chain.Chain] | None = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
