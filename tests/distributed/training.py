@@ -239,6 +239,12 @@ def refusals() -> list[str]:
         lambda: build([("head.weight", by_columns)], lion),
     )
     refused(
+        "a shadow of shards",
+        gc.ParameterError,
+        ["shadows", "sharded"],
+        lambda: gc.Optimizer([("w", by_rows)], lion, shadows={"twin": lion}, compile=False),
+    )
+    refused(
         "an undeclared slot",
         gc.ChainError,
         ["rows_undeclared", "per_row", "w"],
