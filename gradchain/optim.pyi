@@ -30,7 +30,7 @@ class Rose(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -42,6 +42,7 @@ class Rose(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Rose_1_0_2(gradchain.Optimizer):
@@ -62,7 +63,7 @@ class Rose_1_0_2(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -74,6 +75,7 @@ class Rose_1_0_2(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class GYROAdam(gradchain.Optimizer):
@@ -93,7 +95,7 @@ class GYROAdam(gradchain.Optimizer):
         residual_rtol: float = 1e-06,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -105,6 +107,7 @@ class GYROAdam(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class GYROSGD(gradchain.Optimizer):
@@ -123,7 +126,7 @@ class GYROSGD(gradchain.Optimizer):
         residual_rtol: float = 1e-06,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -135,6 +138,7 @@ class GYROSGD(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Adams(gradchain.Optimizer):
@@ -155,7 +159,7 @@ class Adams(gradchain.Optimizer):
         spectral_precision: str = "param",
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -167,6 +171,7 @@ class Adams(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW_adv(gradchain.Optimizer):
@@ -213,7 +218,7 @@ class AdamW_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -225,6 +230,7 @@ class AdamW_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW_adv_OrthoGrad(gradchain.Optimizer):
@@ -238,7 +244,7 @@ class AdamW_adv_OrthoGrad(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -250,6 +256,7 @@ class AdamW_adv_OrthoGrad(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW_adv_Scaled(gradchain.Optimizer):
@@ -264,7 +271,7 @@ class AdamW_adv_Scaled(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -276,6 +283,7 @@ class AdamW_adv_Scaled(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Adopt_adv(gradchain.Optimizer):
@@ -321,7 +329,7 @@ class Adopt_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -333,6 +341,7 @@ class Adopt_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Adopt_adv_Factored(gradchain.Optimizer):
@@ -347,7 +356,7 @@ class Adopt_adv_Factored(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -359,6 +368,7 @@ class Adopt_adv_Factored(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Adopt_adv_Factored_AdEMAMix(gradchain.Optimizer):
@@ -374,7 +384,7 @@ class Adopt_adv_Factored_AdEMAMix(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -386,6 +396,7 @@ class Adopt_adv_Factored_AdEMAMix(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Prodigy_adv(gradchain.Optimizer):
@@ -438,7 +449,7 @@ class Prodigy_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -450,6 +461,7 @@ class Prodigy_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Prodigy_adv_Factored(gradchain.Optimizer):
@@ -464,7 +476,7 @@ class Prodigy_adv_Factored(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -476,6 +488,7 @@ class Prodigy_adv_Factored(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Lion_adv(gradchain.Optimizer):
@@ -509,7 +522,7 @@ class Lion_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -521,6 +534,7 @@ class Lion_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Lion_Prodigy_adv(gradchain.Optimizer):
@@ -562,7 +576,7 @@ class Lion_Prodigy_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -574,6 +588,7 @@ class Lion_Prodigy_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class SignSGD_adv(gradchain.Optimizer):
@@ -610,7 +625,7 @@ class SignSGD_adv(gradchain.Optimizer):
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -622,6 +637,7 @@ class SignSGD_adv(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class AdamW(gradchain.Optimizer):
@@ -637,7 +653,7 @@ class AdamW(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -649,6 +665,7 @@ class AdamW(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class SGD(gradchain.Optimizer):
@@ -665,7 +682,7 @@ class SGD(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -677,6 +694,7 @@ class SGD(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class Lion(gradchain.Optimizer):
@@ -691,7 +709,7 @@ class Lion(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -703,6 +721,7 @@ class Lion(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
 class AdamATan2(gradchain.Optimizer):
@@ -719,7 +738,7 @@ class AdamATan2(gradchain.Optimizer):
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: str
         | collections.abc.Sequence[str | None]
@@ -731,4 +750,5 @@ class AdamATan2(gradchain.Optimizer):
         nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
         partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
         partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...

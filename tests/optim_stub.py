@@ -37,7 +37,8 @@ def written(annotation: Any) -> str:
     if isinstance(annotation, type) and not hasattr(annotation, "__args__"):
         qualified = f"{annotation.__module__}.{annotation.__qualname__}"
         return qualified.removeprefix("builtins.").replace("torch.nn.modules.module", "torch.nn")
-    return str(annotation).replace("torch.nn.modules.module", "torch.nn").replace("NoneType", "None")
+    text = str(annotation).replace("torch.nn.modules.module", "torch.nn").replace("NoneType", "None")
+    return text.replace("gradchain._chain.chain.Chain", "gradchain.Chain")
 
 
 def parameter(p: inspect.Parameter) -> str:

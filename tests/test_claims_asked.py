@@ -108,7 +108,8 @@ def test_a_name_that_is_recorded_is_reported(compile: bool) -> None:
     assert optimizer.telemetry() == {"step": 0, "first": 0.0}
     param.grad = torch.ones(2)
     optimizer.step()
-    assert optimizer.telemetry() == {"step": 1, "first": 1.0}
+    told = optimizer.telemetry()
+    assert (told["step"], told["first"]) == (1, 1.0)
 
 
 def test_a_name_that_only_comes_up_later_stays() -> None:
@@ -121,9 +122,9 @@ def test_a_name_that_only_comes_up_later_stays() -> None:
 
     param = nn.Parameter(torch.ones(2))
     optimizer = gc.Optimizer([param], gc.chain(stage(act), LR), compile=False, telemetry=True)
-    seen: list[dict[str, float]] = []
+    seen: list[float | None] = []
     for names[:] in ([], ["late"], []):
         param.grad = torch.ones(2)
         optimizer.step()
-        seen.append(optimizer.telemetry())
-    assert seen == [{"step": 1}, {"step": 2, "late": 1.0}, {"step": 3, "late": 0.0}]
+        seen.append(optimizer.telemetry().get("late"))
+    assert seen == [None, 1.0, 0.0]

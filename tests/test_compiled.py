@@ -343,7 +343,7 @@ def test_a_parameter_turned_or_cut_in_place_is_not_taken_for_the_old_one(traced:
         param.grad = torch.ones(param.shape)
         optimizer.step()
         assert param.data_ptr() == before
-        *_, ((layout,), _) = optimizer._executor.compiled.kernels  # pyright: ignore[reportPrivateUsage]
+        *_, ((layout,), _, _) = optimizer._executor.compiled.kernels  # pyright: ignore[reportPrivateUsage]
         shape, stride, *_ = layout.layout.tensors[0]
         assert (torch.Size(shape), stride) == (param.shape, param.stride())
 

@@ -94,7 +94,7 @@ def test_a_bad_option_is_explained(name: str, options: dict[str, Any], words: li
         (lambda: gradchain.Optimizer(make_params(), t.sign()), gradchain.OptionError, ["sign()", "chain("]),
         (lambda: gradchain.Optimizer(make_params(), "adamw"), gradchain.OptionError, ["'adamw'", "recipe"]),
         (lambda: recipe_optimizer("adamw", make_params(), compile="yes"), gradchain.OptionError, ["'yes'", "'auto'"]),
-        (lambda: recipe_optimizer("adamw", make_params(), telemetry=1), gradchain.OptionError, ["telemetry", "1"]),
+        (lambda: recipe_optimizer("adamw", make_params(), telemetry=-1), gradchain.OptionError, ["telemetry", "-1"]),
         (lambda: recipe_optimizer("adamw", make_params(), disable="divide"), gradchain.OptionError, ["['divide']"]),
         (lambda: recipe_optimizer("adamw", make_params(), disable=3), gradchain.OptionError, ["disable", "3"]),
         (lambda: recipe_optimizer("adamw", make_params(), disable=None), gradchain.OptionError, ["disable", "None"]),

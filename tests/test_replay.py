@@ -311,5 +311,5 @@ def test_a_slot_that_was_turned_in_place_is_not_taken_for_the_old_one() -> None:
             slot = optimizer.state[first(optimizer)]["first_moment.exp_avg"]
             slot.data = slot.t()
         optimizer.step()
-    buckets = [ids for ids, _ in optimizer._executor.compiled.kernels]  # pyright: ignore[reportPrivateUsage]
+    buckets = [ids for ids, *_ in optimizer._executor.compiled.kernels]  # pyright: ignore[reportPrivateUsage]
     assert any(stride == (1, 4) for ids in buckets for known in ids for _, stride, *_ in known.layout.tensors)

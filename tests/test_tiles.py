@@ -78,6 +78,15 @@ def test_tiles_make_the_step_of_the_whole(
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_tiles_stay_tiles_under_telemetry(counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+    plain = run(CHAINS["adamw"], compile=True)
+    tiled, counted[:] = [*counted], []
+    watched = run(CHAINS["adamw"], compile=True, telemetry=True)
+    assert counted == tiled
+    torch.testing.assert_close(watched, plain, rtol=0, atol=0)
+
+
 def test_compiled_tiles(counted: list[int]) -> None:
     torch.testing.assert_close(run(CHAINS["adamw"], True), run(CHAINS["adamw"], False), rtol=1e-5, atol=1e-6)
     assert counted

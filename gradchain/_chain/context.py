@@ -8,14 +8,17 @@ from typing import Any, Literal, TypeAlias
 import torch
 
 from gradchain._core.noise import random_bits, salt_of
-from gradchain._core.reduce import Request, Totals
+from gradchain._core.reduce import Request, Totals, accumulate
 from gradchain._core.shard import Shard
 from gradchain.errors import ChainError
 from gradchain.ops import compute_dtype, finite
 from gradchain.storage import SlotView, Storage
 
-Reduction = Literal["mean", "sum", "total"]
-"""How the reports of parameters are combined; `total` is for contributions to shared numbers."""
+Reduction = Literal["mean", "sum", "total", "rows"]
+"""How the reports of parameters are combined.
+
+`total` is for contributions to shared numbers, `rows` for sums over the elements here, which other processes add to.
+"""
 
 Recorded: TypeAlias = "dict[tuple[str, Reduction], torch.Tensor]"
 """What a parameter recorded in a step, by name."""
@@ -61,6 +64,7 @@ class Context:
         self._readable: tuple[str, ...] = ()
         self._stage = ""
         self.noise_key: torch.Tensor | None = None
+        self.observed = False
 
     def enter(self, address: str, scalars: Mapping[str, Any], readable: tuple[str, ...]) -> None:
         """Switch to the next stage."""
@@ -130,6 +134,17 @@ class Context:
     def record(self, name: str, value: torch.Tensor, reduce: Reduction = "mean") -> None:
         """Report a 0-d tensor, made of totals, to `optimizer.telemetry()`: the mean or sum over parameters. Never syncs."""
         self.recorded[name, reduce] = value
+
+    def observe(self, name: str, make: Callable[[], torch.Tensor]) -> None:
+        """Report the mean of what `make` returns, over all elements of all parameters, to `optimizer.telemetry()`.
+
+        Its name there is `stage/name`. `make` is called only where telemetry is on, so that it costs nothing else. It
+        returns a tensor with a number, or true or false, for each element here, for each row, or for all.
+        """
+        if self.observed:
+            values = make()
+            each = self.stored_param.numel() / max(values.numel(), 1)
+            self.recorded[f"{self._stage}/{name}", "rows"] = accumulate(values) * each
 
     def contribute(self, **values: torch.Tensor) -> None:
         """Add 0-d tensors, of the rows in this process, to the totals that `share` gets after the step. Never syncs.

@@ -229,15 +229,16 @@ class Program:
         shard: Shard | None = None,
         keep: torch.Tensor | None = None,
         witness: Witness | None = None,
+        observe: bool = False,
     ) -> Running:
         """One step of one parameter, or of those rows of it that are here. Pure: it returns new tensors.
 
         Where `keep`, a 0-d bool tensor, is false, it adds nothing to totals over several parameters. `witness` is called
-        with what each stage makes.
+        with what each stage makes; with `observe`, stages report what they look at for telemetry alone.
         """
         shard = Shard.whole(param.shape) if shard is None else shard
         ctx = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
-        ctx.noise_key = noise_key
+        ctx.noise_key, ctx.observed = noise_key, observe
         update = Update(gradient.to(ctx.dtype))
         last: list[tuple[str, Precision, Mapping[str, Any]]] = []
         changed: State = {}
@@ -264,10 +265,9 @@ class Program:
             ctx.enter(address, values, tuple(stage.known_slots))
             new_param, slots = stage.write(new_param, ctx)
             changed |= yield from self._packed(address, stage, slots, ctx, state)
-        recorded = ctx.recorded
         if keep is not None:
-            recorded = {name: torch.where(keep, x, torch.zeros_like(x)) for name, x in recorded.items()}
-        return Outcome(new_param.to(param.dtype), changed, recorded)
+            ctx.recorded = {name: torch.where(keep, x, torch.zeros_like(x)) for name, x in ctx.recorded.items()}
+        return Outcome(new_param.to(param.dtype), changed, ctx.recorded)
 
     def _packed(
         self, address: str, stage: Stage, slots: Slots, ctx: Context, state: Mapping[str, torch.Tensor]

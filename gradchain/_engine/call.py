@@ -11,7 +11,7 @@ from gradchain._chain.context import Recorded
 from gradchain._chain.program import Outcome
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
-from gradchain._engine.kernel import Kernel, Known, Status, status_of
+from gradchain._engine.kernel import Kernel, Known, Status, status_of, told
 from gradchain._engine.layouts import LayoutIds, ScalarArgs, cached_layout, inputs_of
 from gradchain._engine.param_step import ParamStep, commit
 
@@ -40,8 +40,8 @@ class Recent(dict[K, V]):
         return value
 
 
-Key = tuple[LayoutIds, Known]
-"""A bucket and the answers that it has."""
+Key = tuple[LayoutIds, Known, bool]
+"""A bucket, the answers that it has, and whether it is measured for telemetry."""
 
 KERNELS = 256
 """The number of kernels that this process keeps, besides those that its optimizers use."""
@@ -66,9 +66,9 @@ class OwnKernels(Recent[Key, tuple[Kernel, float]]):
             return own[0]
         kernel, seconds = _kernels.use(key), 0.0
         if kernel is None:
-            told = any(ids == key[0] and known.failure for (ids, _), known in _kernels.items())
+            told = any(known.failure for held, known in _kernels.items() if held[0] == key[0])
             layouts = [layout.layout for layout in key[0]]
-            kernel = _kernels.add(key, Kernel(layouts, call.due[0].program, key[1], call.flat()))
+            kernel = _kernels.add(key, Kernel(layouts, call.due[0].program, key[1], call.flat(), key[2]))
             seconds = kernel.seconds
             if kernel.failure is not None and not told:
                 failures.append(kernel.failure)
@@ -88,18 +88,31 @@ class Call:
         self.asked: list[Asked] = []
         self.outcomes: list[Outcome] = []
         self.recorded: list[Recorded] = []
+        self.measured: list[Recorded] = []
 
     def flat(self) -> list[torch.Tensor]:
         return [*self.inputs, *(x for totals in self.answers for total in totals for x in vars(total).values())]
 
-    def kernel(self, failures: list[str]) -> Kernel:
-        """The kernel of the present phase."""
+    def kernel(self, failures: list[str], measures: bool = False) -> Kernel:
+        """The kernel of the present phase, or the one that measures it for telemetry."""
         known: Known = tuple(tuple(tuple(vars(total)) for total in totals) for totals in self.answers)
-        return self.kernels.find((self.ids, known), self, failures)
+        return self.kernels.find((self.ids, known, measures), self, failures)
 
-    def advance(self, failures: list[str]) -> Status:
+    @property
+    def tells(self) -> bool:
+        return any(item.telemetry for item in self.due)
+
+    def measure(self, failures: list[str]) -> None:
+        """Measure what is to be stepped, before it is written. Requests that nobody has answered are of what is here."""
+        if self.tells:
+            while self.advance(failures, measures=True) == "asks":
+                self.take([request.local_totals() for _, request in self.asked])
+            kernel = self.kernel([], measures=True)
+            self.measured = list(map(told, self.outcomes)) if kernel.compiled is None else kernel.measure(self.flat())
+
+    def advance(self, failures: list[str], measures: bool = False) -> Status:
         """Run the present phase up to its requests; one that would write waits for `finish`."""
-        kernel = self.kernel(failures)
+        kernel = self.kernel(failures, measures)
         if kernel.compiled is None:
             _, results = kernel.compute(self.flat())
             status = status_of(results)
@@ -127,6 +140,8 @@ class Call:
             self.recorded = [outcome.recorded for outcome in self.outcomes]
         else:
             self.recorded = kernel.write(self.flat())
+        if self.measured:
+            self.recorded = [{**own, **seen} for own, seen in zip(self.recorded, self.measured)]
 
 
 class Plan:
@@ -136,6 +151,7 @@ class Plan:
         places = {id(item): place for place, item in enumerate(due)}
         self.due = len(due)
         self.calls = [([places[id(item)] for item in call.due], call.kernel([])) for call in calls]
+        self.meters = [call.kernel([], measures=True) if call.tells else None for call in calls]
 
     @staticmethod
     def of(due: Sequence[ParamStep], calls: Sequence[object]) -> Plan | None:
@@ -147,9 +163,13 @@ class Plan:
     def write(self, inputs: Sequence[Sequence[torch.Tensor]]) -> list[Recorded]:
         """Run the kernels over what each takes. Returns what each parameter recorded."""
         recorded: list[Recorded] = [{}] * self.due
+        seen = [None if meter is None else meter.measure(flat) for meter, flat in zip(self.meters, inputs)]
         for (places, kernel), flat in zip(self.calls, inputs):
             written = kernel.write(flat)
             if not kernel.silent:
                 for place, record in zip(places, written):
                     recorded[place] = record
+        for (places, _), records in zip(self.calls, seen):
+            for place, record in zip(places, records or ()):
+                recorded[place] = {**recorded[place], **record}
         return recorded

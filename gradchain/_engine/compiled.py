@@ -18,13 +18,13 @@ from gradchain._chain.context import Recorded
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import APART, reduce_requests
 from gradchain._engine.call import Call, Key, OwnKernels, Plan
+from gradchain._engine.kernel import SMALL_ELEMENTS
 from gradchain._engine.layouts import LayoutIds, ScalarArgs
 from gradchain._engine.param_step import ParamStep
 from gradchain._engine.report import Bucket, CompileReport, bucket_of
 from gradchain._engine.tiles import RowTiles, tiles_of
 from gradchain.errors import CompileWarning
 
-SMALL_ELEMENTS = 1 << 16
 TENSORS_PER_CALL = 16
 BUCKETS_PER_CALL = 4
 """The maximum number of small-tensor groupings that an optimizer compiles, for each bucket that a step has.
@@ -71,6 +71,7 @@ class CompiledSteps:
                 if status == "uneven":
                     ready += call.split()
                 elif status == "done":
+                    call.measure(failures)
                     done.append(call)
                 else:
                     assert isinstance(call, Call)  # tiles answer each other

@@ -18,6 +18,7 @@ from gradchain._chain.lockstep import run_lockstep
 from gradchain._chain.program import Numbers, Outcome, Running
 from gradchain._chain.tracing import traits_of
 from gradchain._core.shard import Shard
+from gradchain._engine.measure import measured
 from gradchain._engine.param_step import ParamStep, StepInputs, check_purity, commit, versions_of
 from gradchain._engine.writing import overwrite
 from gradchain.errors import ChainError
@@ -43,7 +44,8 @@ def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded]
     inside, outside = divided(due)
     inputs = [item.inputs() for item in due]
     versions = [versions_of(tensors) for tensors in inputs]
-    outcomes = run_lockstep([item.program for item in outside], [item.task.start() for item in outside], partition)
+    runs = [measured(item.task) if item.telemetry else item.task.start() for item in outside]
+    outcomes = run_lockstep([item.program for item in outside], runs, partition)
     kinds = batches(inside)
     ready = [
         [batch.compute() for batch in (kind if kind[0].due[0].program.third_party else kind[:1])] for kind in kinds

@@ -13,11 +13,12 @@ from torch.autograd.graph import increment_version
 
 from gradchain._chain.context import Recorded
 from gradchain._chain.lockstep import resume
-from gradchain._chain.program import Outcome, Program
+from gradchain._chain.program import Outcome, Program, Running
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
 from gradchain._engine.inductor import Compiled, compile_graph, trace
 from gradchain._engine.layouts import Layout
+from gradchain._engine.measure import measured
 from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
 from gradchain._engine.writing import memory_of
 from gradchain.errors import GradchainError
@@ -26,6 +27,9 @@ Result: TypeAlias = "Asked | Outcome"
 
 Status = Literal["done", "asks", "uneven"]
 """Whether all parameters of a bucket are done, all wait at the same stage, or neither."""
+
+SMALL_ELEMENTS = 1 << 16
+"""Tensors of at most so many elements are stepped several to a call."""
 
 Known: TypeAlias = "tuple[tuple[tuple[str, ...], ...], ...]"
 """For each parameter, for each answered request, the names of the totals."""
@@ -54,20 +58,37 @@ def status_of(results: Sequence[Result]) -> Status:
     return "uneven" if len(places) > 1 else "done" if places == {None} else "asks"
 
 
-def replay(task: StepInputs, answers: Sequence[Totals]) -> Result:
-    """Run a task up to the first request beyond the answers known, or to its end."""
-    running = task.start()
+def replay(running: Running, answers: Sequence[Totals]) -> Result:
+    """Run a step up to the first request beyond the answers known, or to its end."""
     result = resume(running)
     for answer in answers:
         result = resume(running, answer)
     return result
 
 
-class Kernel:
-    """One phase of one bucket, compiled; or plain Python if it could not be."""
+def told(outcome: Outcome) -> Recorded:
+    """What an outcome records for telemetry."""
+    return {key: x for key, x in outcome.recorded.items() if key[1] != "total"}
 
-    def __init__(self, layouts: Sequence[Layout], program: Program, known: Known, inputs: list[torch.Tensor]) -> None:
+
+class Kernel:
+    """One phase of one bucket, compiled; or plain Python if it could not be.
+
+    One that `measures` runs the last phase for telemetry, and writes nothing: the kernel that writes is the same with
+    telemetry and without. It has many sums, which take long to compile; for small tensors it stays plain Python.
+    """
+
+    def __init__(
+        self,
+        layouts: Sequence[Layout],
+        program: Program,
+        known: Known,
+        inputs: list[torch.Tensor],
+        measures: bool = False,
+    ) -> None:
         self.layouts, self.program, self.known = tuple(layouts), program, known
+        self.start = measured if measures else StepInputs.start
+        self.measures = measures
         self.kept = sum(1 + len(layout.slots) for layout in self.layouts)
         """The number of inputs that are parameters or slots; they come first."""
         self.status: Status | None = None
@@ -75,6 +96,9 @@ class Kernel:
         self.recorded: list[list[Any]] = []
         self.compiled: Compiled | None = None
         self.failure: str | None = None
+        self.seconds = 0.0
+        if measures and layouts[0].numel <= SMALL_ELEMENTS:
+            return
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():  # the compiler's own deprecations are not the user's business
@@ -106,7 +130,7 @@ class Kernel:
         rows = zip(self.layouts, kept, grads, packs, keys, keeps)
         tasks = [layout.task(self.program, *row) for layout, *row in rows]
         answers = [[Totals(**{name: next(tensors) for name in names}) for names in phases] for phases in self.known]
-        return tasks, [replay(task, answer) for task, answer in zip(tasks, answers)]
+        return tasks, [replay(self.start(task), answer) for task, answer in zip(tasks, answers)]
 
     def _traced(self, *flat: torch.Tensor) -> list[torch.Tensor]:
         """What the compiler sees: compute, then write in place or return the partials that are asked about."""
@@ -120,14 +144,25 @@ class Kernel:
                 self.requests.append(result)
                 outputs += result[1].partials.values()
             elif self.status == "done":
-                own = {slot: value for slot, value in result.state.items() if slot not in layout.common}
-                commit([task], [dataclasses.replace(result, state=own)])
-                recorded = {key: x for key, x in result.recorded.items() if layout.telemetry or key[1] == "total"}
-                recorded |= {(slot, "common"): result.state[slot] for slot in layout.common}
+                recorded = self._written(task, layout, result) if not self.measures else told(result)
                 self.recorded.append(list(recorded))
                 outputs += recorded.values()
         # One more output keeps the graph from having none.
         return [*outputs, flat[0].new_zeros((), dtype=torch.int32)]
+
+    def _written(self, task: StepInputs, layout: Layout, result: Outcome) -> dict[Any, torch.Tensor]:
+        """Write an outcome into the trace. Returns: what else the step has to know of it."""
+        own = {slot: value for slot, value in result.state.items() if slot not in layout.common}
+        commit([task], [dataclasses.replace(result, state=own)])
+        totals = {key: x for key, x in result.recorded.items() if key[1] == "total"}
+        return {**totals, **{(slot, "common"): result.state[slot] for slot in layout.common}}
+
+    def measure(self, flat: Sequence[torch.Tensor]) -> list[Recorded]:
+        """What telemetry wants to know of each parameter; writes nothing."""
+        if self.compiled is None:
+            return [told(result) for result in self.compute(flat)[1] if isinstance(result, Outcome)]
+        values = iter(self.compiled(*flat))
+        return [{key: next(values) for key in keys} for keys in self.recorded]
 
     def ask(self, flat: Sequence[torch.Tensor]) -> list[Asked]:
         """Run a compiled phase that ends in requests; writes nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -76,12 +77,16 @@ class Layout:
     slots: tuple[str, ...]
     fields: tuple[tuple[tuple[str, bool], ...], ...]
     maximize: bool
-    telemetry: bool
     noisy: bool
     guarded: bool
     shard: Shard
     matrix: tuple[int, int] | None
     common: tuple[str, ...]
+
+    @property
+    def numel(self) -> int:
+        """The elements of the parameter here."""
+        return math.prod(self.tensors[0][0])
 
     @staticmethod
     def of(item: ParamStep) -> Layout:
@@ -93,7 +98,6 @@ class Layout:
             slots,
             pattern_of(item.numbers),
             item.maximize,
-            item.telemetry,
             item.index is not None,
             item.keep is not None,
             item.record.shard,
@@ -214,7 +218,7 @@ def cached_layout(item: ParamStep, scalars: ScalarArgs) -> CachedLayout:
     grad, owner, state = item.grad, item.owner, item.state
     signature = (
         grad.stride(), grad.dtype, owner.data_ptr(), owner.shape, owner.stride(), owner.dtype, scalars.pattern(item.numbers),
-        item.maximize, item.telemetry, item.index is None, item.keep is None,
+        item.maximize, item.index is None, item.keep is None,
     )  # fmt: skip
     known: CachedLayout | None = item.record.layout
     if known is not None and known.signature == signature:

@@ -31,7 +31,7 @@ class StepInputs:
     keep: torch.Tensor | None = None
     """Whether the step is to be taken at all, where only the device knows: a 0-d bool tensor."""
 
-    def start(self, witness: Witness | None = None) -> Running:
+    def start(self, witness: Witness | None = None, observe: bool = False) -> Running:
         """The step in progress; nothing is written before `commit`."""
         return self.program.run(
             self.param,
@@ -42,6 +42,7 @@ class StepInputs:
             shard=self.shard,
             keep=self.keep,
             witness=witness,
+            observe=observe,
         )
 
     def writes(self, outcome: Outcome) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -138,6 +139,11 @@ class ParamRecord:
         self._version, self._steps = self._counter._version, self._steps + 1  # type: ignore[union-attr]
 
 
+def tells(telemetry: bool | int, step: int | None) -> bool:
+    """Whether a step is one that telemetry looks at: every one, or every so many; each where only the device counts."""
+    return bool(telemetry) and (step is None or step % telemetry == 0)
+
+
 class ParamStep:
     """A parameter that is due for a step."""
 
@@ -161,7 +167,7 @@ class ParamStep:
         self.pack: torch.Tensor | None = None  # the numbers as one tensor, if they come as one
         self.noise_key: torch.Tensor | None = None
         self.maximize: bool = group["maximize"]
-        self.telemetry: bool = group["telemetry"]
+        self.telemetry = tells(group["telemetry"], step)
         self.group = group
         self.index: int | None = None  # of the parameter, if its program draws noise
         self.place = 0  # of the parameter, among all of the optimizer

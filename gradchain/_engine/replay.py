@@ -23,7 +23,7 @@ from gradchain._core.noise import parameter_key_tensor, parameter_salt
 from gradchain._core.shard import is_distributed, local_of
 from gradchain._engine.call import Plan
 from gradchain._engine.layouts import layout_check, pack, pattern_of
-from gradchain._engine.param_step import ParamStep
+from gradchain._engine.param_step import ParamStep, tells
 
 Group = Mapping[str, Any]
 PLACES = 1 << 16
@@ -159,7 +159,7 @@ class SharedNumbersOf:
             for (name, absent), (key, value) in zip(known, now.items()):
                 if name != key or absent != (value is None):
                     return False
-        return (self.group["maximize"], self.group["telemetry"]) == self.flags
+        return (self.group["maximize"], tells(self.group["telemetry"], self.step + 1)) == self.flags
 
 
 class KernelReplay:

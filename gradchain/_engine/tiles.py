@@ -46,7 +46,6 @@ def tiles_of(item: ParamStep) -> list[ParamStep]:
         or item.owner.device.type != "cpu"  # other allocators keep what they have freed
         or item.owner.numel() < LARGE
         or item.index is not None
-        or item.telemetry
         or item.keep is not None
     ):
         return []
@@ -124,6 +123,10 @@ class RowTiles:
             Totals(**{name: totals.get(name, own) for name, own in request.partials.items()}) for request in requests
         ]
 
+    def measure(self, failures: list[str]) -> None:
+        """Measure the whole tensor, before the tiles are written."""
+        self.whole.measure(failures)
+
     def split(self) -> list[Call]:
         """The whole tensor, where tiles cannot be compiled."""
         return [self.whole]
@@ -135,3 +138,4 @@ class RowTiles:
         (record,) = self.calls[0].recorded
         state: Any = self.due[0].state
         overwrite([state[slot] for slot, _ in record], list(record.values()))
+        self.recorded = self.whole.measured or [{}]

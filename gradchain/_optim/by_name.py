@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ def optimizer(
     *,
     disable: Iterable[str] = (),
     compile: Compile = "auto",
-    telemetry: bool = False,
+    telemetry: bool | int = False,
     maximize: bool = False,
     role: Rule = None,
     capturable: bool = False,
@@ -31,6 +31,7 @@ def optimizer(
     nonfinite_scope: Scope | None = None,
     partition_of: nn.Module | Iterable[torch.Tensor] | None = None,
     partition_group: Any = None,
+    shadows: Mapping[str, Chain] | None = None,
     **options: Any,
 ) -> Optimizer:
     """Make an optimizer by the name of its recipe.
@@ -65,6 +66,7 @@ def optimizer(
         nonfinite_scope=nonfinite_scope,
         partition_of=partition_of,
         partition_group=partition_group,
+        shadows=shadows,
     )
     made.name = name
     return made

@@ -44,7 +44,7 @@ class Explained(Checkpointed):
         due = self._stepped(due, here, name)
         task = here.task
         tracer = Tracer(here.program, task.param, task.gradient)
-        runs = [item.task.start(tracer.see if item is here else None) for item in due]
+        runs = [item.task.start(tracer.see if item is here else None, observe=item is here) for item in due]
         with no_autocast():
             outcomes = run_lockstep([item.program for item in due], runs, self._partition.totals)
         outcome = outcomes[due.index(here)]

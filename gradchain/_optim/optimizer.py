@@ -25,19 +25,20 @@ from gradchain._engine.replay import ReplayPlan
 from gradchain._engine.report import CompileReport
 from gradchain._optim.arguments import check_arguments
 from gradchain._optim.checkpoint import Compile
-from gradchain._optim.explain import Explained
 from gradchain._optim.guests import check_guests
 from gradchain._optim.nonfinite import Guard, NonfiniteReport, Policy, Scope, any_kept
 from gradchain._optim.nonfinite import origins as origins_of
 from gradchain._optim.register import register
 from gradchain._optim.routing import Settings, labels_of, parameter_names, stage_names
+from gradchain._optim.shadows import check_shadows
 from gradchain._optim.table import ParamTable, StepInfo
 from gradchain._optim.telemetry import Recorded, Telemetry
+from gradchain._optim.watched import Watched
 from gradchain.errors import ChainError, OptionError, UnknownOptionError, kind_of, nearest, shown
 from gradchain.roles import Rule, assign, check_matched, roles_of
 
 
-class Optimizer(Explained):
+class Optimizer(Watched):
     """Runs a chain over parameters, with the interface of `torch.optim.AdamW`.
 
     Args:
@@ -47,7 +48,7 @@ class Optimizer(Explained):
         disable: stages that are switched off in all groups that do not say otherwise.
         compile: `True` compiles the step, `False` runs it eagerly, `"auto"` compiles if the optimizer holds at least
             `gradchain._engine.AUTO_ELEMENTS` elements and a compiler is installed.
-        telemetry: collect what stages record, for `telemetry()`. Costs no sync.
+        telemetry: measure and collect what stages do, for `telemetry()`: at every step, or at every so many. Costs no sync.
         maximize: ascend instead of descend.
         role: the roles of the parameters, for groups that do not say: one for all, a mapping from parameters or their
             names (such as `gradchain.roles.from_peft(model)`), or a function of name and parameter.
@@ -63,6 +64,8 @@ class Optimizer(Explained):
             `torch.distributed.optim.ZeroRedundancyOptimizer`. Totals over parameters are then those of all processes, and
             the noise is that of an optimizer that holds all parameters.
         partition_group: the process group that the parameters are divided over; `None` for all processes.
+        shadows: other chains, by name, that see the same gradients. What they would do is compared with what is done, in
+            `telemetry()`, and not applied.
         hyperparameters: other defaults for the chain's hyperparameters, by their names in `param_groups`.
 
     State is allocated when the parameter is added and re-initialised from the parameter's value at its first step, so a
@@ -82,7 +85,7 @@ class Optimizer(Explained):
         *,
         disable: Iterable[str] = (),
         compile: Compile = "auto",
-        telemetry: bool = False,
+        telemetry: bool | int = False,
         maximize: bool = False,
         role: Rule = None,
         capturable: bool = False,
@@ -90,6 +93,7 @@ class Optimizer(Explained):
         nonfinite_scope: Scope | None = None,
         partition_of: nn.Module | Iterable[torch.Tensor] | None = None,
         partition_group: Any = None,
+        shadows: Mapping[str, Chain] | None = None,
         **hyperparameters: Any,
     ) -> None:
         check_arguments(params, chain, compile, capturable)
@@ -130,6 +134,7 @@ class Optimizer(Explained):
         super().__init__(listed(params), defaults)
         names = [name for group in self.param_groups for name in parameter_names(group)]
         watch_zero(self._needs_partition())
+        self._shadows = self._shadowed_by(check_shadows(shadows, partition_of))
         check_matched(role, names, self._parameters(), [r for group in self.param_groups for r in roles_of(group)])
 
     # Groups.
@@ -168,6 +173,8 @@ class Optimizer(Explained):
             register(self._table, group, self.state, self.capturable)
             if self._in_backward is not None:
                 self._in_backward(group["params"])
+            if self._shadows is not None:
+                self._shadows.add(group)
         except Exception:
             self.param_groups.pop()
             raise
@@ -190,10 +197,24 @@ class Optimizer(Explained):
             with torch.enable_grad():
                 loss = closure()
         with torch.no_grad(), no_autocast():
-            self._table.sync(self.param_groups)
-            if not self._replay():
-                self._step()
+            if self._shadows is None:
+                self.advance()
+            else:
+                before = self._shadows.step(self.param_groups, self.compile)
+                self.advance()
+                self._shadows.compare(self.param_groups, before)
         return loss
+
+    def advance(self) -> None:
+        """`step` without hooks and closure, inside `torch.no_grad()`."""
+        self._table.sync(self.param_groups)
+        if not self._replay():
+            self._step()
+
+    def _beside(self, groups: list[dict[str, Any]], chain: Chain) -> Optimizer:
+        """The optimizer of a shadow."""
+        guard = self._guard
+        return Optimizer(groups, chain, capturable=self.capturable, nonfinite=guard.policy, nonfinite_scope=guard.scope)
 
     def _replay(self) -> bool:
         """Whether the step was like the last one, and was made by running again what that ran."""
@@ -239,7 +260,7 @@ class Optimizer(Explained):
             group, in_place = self._partition.group, self.capturable
             shared.update(self.chain, self.param_groups, recorded, shards, group, in_place, keep)
             self._table.stamp_shared(self.param_groups)
-        self._telemetry.take(step, recorded, telling)
+        self._telemetry.take(step, recorded, shards, telling)
 
     def _info(self) -> StepInfo:
         return StepInfo(self.state, self._partition, self.capturable)
@@ -268,7 +289,7 @@ class Optimizer(Explained):
         with no_autocast():
             recorded = self._executor.run(due, compiled=compiled, partition=APART)
         self._table.count(due)
-        self._telemetry.add(param, due[0].counted, recorded[0], due[0].telemetry)
+        self._telemetry.add(param, due[0].counted, recorded[0], due[0].record.shard, due[0].telemetry)
         self._opt_called = True  # learning-rate schedulers look whether there has been a step
 
     def step_param(self, param: torch.Tensor, group: Any = None) -> None:
@@ -335,6 +356,8 @@ class Optimizer(Explained):
                 f"another. Remove {address}, or call optimizer.step() after the backward pass.",
                 stage=address,
             )
+        if self._shadows is not None:
+            raise OptionError("shadows are compared with whole steps: call optimizer.step(), or leave out shadows=.")
         self._guard.check_one_by_one()
 
     def _needs_partition(self) -> str | None:
@@ -366,31 +389,6 @@ class Optimizer(Explained):
         nothing has been compiled
         """
         return self._executor.compiled.report()
-
-    @untraced
-    def telemetry(self, gather: bool | None = None) -> dict[str, float]:
-        """Collect what the stages recorded in the last step, over all parameters of groups with `telemetry=True`.
-
-        `step` is the counter of the parameter visited last. Before the first step, and without telemetry, all else
-        is 0. This call syncs with the device; the step does not.
-
-        Args:
-            gather: with `partition_of`, `True` for the numbers of the whole model, for which all processes must call this,
-                or `False` for those of the parameters that are stepped here. Otherwise there is no difference.
-
-        Returns: numbers by name.
-        Raises: OptionError: the parameters are divided over processes, and `gather` does not say which numbers are meant.
-        """
-        if gather is not None and not isinstance(gather, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise OptionError(f"gather = {shown(gather)} is not True, False or None. Pass one of these.")
-        names = {name for traits in self._table.traits for name in traits.records}
-        if gather is None and self._partition.places:
-            raise OptionError(
-                "the parameters are divided over processes. Pass gather=True, in all processes, for the telemetry of the "
-                "whole model, or gather=False for that of the parameters that this process steps."
-            )
-        told = self._telemetry.report(sorted(names), self._partition.members if gather else None)
-        return {**told, **self._guard.tally.numbers()} if self._guard.active else told
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(\n{self.chain}\n)\n{super().__repr__()}"

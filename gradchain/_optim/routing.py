@@ -58,9 +58,12 @@ class Routing:
         """Raise `OptionError` or `ChainError` if a group holds a value, under `keys`, that cannot be used."""
         self.chain.bindings.check(group, where, keys)
         try:
-            for flag in ("maximize", "telemetry"):
-                if not isinstance(group[flag], bool):
-                    raise OptionError(f"{where}{flag} = {shown(group[flag])}: pass True or False.")
+            if not isinstance(group["maximize"], bool):
+                raise OptionError(f"{where}maximize = {shown(group['maximize'])}: pass True or False.")
+            if not isinstance(every := group["telemetry"], int) or (every < 1 and every is not False):
+                raise OptionError(
+                    f"{where}telemetry = {shown(every)}: pass True or False, or a number of steps (10 for every tenth)."
+                )
             roles_of({**group, "params": ()}, where, self.labels)
             disable = stage_names(group["disable"], where)
         except KeyError as error:

@@ -108,4 +108,5 @@ class step_clip(Stage):
 
     def update(self, update: Update, ctx: Context) -> Update:
         bound = minimum(ctx["bound"], torch.finfo(update.value.dtype).max)
+        ctx.observe("clipped", lambda: update.value.abs() > bound)
         return update.replace(value=update.value.clamp(-bound, bound))

@@ -35,7 +35,9 @@ class clip_by_global_norm(Stage):
     def update(self, update: Update, ctx: Context) -> Yields:
         g = wide(update.value)
         t = yield all_parameters(gg=g * g)
-        return update.replace(value=g * (self.max_norm / nonzero(root(t.gg))).clamp(max=1))
+        factor = (self.max_norm / nonzero(root(t.gg))).clamp(max=1)
+        ctx.observe("factor", lambda: factor)
+        return update.replace(value=g * factor)
 
 
 class clip_by_norm(Stage):
@@ -60,7 +62,9 @@ class clip_by_norm(Stage):
     def update(self, update: Update, ctx: Context) -> Yields:
         g = wide(update.value)
         t = yield whole_tensor(gg=g * g)
-        return update.replace(value=g * (self.max_norm / nonzero(root(t.gg))).clamp(max=1))
+        factor = (self.max_norm / nonzero(root(t.gg))).clamp(max=1)
+        ctx.observe("factor", lambda: factor)
+        return update.replace(value=g * factor)
 
 
 class clip_by_value(Stage):
@@ -82,4 +86,5 @@ class clip_by_value(Stage):
     def update(self, update: Update, ctx: Context) -> Update:
         g = update.value
         bound = g.new_ones(()) * self.max_value
+        ctx.observe("clipped", lambda: g.abs() > bound)
         return update.replace(value=g.minimum(bound).maximum(-bound))

@@ -99,6 +99,7 @@ class cautious(Stage):
         k = (u.sign() * update.gradient.sign() > 0).to(u.dtype)  # the product of small numbers could vanish
         t = yield whole_tensor(k=k)
         mean = t.k / max(ctx.numel, 1)
+        ctx.observe("kept", lambda: mean)
         return update.replace(value=u * k / mean.clamp(min=self.floor))
 
 

@@ -93,6 +93,7 @@ class kourkoutas_beta(Stage):
         r = nu / (rho + self.tiny_spike)
         assert self.beta2_max is not None
         beta2 = self.beta2_max - ctx["w"] * (self.beta2_max - self.beta2_min) * (r / (1 + r))
+        ctx.observe("beta2", lambda: beta2)
         g = wide(update.gradient)
         if self.layers != "tensor" and ctx.role not in ADAPTERS:
             layer = f"shape {tuple(ctx.shape)}" if self.layers == "shape" else f"role {ctx.role}"

@@ -153,4 +153,5 @@ class cv_trust_gate(Stage):
         mu = t.R / t.n
         sigma = root((t.RR / t.n - mu.square()).clamp(min=0))
         tau = mu / nonzero(mu + sigma)
+        ctx.observe("trust", lambda: tau)
         return update.replace(scale=R - (R - mu) * (1 - tau))

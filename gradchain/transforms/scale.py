@@ -136,6 +136,7 @@ class scale_update(Stage):
             wanted = columns if self.blocks == "rms" else size / 8
             return rows * (wanted**0.5 / length(rows).clamp(min=_TINY)), {}
         sigma, a, b = two_sided_blocks(skew(rows, size), *_kept(ctx, "spectral_u", "spectral_v"))
+        ctx.observe("sigma", lambda: sigma)
         scale = 0.5 * self.oft_scale_factor / sigma.clamp(min=0.5 / size**0.5)
         return rows * scale, {"spectral_u": a, "spectral_v": b}
 
@@ -144,8 +145,10 @@ class scale_update(Stage):
         if self.power != "two_sided":
             absolute = self.power == "one_sided_absolute"
             sigma, b = yield from one_sided(M, *_kept(ctx, "spectral_v"), absolute=absolute)
+            ctx.observe("sigma", lambda: sigma)
             return M * ((m / n) ** 0.5 / sigma.clamp(min=_TINY)), {"spectral_v": b}
         sigma, a, b = yield from two_sided(M, *_kept(ctx, "spectral_u", "spectral_v"))
+        ctx.observe("sigma", lambda: sigma)
         target = 1.0 if ctx.role == "lora_A" else (m / n) ** 0.5
         return M * (target / sigma.clamp(min=1 / (m**0.5 + n**0.5))), {"spectral_u": a, "spectral_v": b}
 

@@ -152,6 +152,7 @@ class freeze_on_flip(Stage):
             before, words = yield from _exchanged(ctx.read("prev_sign"), now, ctx.shard)
             kept = {"prev_sign": words}
         before = where(ctx["first"] > 0, ctx.gradient > 0, before)
+        ctx.observe("frozen", lambda: now != before)
         return update.replace(value=torch.where(now == before, update.value, torch.zeros_like(update.value))), kept
 
 

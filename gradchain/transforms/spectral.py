@@ -103,6 +103,7 @@ class spectral_decay(Decay):
         amplitude = ctx.shape[-2] ** 0.5 * ctx["strength"]
         amplitude = amplitude if self.clamp is None else minimum(amplitude, self.clamp)
         decay = amplitude * (new_sigma[..., None] * new_u)[..., None] * v[..., None, :]
+        ctx.observe("sigma", lambda: new_sigma)
         on = self.weight_decay != 0
         return update.add_decay(decay), {"u": where(on, new_u, u), "sigma": where(on, new_sigma, sigma)}
 

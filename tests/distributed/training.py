@@ -134,8 +134,13 @@ def telemetry_is_of_the_whole_model() -> list[Any]:
     sharded = sharded_model()
     optimizer = optimizer_of("gyro-adam:now", sharded, telemetry=True)
     run(sharded, optimizer, [dist.get_rank()])
-    ours, theirs = optimizer.telemetry(), reference.telemetry()
-    return [] if all(abs(ours[k] - theirs[k]) < 1e-4 for k in theirs) else [ours, theirs]
+    ours, theirs, here = optimizer.telemetry(gather=True), reference.telemetry(), optimizer.telemetry()
+    recorded = {"mean_cos", "mean_norm_g", "mean_norm_m", "projection_rate", "step", "valid_cosines"}
+    found = [k for k in theirs if abs(ours[k] - theirs[k]) > 1e-4]
+    found += [k for k in recorded if here[k] != ours[k]]
+    found += [f"{k} is told of some rows" for k in here.keys() - recorded if here[k]]
+    part = optimizer.telemetry(gather=False)["rms_gradient"]
+    return [*found, *([] if 0 < part != ours["rms_gradient"] else ["some rows have the RMS of all"])]
 
 
 class rows_undeclared(gradchain.Stage):
@@ -232,6 +237,12 @@ def refusals() -> list[str]:
         gc.ParameterError,
         ["head.weight", "Shard(dim=1)", "fully_shard"],
         lambda: build([("head.weight", by_columns)], lion),
+    )
+    refused(
+        "a shadow of shards",
+        gc.ParameterError,
+        ["shadows", "sharded"],
+        lambda: gc.Optimizer([("w", by_rows)], lion, shadows={"twin": lion}, compile=False),
     )
     refused(
         "an undeclared slot",

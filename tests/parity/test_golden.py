@@ -48,7 +48,7 @@ def check_telemetry(case: dict[str, Any], telemetry: list[dict[str, float]]) -> 
     """The means that GYRO measured on the way."""
     loose = case["dtype"] == "bfloat16"
     for step, (ours, expected) in enumerate(zip(telemetry, case.get("telemetry", [])), start=1):
-        assert ours.keys() == {*expected, "valid_cosines"}
+        assert ours.keys() >= {*expected, "valid_cosines"}
         for key, value in expected.items():
             # The original sums norms in float32; bfloat16 moments may differ by an ulp.
             wanted = pytest.approx(value, rel=2e-2 if loose else 1e-5, abs=1e-2 if loose else 1e-6)

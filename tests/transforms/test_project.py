@@ -194,12 +194,15 @@ def test_projection_needs_an_average_after_it() -> None:
 # Telemetry.
 
 
+GYRO = ("step", "mean_cos", "projection_rate", "mean_norm_g", "mean_norm_m", "valid_cosines")
+
+
 def test_telemetry_by_hand() -> None:
     optimizer = optimizer_of(gc.chain(*project(), LR), tensor([0.0, 0.0]), tensor([0.0, 0.0]), telemetry=True)
     assert set(optimizer.telemetry().values()) == {0}
     step(optimizer, tensor(FIRST), tensor([0.0, 0.0]))
     first = optimizer.telemetry()
-    assert first == {
+    expected = {
         "step": 1,
         "mean_cos": 0,
         "projection_rate": 0,
@@ -207,11 +210,12 @@ def test_telemetry_by_hand() -> None:
         "mean_norm_m": 0,
         "valid_cosines": 0,
     }
+    assert {key: first[key] for key in expected} == expected
     step(optimizer, tensor(OPPOSED), tensor([3.0, 4.0]))
     second = optimizer.telemetry()
     # Means are over both tensors, also the one that had no momentum yet (quirk G8).
     expected = {"step": 2, "mean_cos": -0.3, "projection_rate": 0.5, "mean_norm_g": 5, "mean_norm_m": 0.5}
-    assert second == pytest.approx({**expected, "valid_cosines": 1})
+    assert {key: second[key] for key in first if key in GYRO} == pytest.approx({**expected, "valid_cosines": 1})
 
 
 def test_cosines_are_reported_during_warmup() -> None:
