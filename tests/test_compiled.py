@@ -97,13 +97,15 @@ def assert_agrees(built: Chain, dtype: torch.dtype) -> None:
 def test_the_traced_graphs_are_the_eager_step(name: str, dtype: torch.dtype, traced: Any) -> None:
     assert_agrees(CHAINS[name](), dtype)
     assert traced
-    assert all(made.compiled is not None for made in traced.values())
+    assert all(
+        made.compiled is not None for made in traced.values() if not made.measures
+    )  # those are small, and stay eager
 
 
 @pytest.mark.parametrize("name", ["clipped", "partition"])
 def test_compiled_is_eager(name: str, kernels: Any) -> None:
     assert_agrees(CHAINS[name](), torch.float32)
-    assert all(made.compiled is not None for made in kernels.values())
+    assert all(made.compiled is not None for made in kernels.values() if not made.measures)
 
 
 @pytest.mark.slow
@@ -196,7 +198,7 @@ def test_sixty_shapes_hit_no_limit_of_the_compiler(kernels: Any) -> None:
     torch._dynamo.reset()
     params = many_shapes()
     train(gradchain.Optimizer(params, recipe("adamw"), compile=True), params, range(2))
-    assert all(made.compiled is not None for made in kernels.values())
+    assert all(made.compiled is not None for made in kernels.values() if not made.measures)
 
 
 # What else torch expects of a step.
