@@ -29,7 +29,7 @@ ROOT = FOLDER.parents[1]
 RUNS = Path("runs") / "studies"
 WIDTH = 128  # of tables, which a page has room for
 
-OPTIONS = "-o cautious=true -o orthogonal_gradient=flattened -o weight_decay=0.1"
+OPTIONS = "-o cautious=true -o orthogonal_gradient=flattened -o stochastic_rounding=false -o weight_decay=0.1"
 STUDIES = {
     "rose": "rose --tune 6",
     "gyro": "gyro-adam --tune 6",
@@ -80,12 +80,11 @@ def block(name: str) -> str:
 
 
 def write(name: str) -> None:
-    marked = re.compile(rf"(<!-- study: {re.escape(name)} -->\n).*?(\n<!-- end -->)", flags=re.S)
+    marked = re.compile(rf"(?<=<!-- study: {re.escape(name)} -->\n).*?(?=\n<!-- end -->)", flags=re.S)
     for page in FOLDER.glob("*.md"):
-        before = page.read_text(encoding="utf-8")
-        if marked.search(before):
-            written = block(name)
-            page.write_text(marked.sub(lambda found: found[1] + written + found[2], before), encoding="utf-8")
+        old = marked.search(text := page.read_text(encoding="utf-8"))
+        if old is not None:
+            page.write_text(text[: old.start()] + block(name) + text[old.end() :], encoding="utf-8")
 
 
 if __name__ == "__main__":
