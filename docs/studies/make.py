@@ -19,10 +19,11 @@ from datetime import datetime, timezone
 from io import StringIO
 from pathlib import Path
 
+from PIL import Image
 from rich.console import Console
 
 from gradchain.ablation import plot, report
-from gradchain.ablation.study import load_study
+from gradchain.ablation.study import Study, load_study
 
 FOLDER = Path(__file__).parent
 ROOT = FOLDER.parents[1]
@@ -32,6 +33,8 @@ WIDTH = 128  # of tables, which a page has room for
 OPTIONS = "-o cautious=true -o orthogonal_gradient=flattened -o stochastic_rounding=false -o weight_decay=0.1"
 STUDIES = {
     "rose": "rose --tune 6",
+    "rose-wide": "rose --baseline none --tune 8 --tune-range 0.3,300"
+    " --edit '-range_normalize; -cv_trust_gate; -divide'",
     "gyro": "gyro-adam --tune 6",
     "adams": "adams",
     "adv-lion": f"adv-lion -o lr=0.001 {OPTIONS} -o freeze_on_flip=true -o clip_threshold=1",
@@ -49,7 +52,7 @@ def command(name: str) -> list[str]:
 
 def shown_command(name: str) -> str:
     """As one would type it, an option to a line where they are many."""
-    words, lines = command(name), ["gradchain"]
+    words, lines = [*map(shlex.quote, command(name))], ["gradchain"]
     for place, word in enumerate(words):
         starts = word.startswith("-") and (place == 2 or not words[place - 1].startswith("-"))
         follows = lines[-1] + " " + " ".join(words[place : place + 2] if starts else [word])
@@ -66,16 +69,21 @@ def made(name: str) -> str:
     return f"Made on {day} with {os.cpu_count()} CPU cores, {platform.system()}, {platform.machine()}."
 
 
+def draw(study: Study, path: Path) -> None:
+    plot(study, path)
+    Image.open(path).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+
+
 def block(name: str) -> str:
     """The part of a page that belongs to a study."""
     study = load_study(ROOT / RUNS / name)
-    plot(study, FOLDER / f"{name}.svg")
+    draw(study, FOLDER / f"{name}.png")
     text = StringIO()
     Console(file=text, width=WIDTH).print(report(study))
     table = "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
     return (
         f"```sh\n{shown_command(name)}\n```\n\n```text\n{table}\n```\n\n"
-        f"![Differences to the full chain, with intervals and verdicts, and training curves]({name}.svg)\n\n{made(name)}"
+        f"![Differences to the full chain, with intervals and verdicts, and training curves]({name}.png)\n\n{made(name)}"
     )
 
 
