@@ -38,9 +38,10 @@ STUDIES = {
     "gyro": "gyro-adam --tune 6",
     "adams": "adams",
     "adv-lion": f"adv-lion --epochs 15 -o lr=0.001 {OPTIONS} -o freeze_on_flip=true -o clip_threshold=1",
-    "adv-adamw": f"adv-adamw --epochs 15 {OPTIONS} -o use_atan2=true -o nesterov=true -o kourkoutas_beta=true",
-    "stack": "docs/studies/stack.toml --epochs 15 --tune 6",
-    "stack-factorial": "docs/studies/stack.toml --epochs 15 --baseline none --resolution 4"
+    "adv-adamw": f"adv-adamw --epochs 20 --batch-size 128 --baseline none -o lr=0.005 {OPTIONS}"
+    " -o use_atan2=true -o nesterov=true -o kourkoutas_beta=true",
+    "stack": "docs/studies/stack.toml --epochs 20 --batch-size 128 --tune 6",
+    "stack-factorial": "docs/studies/stack.toml --epochs 20 --batch-size 128 --baseline none --resolution 4"
     " --factorial clip,centralize,orthograd,nesterov,cautious,cautious_decay",
 }
 """What follows `gradchain ablate`, besides the number of seeds and the folder."""
