@@ -72,7 +72,7 @@ def made(name: str) -> str:
 
 def draw(study: Study, path: Path) -> None:
     plot(study, path)
-    Image.open(path).convert("RGB").quantize(128, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(255, Image.Quantize.FASTOCTREE).save(path, optimize=True)
 
 
 def block(name: str) -> str:
