@@ -127,9 +127,9 @@ def factorial() -> Results:
     return made_study({**HARMED, "without both": -0.1}, design=Design(tuple(arms), contrasts, ()))
 
 
-def tuned() -> Results:
+def tuned(shifts: Mapping[str, float] = HARMED) -> Results:
     """A study with trials; the best learning rate of one arm is the largest that was allowed."""
-    study = made_study(HARMED, tuned=Tuned(("lr",), 6, 2, (0.1, 10.0)))
+    study = made_study(shifts, tuned=Tuned(("lr",), 6, 2, (0.1, 10.0)))
     results: list[Result] = []
     for result in study.results:
         own = float(result.arm.chain.hyperparameters["lr"])

@@ -175,6 +175,12 @@ class TestText:
         assert said.endswith("Not tuned, and may only need another learning rate: without centralize.")
         assert "Not tuned" not in written.headline(troubled())  # that arm is not resolved
 
+    def test_what_may_come_of_a_narrow_range_is_in_the_verdict(self):
+        at_edge = "without promote (+ stochastic_round)"
+        said = written.headline(tuned(HARMED | {at_edge: -0.05}))
+        assert said.endswith(f"Tuned to the edge of the range, and may only need a wider one: {at_edge}.")
+        assert "edge" not in written.headline(tuned())  # that arm is not worse
+
     def test_ties_are_said(self):
         same = [replace(made_run("full", seed), weights=f"other {seed}") for seed in range(6)]
         text = text_of(made_study(runs={"without centralize": same}))

@@ -156,10 +156,15 @@ def _step_sizes(numbers: Numbers) -> list[str]:
     ]
 
 
+def edge_arms(study: Results, name: str) -> list[str]:
+    """The arms whose chosen hyperparameter of that name lies at the edge of the range."""
+    return [result.arm.label for result in study.results if _at_edge(result, name, study.tuned)]
+
+
 def _edges(study: Results) -> list[str]:
     found: list[str] = []
     for name in () if study.tuned is None else study.tuned.over:
-        at_edge = [result.arm.label for result in study.results if _at_edge(result, name, study.tuned)]
+        at_edge = edge_arms(study, name)
         if at_edge:
             what = "learning rate" if name == "lr" else name
             found.append(

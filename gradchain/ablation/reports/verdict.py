@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradchain.ablation.analysis import Row
-from gradchain.ablation.reports.findings import other_steps
+from gradchain.ablation.reports.findings import edge_arms, other_steps
 from gradchain.ablation.reports.numbers import Numbers, counted, margin_text, numbers_of
 from gradchain.ablation.results import Results
 from gradchain.ablation.statistics import Difference, Judgement
@@ -33,7 +33,8 @@ def verdict(numbers: Numbers) -> str:
 def sentences(numbers: Numbers) -> list[str]:
     """The verdict, sentence by sentence."""
     unusable = _unusable(numbers)
-    return [unusable] if unusable else [*_effects(numbers), *_arms(numbers), *_lost(numbers), *_untuned(numbers)]
+    doubts = [*_untuned(numbers), *_at_edges(numbers)]
+    return [unusable] if unusable else [*_effects(numbers), *_arms(numbers), *_lost(numbers), *doubts]
 
 
 def _unusable(numbers: Numbers) -> str:
@@ -139,6 +140,20 @@ def _untuned(numbers: Numbers) -> list[str]:
         if row.judgement is not None and row.judgement.verdict in ("better", "worse")
     ]
     return [f"Not tuned, and may only need another learning rate: {'; '.join(doubtful)}."] if doubtful else []
+
+
+def _at_edges(numbers: Numbers) -> list[str]:
+    """Arms that were called worse, and may owe it to a range of values in which their best was not."""
+    tuned = numbers.study.tuned
+    edges = {label for name in (tuned.over if tuned else ()) for label in edge_arms(numbers.study, name)}
+    doubtful = [
+        row.label
+        for row in numbers.rows[1:]
+        if row.label in edges and row.judgement is not None and row.judgement.verdict == "worse"
+    ]
+    return (
+        [f"Tuned to the edge of the range, and may only need a wider one: {'; '.join(doubtful)}."] if doubtful else []
+    )
 
 
 def _how_lost(row: Row, runs: int) -> str:
