@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+from gradchain import __version__
 from gradchain._chain.chain import Chain
 from gradchain.ablation.arms import Arm, Design
 from gradchain.ablation.run import Run, Settings
 from gradchain.ablation.trial import Metric
+
+VERSIONS = (("gradchain", __version__), ("torch", str(torch.__version__)))
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,8 @@ class Results:
     resumed: int = 0
     folder: str | None = None
     command: str | None = None
+    versions: tuple[tuple[str, str], ...] = VERSIONS
+    """Of the packages that it ran with, by name."""
 
     @property
     def full(self) -> Result:

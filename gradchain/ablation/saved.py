@@ -28,7 +28,13 @@ def write_study(study: Results, folder: Path) -> None:
     training = study.settings.training
     content = {
         "name": study.name,
-        "task": {"name": training.name, "summary": training.summary, "unit": training.unit, "facts": training.facts()},
+        "task": {
+            "name": training.name,
+            "summary": training.summary,
+            "unit": training.unit,
+            "facts": training.facts(),
+            "threads": training.threads,
+        },
         "tune_on": asdict(training.tune_on),
         "budget": study.settings.budget,
         "compile": study.settings.compile,
@@ -41,6 +47,7 @@ def write_study(study: Results, folder: Path) -> None:
         "tuned": None if study.tuned is None else asdict(study.tuned),
         "margin": study.margin,
         "command": study.command,
+        "versions": dict(study.versions),
     }
     path = folder / STUDY
     try:
@@ -103,6 +110,7 @@ def _read(content: dict[str, Any], ledger: Ledger, folder: str) -> Results:
         content["budget"],
         task["unit"],
         Metric(**content["tune_on"]),
+        threads=task["threads"],
         settings=tuple(task["facts"].items()),
     )
     results = tuple(_result(arm, ledger) for arm in content["arms"])
@@ -122,6 +130,7 @@ def _read(content: dict[str, Any], ledger: Ledger, folder: str) -> Results:
         margin=content["margin"],
         folder=folder,
         command=content["command"],
+        versions=tuple(content["versions"].items()),
     )
 
 

@@ -9,9 +9,6 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
-from gradchain import __version__
 from gradchain._chain.chain import Chain
 from gradchain.ablation.analysis import value_of
 from gradchain.ablation.reports.findings import findings
@@ -54,7 +51,7 @@ def data_of(numbers: Numbers) -> dict[str, Any]:
         "effects": [asdict(effect) for effect in numbers.effects],
         "arms": [_arm(result) for result in study.results],
         "command": study.command,
-        "versions": {"gradchain": __version__, "torch": torch.__version__},
+        "versions": dict(study.versions),
     }
     return _plain(content)
 

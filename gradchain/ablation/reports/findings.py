@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
-from gradchain import __version__
 from gradchain.ablation.analysis import Row
 from gradchain.ablation.arms import listed
 from gradchain.ablation.reports.numbers import Numbers, counted, margin_text
@@ -28,8 +25,7 @@ def described(study: Results) -> str:
         facts,
         "compiled" if settings.compile else "eager",
         "" if training.threads is None else counted(training.threads, "thread"),
-        f"gradchain {__version__}",
-        f"torch {torch.__version__}",
+        *(f"{name} {version}" for name, version in study.versions),
     )
     return (
         f"{training.summary.rstrip('.')}.\n{', '.join(filter(None, parts))}.\n"
