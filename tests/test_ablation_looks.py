@@ -60,7 +60,7 @@ def simulate(monkeypatch):
 
 
 def test_where_nothing_differs_all_looks_together_find_nothing(simulate):
-    studies, rng = 250, np.random.default_rng(0)
+    studies, rng = 200, np.random.default_rng(0)
     false = sum(set(simulate(rng, [0.0] * ARMS, (3, 6, 9))[0]) != {"not resolved"} for _ in range(studies))
     assert false / studies <= ALPHA + 3 * math.sqrt(ALPHA * (1 - ALPHA) / studies)
 
@@ -79,6 +79,7 @@ def test_an_arm_that_is_told_apart_stops_and_the_others_go_on(simulate):
     assert runs == 4 + 5 * 8
 
 
+@pytest.mark.slow
 def test_equivalence_keeps_its_rate_too(simulate):
     studies, rng = 150, np.random.default_rng(3)
     wrong = sum("equivalent" in simulate(rng, [1.0] * ARMS, (4, 8), margin=1.0)[0] for _ in range(studies))

@@ -71,10 +71,12 @@ def test_jobs_give_the_same_numbers(tmp_path, alone):
     assert untimed(ablation_training.study(tmp_path, jobs=2)) == untimed(alone)
 
 
+@pytest.mark.slow
 def test_jobs_without_a_folder(alone):
     assert untimed(ablation_training.study(None, jobs=2)) == untimed(alone)
 
 
+@pytest.mark.slow
 def test_an_executor(tmp_path, alone):
     with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
         assert untimed(ablation_training.study(tmp_path, executor=pool)) == untimed(alone)
