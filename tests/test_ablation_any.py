@@ -114,6 +114,24 @@ class TestTraining:
         assert len(set(seen)) == len(seen)
         assert not any(folder.exists() for folder in seen)
 
+    def test_telemetry_becomes_curves(self):
+        def train(make_optimizer, trial):
+            model = nn.Linear(4, 1)
+            optimizer = make_optimizer(model, telemetry=2)
+            for _ in range(4):
+                optimizer.zero_grad()
+                loss = model(torch.ones(8, 4)).square().mean()
+                loss.backward()
+                optimizer.step()
+                seen = optimizer.telemetry()
+                trial.report(seen.pop("step"), **seen)
+            return loss
+
+        study = ablation.ablate("adamw", train=train, seeds=1)
+        curves = study.full.runs[0].curves
+        assert {"divide/rms_out", "first_moment/cosine", "relative_change"} <= set(curves)
+        assert all(name in ablation.to_html(study) for name in ("relative_change",))
+
     def test_groups_and_several_optimizers(self):
         def train(make_optimizer, trial):
             one, two = nn.Linear(2, 2), nn.Linear(2, 2)
