@@ -142,5 +142,6 @@ register_task(
         budget=STEPS,
         chosen_by=Metric("validation_loss"),
         threads=1,
+        margin=0.01,
     )
 )

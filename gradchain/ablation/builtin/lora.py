@@ -111,6 +111,7 @@ register_task(
         budget=400,
         chosen_by=Metric("validation_loss"),
         threads=1,
+        margin=0.01,
         text="sources",
     )
 )
