@@ -11,8 +11,9 @@ from gradchain._chain.context import Recorded
 from gradchain._chain.program import Outcome
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
-from gradchain._engine.kernel import Kernel, Known, Status, status_of, told
+from gradchain._engine.kernel import Kernel, Known, Status, status_of
 from gradchain._engine.layouts import LayoutIds, ScalarArgs, cached_layout, inputs_of
+from gradchain._engine.measure import told
 from gradchain._engine.param_step import ParamStep, commit
 
 K = TypeVar("K")
@@ -108,7 +109,11 @@ class Call:
             while self.advance(failures, measures=True) == "asks":
                 self.take([request.local_totals() for _, request in self.asked])
             kernel = self.kernel([], measures=True)
-            self.measured = list(map(told, self.outcomes)) if kernel.compiled is None else kernel.measure(self.flat())
+            self.measured = (
+                [told(outcome.recorded) for outcome in self.outcomes]
+                if kernel.compiled is None
+                else kernel.measure(self.flat())
+            )
 
     def advance(self, failures: list[str], measures: bool = False) -> Status:
         """Run the present phase up to its requests; one that would write waits for `finish`."""

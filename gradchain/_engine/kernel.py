@@ -18,7 +18,7 @@ from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
 from gradchain._engine.inductor import Compiled, compile_graph, trace
 from gradchain._engine.layouts import Layout
-from gradchain._engine.measure import measured
+from gradchain._engine.measure import measured, told
 from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
 from gradchain._engine.writing import memory_of
 from gradchain.errors import GradchainError
@@ -64,11 +64,6 @@ def replay(running: Running, answers: Sequence[Totals]) -> Result:
     for answer in answers:
         result = resume(running, answer)
     return result
-
-
-def told(outcome: Outcome) -> Recorded:
-    """What an outcome records for telemetry."""
-    return {key: x for key, x in outcome.recorded.items() if key[1] != "total"}
 
 
 class Kernel:
@@ -144,7 +139,7 @@ class Kernel:
                 self.requests.append(result)
                 outputs += result[1].partials.values()
             elif self.status == "done":
-                recorded = self._written(task, layout, result) if not self.measures else told(result)
+                recorded = self._written(task, layout, result) if not self.measures else told(result.recorded)
                 self.recorded.append(list(recorded))
                 outputs += recorded.values()
         # One more output keeps the graph from having none.
@@ -160,7 +155,7 @@ class Kernel:
     def measure(self, flat: Sequence[torch.Tensor]) -> list[Recorded]:
         """What telemetry wants to know of each parameter; writes nothing."""
         if self.compiled is None:
-            return [told(result) for result in self.compute(flat)[1] if isinstance(result, Outcome)]
+            return [told(result.recorded) for result in self.compute(flat)[1] if isinstance(result, Outcome)]
         values = iter(self.compiled(*flat))
         return [{key: next(values) for key in keys} for keys in self.recorded]
 

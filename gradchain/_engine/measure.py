@@ -26,6 +26,11 @@ OUT, BOTH, ALONG, FLIPS, DECAY = "~out", "~both", "~along", "~flips", "~decay"
 squares of the decay that it adds."""
 
 
+def told(recorded: Recorded) -> Recorded:
+    """What is recorded for telemetry: all but the totals that the step itself is after."""
+    return {key: x for key, x in recorded.items() if key[1] != "total"}
+
+
 def measured(task: StepInputs) -> Running:
     """A step in progress whose outcome also records what telemetry measures."""
     meter = Meter(task)

@@ -11,6 +11,7 @@ from torch import nn
 
 from gradchain._chain.chain import Chain
 from gradchain._core.shard import Shard
+from gradchain._optim.telemetry import ratio
 from gradchain.errors import GradchainError, OptionError, ParameterError, StateError, kind_of, shown
 from gradchain.ops import wide, widest
 
@@ -109,9 +110,9 @@ class Shadow:
         own, both, made = _total(self.sums) or (0.0, 0.0, 0.0)
         apart, way = _total([torch.stack([_sum(x * x), _sum(y * y)]) for x, y in zip(self.apart, moved)])
         return {
-            "cosine": _ratio(both, (own * made) ** 0.5),
-            "norm_ratio": _ratio(own, made) ** 0.5,
-            "divergence": _ratio(apart, way) ** 0.5,
+            "cosine": ratio(both, (own * made) ** 0.5),
+            "norm_ratio": ratio(own, made) ** 0.5,
+            "divergence": ratio(apart, way) ** 0.5,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -240,7 +241,3 @@ def _sum(values: torch.Tensor) -> torch.Tensor:
 def _total(parts: Sequence[torch.Tensor]) -> list[float]:
     """The sum of some vectors, read from their device in one copy."""
     return torch.stack([x.to(parts[0].device) for x in parts]).sum(0).tolist() if parts else []
-
-
-def _ratio(one: float, other: float) -> float:
-    return one / other if other else 0.0

@@ -48,7 +48,9 @@ class Telemetry:
         """Keep what was recorded by those that tell; if none does, what is there stays."""
         self.step = self.step if step is None else step
         if any(telling):
-            self._records = [(_told(record), shard.group) for record, shard in compress(zip(recorded, shards), telling)]
+            self._records = [
+                (measure.told(record), shard.group) for record, shard in compress(zip(recorded, shards), telling)
+            ]
             self._recorded_at, self.fresh = step, True
 
     def add(self, param: torch.Tensor, step: int | torch.Tensor, recorded: Recorded, shard: Shard, tells: bool) -> None:
@@ -58,7 +60,7 @@ class Telemetry:
             if id(param) in self._seen:
                 self._seen, self._records = set(), []
             self._seen.add(id(param))
-            self._records.append((_told(recorded), shard.group))
+            self._records.append((measure.told(recorded), shard.group))
             self._recorded_at, self.fresh = step, True
 
     def report(self, names: Sequence[str], partition: Any = None, gathered: bool | None = None) -> dict[str, float]:
@@ -92,10 +94,6 @@ class Telemetry:
             whole += gather(rows, group) if gathered else [rows]
         totals = _added(whole)
         return {key: x for key, x in totals.items() if not apart or gathered is not None or key[1] != "rows"}
-
-
-def _told(record: Recorded) -> Recorded:
-    return {key: value for key, value in record.items() if key[1] != "total"}
 
 
 def _read(records: Sequence[Recorded]) -> list[Sums]:
@@ -143,7 +141,7 @@ def _measures(sums: Mapping[str, float]) -> dict[str, float]:
         if what == measure.OUT:
             told |= _of_stage(address, sums)
         elif name + LOOKED_AT in sums:
-            told[name] = _ratio(value, sums[name + LOOKED_AT])
+            told[name] = ratio(value, sums[name + LOOKED_AT])
     if measure.COUNT in sums:
         told |= _of_step(*(sums[key] for key in (measure.COUNT, measure.GRADIENT, measure.PARAM, measure.CHANGE)))
     return told
@@ -153,26 +151,27 @@ def _of_stage(address: str, sums: Mapping[str, float]) -> dict[str, float]:
     keys = (IN, SEEN, PLACES, measure.OUT, measure.BOTH, measure.ALONG, measure.FLIPS)
     given, seen, count, out, both, along, flips = (sums[f"{address}/{key}"] for key in keys)
     told = {
-        "rms_in": _ratio(given, count) ** 0.5,
-        "rms_out": _ratio(out, count) ** 0.5,
-        "cosine": _ratio(both, given**0.5 * out**0.5),
-        "cosine_gradient": _ratio(along, seen**0.5 * out**0.5),
-        "sign_flips": _ratio(flips, count),
+        "rms_in": ratio(given, count) ** 0.5,
+        "rms_out": ratio(out, count) ** 0.5,
+        "cosine": ratio(both, given**0.5 * out**0.5),
+        "cosine_gradient": ratio(along, seen**0.5 * out**0.5),
+        "sign_flips": ratio(flips, count),
     }
     if (decay := sums.get(f"{address}/{measure.DECAY}")) is not None:
-        told["rms_decay"] = _ratio(decay, count) ** 0.5
+        told["rms_decay"] = ratio(decay, count) ** 0.5
     return {f"{address}/{name}": value for name, value in told.items()}
 
 
 def _of_step(count: float, gradient: float, param: float, change: float) -> dict[str, float]:
     return {
-        "rms_gradient": _ratio(gradient, count) ** 0.5,
-        "rms_param": _ratio(param, count) ** 0.5,
-        "rms_change": _ratio(change, count) ** 0.5,
-        "relative_change": _ratio(change, param) ** 0.5,
-        "effective_lr": _ratio(change, gradient) ** 0.5,
+        "rms_gradient": ratio(gradient, count) ** 0.5,
+        "rms_param": ratio(param, count) ** 0.5,
+        "rms_change": ratio(change, count) ** 0.5,
+        "relative_change": ratio(change, param) ** 0.5,
+        "effective_lr": ratio(change, gradient) ** 0.5,
     }
 
 
-def _ratio(one: float, other: float) -> float:
+def ratio(one: float, other: float) -> float:
+    """A quotient; 0 where the divisor is 0."""
     return one / other if other else 0.0

@@ -94,7 +94,12 @@ def rows(study: Results) -> list[Row]:
     judgements: dict[int, Judgement] = {}
     for look in study.looks:  # an arm is judged at the look at which its runs end, among those that were still open
         still = [place for place in places if len(study.results[place].runs) >= look]
-        differences = [_cell(study.results[place], study, first, look).difference for place in still]
+        ended = [len(study.results[place].runs) == look for place in still]
+        cells = [
+            found[place].cells[first.name] if done else _cell(study.results[place], study, first, look)
+            for place, done in zip(still, ended)
+        ]
+        differences = [cell.difference for cell in cells]
         known = [difference for difference in differences if difference is not None]
         for place, judgement in zip(still, judged(known, higher_is_better=higher, looks=study.planned_looks)):
             if len(study.results[place].runs) == look:

@@ -56,10 +56,14 @@ def job_of(chain: Chain, settings: Settings, seed: int, arm: str, prune: Thresho
 
 
 def work(job: Job, folder: str | None, since: int) -> Run | None:
+    """Do a run in a process of an executor, which has not read the results yet. Returns: as `unless_known`."""
+    return unless_known(job, None if folder is None else Ledger(Path(folder), since))
+
+
+def unless_known(job: Job, ledger: Ledger | None) -> Run | None:
     """Do a run, unless its result is there. Returns: its results; `None` if another process is at it."""
-    if folder is None:
+    if ledger is None:
         return job.run()
-    ledger = Ledger(Path(folder), since)
     with ledger.claim(job.key) as ours:
         if not ours:
             return None
@@ -118,9 +122,9 @@ class Worker:
         keys = [job.key for job in jobs]
         open_jobs: dict[str, Job] = {}
         for key, job in zip(keys, jobs):
-            known = self._runs.get(key) or (self.ledger and self.ledger.get(key))
             if key in self._runs or key in open_jobs:
                 continue
+            known = self.ledger and self.ledger.get(key)
             if known:
                 self._finish(key, known, f"{job.arm}, seed {job.seed}")
                 self.resumed += 1
@@ -149,7 +153,7 @@ class Worker:
             busy: list[tuple[str, Job]] = []
             for key, job in waiting:
                 self.tell(f"{job.arm}, seed {job.seed}")
-                run = work(job, self.folder, self.since)
+                run = unless_known(job, self.ledger)
                 if run is None:
                     busy.append((key, job))
                 else:

@@ -113,9 +113,7 @@ def ablate(
     check_executor(executor, jobs)
     looks = check_looks(seeds, up_to)
     tuned = check_tuning(tune, tune_over, tune_seeds, tune_range)
-    training = training_of(
-        train, task, metric, budget=budget, epochs=epochs, batch_size=batch_size, dtype=dtype
-    )  # fmt: skip
+    training = training_of(train, task, metric, budget=budget, epochs=epochs, batch_size=batch_size, dtype=dtype)
     margin = training.margin if margin is None else margin
     chain = load_chain(recipe, options or {})
     chain = chain if lr is None else chain.with_options(lr=lr)

@@ -17,6 +17,7 @@ from gradchain.ablation.analysis import value_of
 from gradchain.ablation.arms import Arm
 from gradchain.ablation.errors import StudyError, extra
 from gradchain.ablation.execution import Worker, job_of
+from gradchain.ablation.ledger import LOCKS
 from gradchain.ablation.results import Tuned
 from gradchain.ablation.run import Run, Settings
 from gradchain.ablation.thresholds import thresholds
@@ -102,7 +103,7 @@ class Tuner:
         optuna = _optuna()
         url = f"sqlite:///{folder / DATABASE}"
         name = f"{self.settings.training.name}: {self.arm.label}"
-        with FileLock(folder / ".locks" / "optuna.lock"), warnings.catch_warnings():
+        with FileLock(folder / LOCKS / "optuna.lock"), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             stored = optuna.create_study(storage=url, study_name=name, direction=self._direction, load_if_exists=True)
             known = {trial.user_attrs.get("key") for trial in stored.get_trials(deepcopy=False)}

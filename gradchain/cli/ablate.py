@@ -9,7 +9,19 @@ import typer
 
 from gradchain.cli.app import app
 from gradchain.cli.designs import design_from
-from gradchain.cli.helpers import OptionOption, RecipeArgument, numbers_of, one_line_errors, options_of, progress_bar
+from gradchain.cli.helpers import (
+    BudgetOption,
+    EpochsOption,
+    JobsOption,
+    OptionOption,
+    RecipeArgument,
+    TaskOption,
+    TrainOption,
+    numbers_of,
+    one_line_errors,
+    options_of,
+    progress_bar,
+)
 from gradchain.errors import OptionError
 from gradchain_command.pages import console
 
@@ -17,16 +29,14 @@ from gradchain_command.pages import console
 @app.command()
 def ablate(
     recipe: RecipeArgument,
-    task: Annotated[str | None, typer.Option(help="A task of ours, or module:name of yours [default: digits].")] = None,
-    train: Annotated[
-        str | None, typer.Option(metavar="MODULE:FUNCTION", help="Your training, fn(make_optimizer, trial) -> metrics.")
-    ] = None,
+    task: TaskOption = None,
+    train: TrainOption = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(metavar="M", help="loss:min, accuracy:max, validation_loss<=1.5; repeatable, the first decides."),
     ] = None,
-    budget: Annotated[int | None, typer.Option(help="How long to train, in the unit of the training.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the task's.")] = None,
+    budget: BudgetOption = None,
+    epochs: EpochsOption = None,
     batch_size: Annotated[int | None, typer.Option(help="Instead of the task's.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Of the task's network: fp32, bf16, fp64.")] = None,
     compile: Annotated[bool, typer.Option("--compile/--no-compile", help="Run compiled steps.")] = False,
@@ -75,7 +85,7 @@ def ablate(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Directory for results [default: runs/RECIPE-TASK].")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run everything again; earlier results are not used.")] = False,
-    jobs: Annotated[int, typer.Option(help="Processes that share the runs.")] = 1,
+    jobs: JobsOption = 1,
 ) -> None:
     """Train with the full chain, with changed ones and with a baseline; compare them seed by seed.
 

@@ -7,24 +7,30 @@ from typing import Annotated, Any
 import typer
 
 from gradchain.cli.app import app
-from gradchain.cli.helpers import one_line_errors, progress_bar
+from gradchain.cli.helpers import (
+    BudgetOption,
+    EpochsOption,
+    JobsOption,
+    TaskOption,
+    TrainOption,
+    one_line_errors,
+    progress_bar,
+)
 
 
 @app.command()
 def bisect(
     good: Annotated[str, typer.Argument(help="The recipe, module:name or path that trains well.")],
     bad: Annotated[str, typer.Argument(help="The one that does not.")],
-    task: Annotated[str | None, typer.Option(help="A task of ours, or module:name of yours [default: digits].")] = None,
-    train: Annotated[
-        str | None, typer.Option(metavar="MODULE:FUNCTION", help="Your training, fn(make_optimizer, trial) -> metrics.")
-    ] = None,
+    task: TaskOption = None,
+    train: TrainOption = None,
     metric: Annotated[
         str | None, typer.Option(metavar="M", help="loss:min, accuracy:max, validation_loss<=1.5.")
     ] = None,
-    budget: Annotated[int | None, typer.Option(help="How long to train, in the unit of the training.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Instead of the task's.")] = None,
+    budget: BudgetOption = None,
+    epochs: EpochsOption = None,
     seeds: Annotated[int, typer.Option(help="Runs per chain.")] = 3,
-    jobs: Annotated[int, typer.Option(help="Processes that share the runs.")] = 1,
+    jobs: JobsOption = 1,
 ) -> None:
     """Find the edits of GOOD that make it as bad as BAD, by training with parts of them.
 

@@ -21,6 +21,13 @@ RecipeArgument = Annotated[
 OptionOption = Annotated[
     list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="Option of the recipe; repeatable.")
 ]
+TaskOption = Annotated[str | None, typer.Option(help="A task of ours, or module:name of yours [default: digits].")]
+TrainOption = Annotated[
+    str | None, typer.Option(metavar="MODULE:FUNCTION", help="Your training, fn(make_optimizer, trial) -> metrics.")
+]
+BudgetOption = Annotated[int | None, typer.Option(help="How long to train, in the unit of the training.")]
+EpochsOption = Annotated[int | None, typer.Option(help="Instead of the task's.")]
+JobsOption = Annotated[int, typer.Option(help="Processes that share the runs.")]
 
 
 def options_of(given: list[str] | None) -> dict[str, Any]:
