@@ -14,6 +14,7 @@ from gradchain._chain.declare import later as later
 from gradchain._chain.diff import Diff as Diff
 from gradchain._chain.diff import diff as diff
 from gradchain._chain.functional import apply_updates as apply_updates
+from gradchain._chain.mixins import Constraint as Constraint
 from gradchain._chain.mixins import Decay as Decay
 from gradchain._chain.mixins import Precision as Precision
 from gradchain._chain.mixins import SharedNumbers as SharedNumbers
@@ -31,6 +32,7 @@ from gradchain._core.fields import Interval as Interval
 from gradchain._core.fields import follow as follow
 from gradchain._core.fields import hyper as hyper
 from gradchain._core.fields import static as static
+from gradchain._core.matrices import whole_matrix as whole_matrix
 from gradchain._core.reduce import all_parameters as all_parameters
 from gradchain._core.reduce import labelled as labelled
 from gradchain._core.reduce import tensor_partials as tensor_partials

@@ -38,6 +38,7 @@ CLASSES = {
     "AdamW": "adamw",
     "SGD": "sgd",
     "Lion": "lion",
+    "Muon": "muon",
     "AdamATan2": "adam-atan2",
 }
 """The recipes by the names of their classes: the published ones, where there are any."""

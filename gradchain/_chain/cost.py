@@ -139,7 +139,7 @@ def _counted(running: Any, found: _Single, size: int) -> Outcome:
         where, request = next(running)
         while True:
             stage = where.partition(".")[0]  # of a slot that is being stored as well
-            if request.scope == "tensor":
+            if not request.joint:
                 found.own[stage] += 1
             else:
                 found.joint.add((stage, request.label, sum(stage == known for known, _, _ in found.joint)))

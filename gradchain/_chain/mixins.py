@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Generator, Mapping, Sequence
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 
 from gradchain._chain.context import Context
 from gradchain._chain.stage import Number, Slots, Stage
 from gradchain._core.fields import Interval
+from gradchain._core.reduce import Request
 from gradchain.errors import ChainError
+
+Constrained: TypeAlias = "torch.Tensor | Generator[Request, Any, torch.Tensor]"
 
 
 class Precision(Stage, register=False):
@@ -50,6 +53,38 @@ class Precision(Stage, register=False):
 def comes_first(stage: Stage) -> bool:
     """Whether a stage decides how others read the parameter."""
     return isinstance(stage, Precision) and type(stage).read is not Precision.read
+
+
+class Constraint(Stage, register=False):
+    """Base of stages that keep the parameter on a set, such as a sphere or a box: they map its new value back onto it.
+
+    They stand after all that changes the direction, and before what decides how the parameter is stored. `constrain` gets
+    the value that the step would write, in compute precision; `ctx.param` is still the old one. It may be a generator that
+    asks for totals, as `update` may. A parameter that is skipped in a step is not constrained in it.
+
+    >>> class nonnegative(gradchain.Constraint):
+    ...     def constrain(self, new_param, ctx):
+    ...         return new_param.clamp(min=0)
+    >>> gradchain.chain(gradchain.scale_by_learning_rate(0.1), nonnegative()).names
+    ('scale_by_learning_rate', 'nonnegative')
+    """
+
+    scale = "any"
+
+    def constrain(self, new_param: torch.Tensor, ctx: Context) -> Constrained:
+        """Map the new value onto the set. Returns: a tensor like it; a generator may yield requests first."""
+        return new_param
+
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        if late := [stage for stage in after if not isinstance(stage, Constraint) and not _only_writes(stage)]:
+            raise ChainError(
+                f"{self.address} maps the value that the step would write, but {late[0].address} follows it and still "
+                f"changes the step. Move {self.address} behind it."
+            )
+
+
+def _only_writes(stage: Stage) -> bool:
+    return isinstance(stage, Precision) and not comes_first(stage)
 
 
 class SharedNumbers(Stage, register=False):

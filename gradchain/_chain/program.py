@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
@@ -14,15 +13,17 @@ import torch
 from gradchain._chain.bindings import Bindings
 from gradchain._chain.context import Context, Lazy, Reduction
 from gradchain._chain.declare import ParamInfo, Slot
-from gradchain._chain.mixins import Precision
+from gradchain._chain.mixins import Constraint, Precision
 from gradchain._chain.numbers import NumberReader, Numbers
+from gradchain._chain.returned import ask, checked, constrained, without_addresses
+from gradchain._chain.returned import cast as cast_update
 from gradchain._chain.slots import check_slot, loaded, made, no_bits, parts_of, storage_for, stored
-from gradchain._chain.stage import Result, Slots, Stage
+from gradchain._chain.stage import Slots, Stage
 from gradchain._core.ages import Ages
 from gradchain._core.reduce import Request, Totals, run_locally
 from gradchain._core.shard import Shard
 from gradchain._core.update import Update
-from gradchain.errors import ChainError, kind_of
+from gradchain.errors import ChainError
 from gradchain.ops import narrowed, where
 from gradchain.storage import Storage
 
@@ -150,7 +151,7 @@ class Program:
 
     def init(self, param: torch.Tensor, name: str = "") -> State:
         """The slots of a whole parameter before its first step."""
-        return run_locally(_without_addresses(self.start(param, Shard.whole(param.shape), name)))
+        return run_locally(without_addresses(self.start(param, Shard.whole(param.shape), name)))
 
     def start(self, param: torch.Tensor, shard: Shard, name: str = "") -> Starting:
         """The slots of a parameter before its first step; of a sharded one, those rows of them that are here."""
@@ -161,7 +162,7 @@ class Program:
                 key, bits = f"{address}.{slot}", functools.partial(no_bits, param)
                 parts = stored(key, self.owners[slot][1], dense, param, shard, bits)
                 if isinstance(parts, GeneratorType):
-                    parts = cast("State", (yield from _ask(key, parts, shard)))
+                    parts = cast("State", (yield from ask(key, parts, shard)))
                 state |= parts
         return state
 
@@ -241,6 +242,7 @@ class Program:
         ctx.noise_key, ctx.observed = noise_key, observe
         update = Update(gradient.to(ctx.dtype))
         last: list[tuple[str, Precision, Mapping[str, Any]]] = []
+        constraints: list[tuple[str, Constraint, Mapping[str, Any], tuple[str, ...]]] = []
         changed: State = {}
         for (address, stage, readable), values in zip(self._rows, numbers):
             stage = stage.bind(values)
@@ -249,16 +251,24 @@ class Program:
                 last.append((address, stage, values))
                 ctx.param = stage.read(ctx.param, ctx)
                 ctx.dtype = ctx.param.dtype
-                update = _cast(update, ctx.dtype)
+                update = cast_update(update, ctx.dtype)
+            elif isinstance(stage, Constraint):
+                constraints.append((address, stage, values, readable))
             result = stage.update(update, ctx)
             if isinstance(result, GeneratorType):
-                result = yield from _ask(address, result, shard, keep)
-            update, slots = _checked(address, result, gradient.shape, ctx.dtype)
+                result = yield from ask(address, result, shard, keep)
+            update, slots = checked(address, result, shard, ctx.dtype)
             if witness is not None:
                 witness(address, update, slots)
             if slots:
                 changed |= yield from self._packed(address, stage, slots, ctx, state)
         new_param = update.decayed(ctx.param) - update.value
+        for address, stage, values, readable in constraints:
+            ctx.enter(address, values, readable)
+            made = stage.constrain(new_param, ctx)
+            if isinstance(made, GeneratorType):
+                made = yield from ask(address, made, shard, keep)
+            new_param = constrained(address, made, new_param, shard)
         if update.skip_mask is not False:
             new_param = where(update.skip_mask, ctx.param, new_param)
         for address, stage, values in last:
@@ -297,7 +307,7 @@ class Program:
             bits = functools.partial(_bits, ctx, slot)
             parts = stored(key, declared, dense, param, ctx.shard, bits)
             if isinstance(parts, GeneratorType):
-                parts = cast("State", (yield from _ask(key, parts, ctx.shard)))
+                parts = cast("State", (yield from ask(key, parts, ctx.shard)))
             packed |= {name: narrowed(part, state[name].dtype) for name, part in parts.items()}
         return packed
 
@@ -315,60 +325,6 @@ def _bits(ctx: Context, slot: str, like: torch.Tensor | None = None, part: str =
 def _interned(stages: tuple[tuple[str, Stage], ...], role: str | None, kinds: tuple[object, ...]) -> Program:
     """One program for equal stages. `kinds` tells `True` from 1, which Python takes for equal."""
     return Program(stages, role)
-
-
-def _checked(address: str, result: object, shape: torch.Size, dtype: torch.dtype) -> tuple[Update, Slots]:
-    """What a stage returned, in its long form, and in the compute dtype however wide the stage computed."""
-    update: Any = result
-    slots: Any = {}
-    if isinstance(result, tuple) and len(result) == 2:  # pyright: ignore[reportUnknownArgumentType]
-        update, slots = result  # pyright: ignore[reportUnknownVariableType]
-    if not isinstance(update, Update) or not isinstance(slots, dict):
-        raise ChainError(
-            f"{address} returned {type(result).__name__}; return the new Update, or (update, {{slot: tensor}}).",
-            stage=address,
-        )
-    if not isinstance(update.value, torch.Tensor) or not update.value.is_floating_point():
-        found = f"{update.value.dtype}" if isinstance(update.value, torch.Tensor) else kind_of(update.value)
-        raise ChainError(f"{address} made a direction that is {found}; return a real floating tensor.", stage=address)
-    if update.value.shape != shape:
-        raise ChainError(
-            f"{address} made a direction of shape {tuple(update.value.shape)} for a parameter of shape {tuple(shape)}; "
-            "keep the shape.",
-            stage=address,
-        )
-    for x in (update.value, update.scale, update.averaged, update.decay, update.decay_weight):
-        if x is not None and x.dtype != dtype:
-            return _cast(update, dtype), slots
-    return update, slots
-
-
-def _ask(
-    address: str,
-    running: Generator[Request, Totals, Result],
-    shard: Shard,
-    keep: torch.Tensor | None = None,
-) -> Generator[tuple[str, Request], Totals, Result]:
-    """Pass on the requests of a stage under its address, with where the rest of the tensor is."""
-    try:
-        request = next(running)
-        while True:
-            if shard.group is not None:
-                request = dataclasses.replace(request, group=shard.group)
-            if keep is not None and request.scope != "tensor":
-                request = request.where(keep)
-            request = running.send((yield address, request))
-    except StopIteration as stop:
-        return stop.value
-
-
-def _without_addresses(starting: Starting) -> Generator[Request, Totals, State]:
-    try:
-        _, request = next(starting)
-        while True:
-            _, request = starting.send((yield request))
-    except StopIteration as stop:
-        return stop.value
 
 
 @functools.lru_cache(maxsize=4096)
@@ -389,12 +345,3 @@ def planned(program: Program, shape: torch.Size, dtype: torch.dtype) -> Mapping[
                     split = storage.splits(part_key[len(key) + 1 :], shape)
                 plan[part_key] = (part.shape, len(shape) > 0 and split)
     return plan
-
-
-def _cast(update: Update, dtype: torch.dtype) -> Update:
-    """An update in another dtype."""
-    other: dict[str, torch.Tensor] = {}
-    for name, x in vars(update).items():
-        if isinstance(x, torch.Tensor) and x.dtype != dtype and name != "skip_mask":
-            other[name] = x.to(dtype)
-    return update.replace(**other) if other else update  # type: ignore[arg-type]

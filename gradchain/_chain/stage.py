@@ -28,7 +28,7 @@ from gradchain._core.fields import (
     spec_of,
     static,
 )
-from gradchain._core.reduce import Request, Totals
+from gradchain._core.reduce import Request
 from gradchain._core.update import Update
 from gradchain.errors import ChainError, GradchainError, OptionError, UnknownOptionError, nearest, shown
 from gradchain.roles import ROLES
@@ -36,7 +36,7 @@ from gradchain.storage import STORAGES
 
 Slots: TypeAlias = Mapping[str, torch.Tensor]
 Result: TypeAlias = "Update | tuple[Update, Slots]"
-Yields: TypeAlias = "Generator[Request, Totals, Result]"
+Yields: TypeAlias = "Generator[Request, Any, Result]"
 ScaleRule = Literal["resolved", "any", "sets", "edits", "resolves"]
 
 NAME = re.compile(r"[\w-]{1,100}")

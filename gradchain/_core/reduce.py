@@ -11,10 +11,12 @@ from types import GeneratorType, SimpleNamespace
 from typing import Any, Literal
 
 import torch
+from typing_extensions import Self
 
+from gradchain._core.shard import Shard
 from gradchain.ops import widest
 
-Scope = Literal["tensor", "label", "all"]
+Scope = Literal["tensor", "matrix", "label", "all"]
 
 
 class Totals(SimpleNamespace):
@@ -30,7 +32,10 @@ class Totals(SimpleNamespace):
 
 @dataclass(frozen=True)
 class Request:
-    """Partials to add up over `scope`: one tensor, those that share `label`, or all; its other parts are in `group`."""
+    """Partials to add up over `scope`: one tensor, those that share `label`, or all; its other parts are in `group`.
+
+    Of scope `"matrix"` are the requests of `gradchain._core.matrices`, whose partials are put together, not added.
+    """
 
     scope: Scope
     partials: dict[str, torch.Tensor]
@@ -42,6 +47,19 @@ class Request:
     def local(self) -> bool:
         """Whether the partials are already the totals."""
         return self.scope == "tensor" and self.group is None
+
+    @property
+    def joint(self) -> bool:
+        """Whether it is about more than one parameter."""
+        return self.scope in ("label", "all")
+
+    def within(self, shard: Shard) -> Self:
+        """The same request of a parameter of which this process holds a part."""
+        return self if shard.group is None else replace(self, group=shard.group)
+
+    def answer(self, totals: Totals) -> Any:
+        """What the asking stage is sent."""
+        return totals
 
     def where(self, keep: torch.Tensor) -> Request:
         """The same request, which adds nothing to the total unless `keep`, a 0-d bool tensor, is true."""

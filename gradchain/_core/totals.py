@@ -1,7 +1,7 @@
 """Answer requests for totals: over the parameters here, over the processes that share a tensor, over a partition.
 
 All requests open at one time make a round. A round costs one all-reduce for each process group that holds parts of its
-tensors, however many tensors, sums and maxima there are; many maxima cost a second one.
+tensors, however many tensors, sums and maxima there are; many maxima cost a second one. Whole matrices cost two all-to-alls.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 import torch
 
+from gradchain._core.exchange import answer_matrices
+from gradchain._core.matrices import MatrixRequest
 from gradchain._core.reduce import Request, Totals
 from gradchain.errors import ChainError
 
@@ -80,6 +82,11 @@ def reduce_requests(waiting: Sequence[tuple[Route, Asked]], process_group: Any =
     if process_group is APART:
         process_group = _check_alone(waiting)
     at, later = _places((program, address) for program, (address, _) in waiting)
+    matrices = {
+        number: request
+        for number, (_, (address, request)) in enumerate(waiting)
+        if isinstance(request, MatrixRequest) and address in at - later  # all that are here go together
+    }
     accumulators = _accumulators(waiting)
     if process_group is not None:
         if (known := _of_all(process_group, at, later, accumulators)) is None:
@@ -89,7 +96,7 @@ def reduce_requests(waiting: Sequence[tuple[Route, Asked]], process_group: Any =
         return None
     ready = {key: sums for key, sums in accumulators.items() if isinstance(key, int) or key[0] in at - later}
     reduce_accumulators(ready.values())
-    totals = {key: Totals(**sums.merge()) for key, sums in ready.items()}
+    totals = {key: Totals(**sums.merge()) for key, sums in ready.items()} | answer_matrices(matrices)
     result: list[Totals | None] = []
     for number, (_, asked) in enumerate(waiting):
         total = totals.get(_key(number, asked))
@@ -100,7 +107,7 @@ def reduce_requests(waiting: Sequence[tuple[Route, Asked]], process_group: Any =
 def _check_alone(waiting: Iterable[tuple[Route, Asked]]) -> None:
     """Raise `ChainError` if a stage asks about parameters that are not here."""
     for _, (address, request) in waiting:
-        if request.scope != "tensor":
+        if request.joint:
             raise ChainError(
                 f"{address} asks for totals over several parameters, which are stepped apart (by ZeRO, or in the backward "
                 "pass). It did not ask when it was tried on small tensors: let it ask in every step, and choose with "
@@ -111,12 +118,14 @@ def _check_alone(waiting: Iterable[tuple[Route, Asked]]) -> None:
 
 def _key(number: int, asked: Asked) -> Key:
     address, request = asked
-    return number if request.scope == "tensor" else (address, request.label)
+    return (address, request.label) if request.joint else number
 
 
 def _accumulators(waiting: Sequence[tuple[Route, Asked]]) -> dict[Key, Accumulator]:
     accumulators: dict[Key, Accumulator] = {}
     for number, (_, (address, request)) in enumerate(waiting):
+        if isinstance(request, MatrixRequest):
+            continue
         key = _key(number, (address, request))
         accumulators.setdefault(key, Accumulator(request.combine)).add(request.partials, request.group)
     return accumulators

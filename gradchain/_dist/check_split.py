@@ -13,6 +13,7 @@ import torch
 
 from gradchain._chain.program import Numbers, Outcome, Program, State
 from gradchain._chain.tracing import traits_of
+from gradchain._core.matrices import MatrixRequest
 from gradchain._core.noise import parameter_key
 from gradchain._core.reduce import Request, Totals
 from gradchain._core.shard import Shard
@@ -84,11 +85,11 @@ def _normal(shape: torch.Size, seed: int) -> torch.Tensor:
 
 def _together(runs: Sequence[Run[T]]) -> list[T]:
     """The results of all parts, each request answered by what all of them ask about."""
-    answer: Any = None
+    answers: list[Any] = [None for _ in runs]
     while True:
         asked: list[tuple[str, Request]] = []
         results: list[T] = []
-        for run in runs:
+        for run, answer in zip(runs, answers):
             try:
                 asked.append(run.send(answer))
             except StopIteration as stop:
@@ -97,7 +98,26 @@ def _together(runs: Sequence[Run[T]]) -> list[T]:
             return results
         if results or len({(at, request.scope, *request.partials) for at, request in asked}) > 1:
             raise Uneven("parts of one tensor, one of them empty, ask for different totals")
-        answer = _combined([request for _, request in asked])
+        answers = _answers([request for _, request in asked])
+
+
+def _answers(requests: Sequence[Request]) -> list[Totals]:
+    """What each part is answered with."""
+    matrices = [request for request in requests if isinstance(request, MatrixRequest)]
+    if not matrices:
+        return [_combined(requests) for _ in requests]
+    first = matrices[0]
+    whole = [
+        torch.cat([x.partials[n] for x in matrices]) if n in first.split else first.partials[n] for n in first.partials
+    ]
+    made = dict(zip(first.partials, first.applied(whole)))
+    if first.function is None:
+        return [Totals(**made) for _ in requests]
+    return [Totals(**{name: _rows_here(request, name, x) for name, x in made.items()}) for request in matrices]
+
+
+def _rows_here(request: MatrixRequest, name: str, whole: torch.Tensor) -> torch.Tensor:
+    return whole if request.shard is None or name not in request.split else request.shard.cut(whole)
 
 
 def _combined(requests: Sequence[Request]) -> Totals:

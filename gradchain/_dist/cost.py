@@ -17,6 +17,7 @@ from gradchain._chain.recipes import recipe
 from gradchain._chain.tracing.watched import usual_numbers
 from gradchain._core import totals
 from gradchain._core.autocast import no_autocast
+from gradchain._core.matrices import MatrixRequest
 from gradchain._core.shard import Shard
 from gradchain._core.totals import Asked, complete
 from gradchain._core.untraced import untraced
@@ -41,13 +42,16 @@ class Cost:
     rounds: int
     """How often the step waits for totals."""
     collectives: int
-    """The number of all-reduces: one for each round, and a second one for each round with many maxima."""
+    """All-reduces, one for each round with sums and a second one where there are many maxima; and two all-to-alls for each
+    round with whole matrices, to their owners and back."""
     numbers: int
-    """The numbers in their buffers together, each of 8 bytes."""
+    """The numbers in the buffers of the all-reduces together, each of 8 bytes."""
+    matrix_bytes: int = 0
+    """The bytes that the all-to-alls move, of all processes together, with what stays where it is."""
 
     def sent(self, world: int) -> float:
-        """Count the bytes that each process sends in ring all-reduces. Returns: bytes a step."""
-        return 16 * self.numbers * (world - 1) / world
+        """Count what each process sends, on average, in ring all-reduces and all-to-alls. Returns: bytes a step."""
+        return (16 * self.numbers + self.matrix_bytes / world) * (world - 1) / world
 
 
 @untraced
@@ -82,12 +86,13 @@ def cost(chain: str | Composed, params: nn.Module | Iterable[Sequence[int]], wor
         alike[key] = alike.get(key, 0) + 1
     with torch.no_grad(), no_autocast():
         rounds = _rounds(chain, alike, world) if world > 1 else []
-    collectives = numbers = 0
-    for sums, maxima in rounds:
+    collectives = numbers = moved = 0
+    for sums, maxima, there, back in rounds:
         apart = maxima * world > totals.FEW
-        collectives += (sums > 0 or (maxima > 0 and not apart)) + apart
+        collectives += (sums > 0 or (maxima > 0 and not apart)) + apart + (there > 0) + (back > 0)
         numbers += sums + (maxima if apart else maxima * world)
-    return Cost(len(rounds), collectives, numbers)
+        moved += there + back
+    return Cost(len(rounds), collectives, numbers, moved)
 
 
 def _named(params: nn.Module | Iterable[Sequence[int]]) -> list[tuple[str, torch.Tensor]]:
@@ -100,7 +105,10 @@ def _named(params: nn.Module | Iterable[Sequence[int]]) -> list[tuple[str, torch
 
 
 def _rounds(chain: Composed, alike: dict[tuple[Program, torch.Size, torch.dtype], int], world: int) -> list[list[int]]:
-    """The sums and the maxima of each round. `alike` are the parameters, and how many there are of each."""
+    """The sums and the maxima of each round, and the bytes of matrices there and back.
+
+    `alike` are the parameters, and how many there are of each.
+    """
     runs = [_started(*key, world) for key in alike]
     programs, times = [program for program, _, _ in alike], list(alike.values())
     states: list[Asked | Outcome] = [resume(run) for run in runs]
@@ -108,7 +116,7 @@ def _rounds(chain: Composed, alike: dict[tuple[Program, torch.Size, torch.dtype]
     while waiting := {n: state for n, state in enumerate(states) if not isinstance(state, Outcome)}:
         ready = complete((programs[n], address) for n, (address, _) in waiting.items())
         asked = {n: (address, request) for n, (address, request) in waiting.items() if address in ready}
-        rounds.append(_numbers(asked, times))
+        rounds.append([*_numbers(asked, times), *_moved(asked, times, world)])
         states = [
             resume(runs[n], asked[n][1].local_totals()) if n in asked else state for n, state in enumerate(states)
         ]
@@ -119,7 +127,7 @@ def _rounds(chain: Composed, alike: dict[tuple[Program, torch.Size, torch.dtype]
         for (name, kind), value in state.recorded.items()
         if kind == "total"
     }
-    shared = [[sum(contributed.values()), 0]] if chain.bindings.shared else []
+    shared = [[sum(contributed.values()), 0, 0, 0]] if chain.bindings.shared else []
     return [each for each in [*rounds, *shared] if any(each)]
 
 
@@ -128,13 +136,27 @@ def _numbers(asked: dict[int, Asked], times: Sequence[int]) -> list[int]:
     found = {"sum": 0, "max": 0}
     sizes: dict[tuple[str, str, Any], int] = {}
     for n, (address, request) in asked.items():
-        if request.group is not None:
+        if request.group is not None and not isinstance(request, MatrixRequest):
             size = sum(partial.numel() for partial in request.partials.values())
-            alone = request.scope == "tensor"
+            alone = not request.joint
             sizes[request.combine, address, n if alone else request.label] = size * (times[n] if alone else 1)
     for (combine, *_), size in sizes.items():
         found[combine] += size
     return list(found.values())
+
+
+def _moved(asked: dict[int, Asked], times: Sequence[int], world: int) -> tuple[int, int]:
+    """The bytes of the matrices of a round: to their owners, or to everybody where nothing is computed; and back."""
+    there = back = 0
+    for n, (_, request) in asked.items():
+        if request.group is not None and isinstance(request, MatrixRequest):
+            sizes = {x: request.whole_shape(x).numel() * y.element_size() for x, y in request.partials.items()}
+            rows = times[n] * sum(sizes[name] for name in request.split)
+            there += rows * (world if request.function is None else 1)
+            back += (
+                0 if request.function is None else rows + times[n] * world * (sum(sizes.values()) - rows // times[n])
+            )
+    return there, back
 
 
 def _started(program: Program, shape: torch.Size, dtype: torch.dtype, world: int) -> Running:

@@ -287,7 +287,7 @@ class Tracer:
             address, request = next(running)
             while True:
                 totals = request.local_totals()
-                if request.scope != "tensor":
+                if request.joint:
                     totals = self._question(recorder, address, request)
                 address, request = running.send(totals)
         except StopIteration as stop:

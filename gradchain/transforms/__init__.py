@@ -16,13 +16,16 @@ from gradchain.transforms.factored import factored_moment
 from gradchain.transforms.kourkoutas import kourkoutas_beta
 from gradchain.transforms.moments import debias, first_moment, second_moment, track_first_moment
 from gradchain.transforms.momentum import heavy_ball, lion_interpolate
+from gradchain.transforms.orthogonalize import orthogonalize
 from gradchain.transforms.orthograd import orthograd
 from gradchain.transforms.precision import master_weights, promote, stochastic_round
 from gradchain.transforms.prodigy import prodigy
 from gradchain.transforms.project import momentum_project
 from gradchain.transforms.range import centralize, cv_trust_gate, range_normalize
 from gradchain.transforms.resolve import atan2_scale, divide
+from gradchain.transforms.row_moment import row_second_moment
 from gradchain.transforms.scale import scale_update
+from gradchain.transforms.shape_scale import normalize_rms, scale_by_shape
 from gradchain.transforms.signs import (
     freeze_on_flip,
     lion_k,
@@ -62,12 +65,16 @@ __all__ = [
     "momentum_project",
     "multiply",
     "nesterov",
+    "normalize_rms",
+    "orthogonalize",
     "orthograd",
     "prodigy",
     "projected_adaptivity",
     "promote",
     "range_normalize",
+    "row_second_moment",
     "scale_by_learning_rate",
+    "scale_by_shape",
     "scale_update",
     "second_moment",
     "sign",

@@ -22,9 +22,13 @@ def start_vector(shape: Sequence[int], name: str, seed: int, device: torch.devic
     """Gaussian vectors along the last axis, of length 1, in float32: a function of shape, name and seed alone."""
     like = torch.empty(tuple(shape), dtype=torch.float32, device=device)
     key = torch.zeros((), dtype=torch.int32, device=device)
-    radius, angle = (_uniform(random_bits(like, key, salt_of(f"{name}/{part}", seed))) for part in ("radius", "angle"))
-    gaussian = (-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()  # Box & Muller
-    return gaussian / gaussian.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+    drawn = gaussian(*(random_bits(like, key, salt_of(f"{name}/{part}", seed)) for part in ("radius", "angle")))
+    return drawn / drawn.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+def gaussian(radius: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+    """Normal numbers made of two sets of random bits, by Box & Muller."""
+    return (-2 * _uniform(radius).log()).sqrt() * (2 * math.pi * _uniform(angle)).cos()
 
 
 def _uniform(bits: torch.Tensor) -> torch.Tensor:

@@ -48,11 +48,25 @@ def invariant(*stages: object, units: tuple[str, ...] = (), **facts: Any) -> Cas
     return Case(chain(*stages), "invariant", units, **facts)  # type: ignore[arg-type]
 
 
+def of_matrices(*stages: object) -> gc.Partition:
+    """Stages that take matrices only, and none for the others."""
+    return gc.partition({"matrix": list(stages), "vector": []}, gc.matrix_or_vector)
+
+
 LR = gc.scale_by_learning_rate(0.05)
 PROJECT = gc.momentum_project(0.05, 0.9, 0)
 GIVEN = {"horizon": "it sets the default of warmup_steps, which is given"}
 NO_BLOCKS = {"oft_scale_factor": "there are no parameters with role oft"}
 DETECTOR = {"track_first_moment": "it only keeps state for other stages"}
+
+ONLY_MATRICES = ((8, 16), (4, 3, 3, 3), (2, 4, 3))
+"""Shapes that `matrix_or_vector` calls matrices."""
+
+
+@gc.label_function
+def tensor_or_scalar(name: str, param: Any) -> str:
+    return "tensor" if param.ndim else "scalar"
+
 
 # Prodigy's d does not grow under gradients that turn at every step, as the laws' do; tests/transforms/test_prodigy.py has
 # others.
@@ -173,6 +187,14 @@ TRANSFORMS: dict[str, Case] = {
     ),
     "nesterov/momentum": equivariant(gc.heavy_ball(0.8), gc.nesterov(), LR),
     "nesterov/scaled": invariant(gc.sign(), gc.first_moment(0.8), gc.nesterov(scaled=True), LR),
+    "normalize_rms": invariant(gc.normalize_rms(0.5), LR),
+    "orthogonalize": invariant(
+        of_matrices(gc.orthogonalize(precision=None)), LR, scaling_shapes=ONLY_MATRICES
+    ),
+    "orthogonalize/rank": invariant(
+        of_matrices(gc.first_moment(0.8), gc.orthogonalize("gram", 3, precision="fp32", rank=2)), LR,
+        scaling_shapes=ONLY_MATRICES,
+    ),
     "orthograd": equivariant(gc.orthograd(), LR),
     "orthograd/per_rank": equivariant(gc.orthograd("per_rank"), LR),
     "orthograd/iterative": equivariant(
@@ -207,7 +229,13 @@ TRANSFORMS: dict[str, Case] = {
         scaling_shapes=((), (1,), (7,), *MATRICES),  # a positive slice of one element has range 0 and passes undivided
     ),
     "multiply": equivariant(gc.multiply(-0.5), LR),
+    "row_second_moment": invariant(
+        gc.partition({"tensor": [gc.row_second_moment(0.9), gc.divide(0.1)], "scalar": []}, tensor_or_scalar), LR,
+        units=("eps",), scaling_shapes=tuple(SHAPES[1:]),
+    ),
     "scale_by_learning_rate": equivariant(LR),
+    "scale_by_shape": equivariant(gc.scale_by_shape("unit"), LR),
+    "scale_by_shape/rms": equivariant(gc.scale_by_shape("rms"), LR),
     "scale_update": invariant(
         gc.scale_update(), LR, inert=NO_BLOCKS,
         scaling_shapes=((), (1,), (7,), (8, 16), (2, 4, 3)),  # those whose directions are above the floor
@@ -284,6 +312,9 @@ RECIPES: dict[str, Case] = {
     ),
     "sgd:dampening": recipe("sgd", "equivariant", ("weight_decay",), momentum=0.5, dampening=0.3),
     "lion": recipe("lion", "invariant", weight_decay=0.1),
+    "muon": recipe(
+        "muon", "invariant", ("adam_eps",), (), momentum=0.8, weight_decay=0.3  # bfloat16 rounds scaled matrices otherwise
+    ),
     "adam-atan2": recipe("adam-atan2", "invariant"),
     "adv-adamw": recipe("adv-adamw", "invariant", ("eps",)),
     "adv-adamw:all": recipe(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from types import GeneratorType, SimpleNamespace
 from typing import Any, cast
 
@@ -14,9 +14,9 @@ from gradchain._chain import shared
 from gradchain._chain.bindings import bind_keys
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
-from gradchain._chain.mixins import Precision
+from gradchain._chain.mixins import Constraint, Precision
 from gradchain._chain.program import Numbers, Outcome, Program, State
-from gradchain._chain.stage import Result, Slots, Stage
+from gradchain._chain.stage import Slots, Stage
 from gradchain._chain.tracing.watch import Deeds, Looks, Watch, Witness
 from gradchain._core.noise import parameter_key
 from gradchain._core.reduce import Request, Totals
@@ -62,7 +62,18 @@ class WatchedStage:
         witness, given = Witness.of(ctx, self.watch), self._given(ctx, update)
         with self.watch.at(self.address, self.deeds, "update", given):
             result = self.stage.update(update, witness)
-        return self._driven(result, given) if isinstance(result, GeneratorType) else self._noted(result)
+        return self._driven(result, given, self._noted) if isinstance(result, GeneratorType) else self._noted(result)
+
+    def constrain(self, new_param: torch.Tensor, ctx: Context) -> Any:
+        given = self._given(ctx, new_param)
+        with self.watch.at(self.address, self.deeds, "constrain", given):
+            result = cast("Constraint", self.stage).constrain(new_param, Witness.of(ctx, self.watch))
+        return self._driven(result, given, self._kept) if isinstance(result, GeneratorType) else self._kept(result)
+
+    def _kept(self, result: Any) -> Any:
+        """Keep what a constraint makes of the parameter for comparison."""
+        self.watch.made.append((self.address, [x for x in (result,) if isinstance(x, torch.Tensor)]))
+        return result
 
     def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
         with self.watch.at(self.address, self.deeds, "read", self._given(ctx, param)):
@@ -77,8 +88,8 @@ class WatchedStage:
         return [*_tensors(given), ctx.param, ctx.stored_param, ctx.gradient, *self.watch.state]
 
     def _driven(
-        self, running: Generator[Request, Totals, Result], given: list[torch.Tensor]
-    ) -> Generator[Request, Totals, Result]:
+        self, running: Generator[Request, Totals, Any], given: list[torch.Tensor], noted: Callable[[Any], Any]
+    ) -> Generator[Request, Totals, Any]:
         answer: Any = None
         while True:
             mixed = self.deeds.mixes
@@ -86,13 +97,13 @@ class WatchedStage:
                 try:
                     request = running.send(answer)
                 except StopIteration as stop:
-                    return self._noted(stop.value)
+                    return noted(stop.value)
             if self.watch.storing:
                 answer = yield request
                 continue
-            asks = f"its update asks for totals over {'the' if request.scope == 'tensor' else 'more than one'} tensor"
+            asks = f"its update asks for totals over {'more than one' if request.joint else 'the'} tensor"
             self.deeds.mixes = mixed or asks  # rather than the sums that it asks about
-            if request.scope != "tensor":
+            if request.joint:
                 self.deeds.asks = asks
             answer = yield request
 

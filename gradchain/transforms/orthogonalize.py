@@ -1,0 +1,158 @@
+"""Replace a matrix by the nearest orthogonal one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.stage import Stage, Yields
+from gradchain._core.fields import DTYPES, static
+from gradchain._core.matrices import whole_matrix
+from gradchain._core.update import Update
+from gradchain.errors import OptionError
+from gradchain.transforms.polar import METHODS, QUINTIC, Polar
+from gradchain.transforms.power_iteration import gaussian
+
+
+class orthogonalize(Stage):
+    r"""Set all singular values of a matrix to about 1: its polar factor, which steps equally far in all directions.
+
+    $$M = U \Sigma V^\top \quad\to\quad U V^\top$$
+
+    by Newton-Schulz iterations on $X = M / \max(\lVert M\rVert_F, \epsilon)$, transposed where it has more rows than
+    columns: $X \leftarrow aX + (bA + cA^2)X$ with $A = XX^\top$. A tensor of more than two axes is a matrix of its first
+    axis against the rest: a convolution's output channels against what each of them sees. With role `qkv` the rows are
+    three matrices, and with role `experts` each slice along the first axis is one.
+
+    Sharded, a matrix is put together in the process that owns it: two all-to-alls a step for all matrices together, and
+    the result is that of one process. With `local`, each process orthogonalises the rows that it has: nothing is sent, and
+    the result depends on the number of processes.
+
+    Args:
+        method: `"quintic"`; `"polar_express"`: the best polynomial for each step; `"gram"`: quintic on $XX^\top$, fewer
+            operations for long matrices, in `"fp32"` at least; `"cans"`: the best cubics, two products a step instead of
+            three; `"svd"`: exact.
+        steps: iterations, an integer of 1 or more, default 5.
+        coefficients: $a, b, c$ of the quintic, default (3.4445, -4.7750, 2.0315).
+        eps: $\epsilon \ge 0$, default 1e-7; `None`: $1/\sqrt{mn}$.
+        precision: in which it is computed: `"bf16"` (default), `"fp32"`, `"fp64"`, or `None` for the direction's own.
+        bound: for `"cans"`: the least singular value of $X$ to reckon with; `None` (default): a guess by the shape.
+        rank: orthogonalise in the span of so many random combinations of the columns, new ones at each step: $Q$ from
+            $MS = QR$ with a Gaussian $S$, then $M \to Q \operatorname{polar}(Q^\top M)$. `None` (default): all of it.
+        blocks: for each role, into how many matrices its rows are divided, one above the other.
+        local: orthogonalise the rows in each process by themselves.
+        seed: an integer, default 0, of the random combinations.
+
+    Raises: OptionError: a value out of range, or a parameter that is no matrix. Send vectors through another branch of a
+        `partition`.
+    Source: Jordan et al. (2024), Muon; Bernstein & Newhouse (2024), arXiv:2409.20325; Amsel et al. (2025), Polar Express,
+        arXiv:2505.16932; Grishina et al. (2025), CANS, arXiv:2506.10935.
+
+    >>> chain = gradchain.chain(gradchain.orthogonalize("svd"), gradchain.scale_by_learning_rate(1.0))
+    >>> updates, _ = chain.update(torch.diag(torch.tensor([3.0, -0.1])), chain.init(torch.eye(2)), torch.eye(2))
+    >>> updates
+    tensor([[-1., -0.],
+            [-0., 1.]])
+    """
+
+    source = "Muon, kellerjordan.github.io/posts/muon; arXiv:2409.20325"
+
+    method: str = static(default="quintic", choices=tuple(METHODS))
+    steps: int = static(default=5, ge=1)
+    coefficients: tuple[float, float, float] = static(default=QUINTIC)
+    eps: float | None = static(default=1e-7)
+    precision: str | None = static(default="bf16", choices=("bf16", "fp32", "fp64", None))
+    bound: float | None = static(default=None)
+    rank: int | None = static(default=None)
+    blocks: tuple[tuple[str, int], ...] = static(default=(("qkv", 3),))
+    local: bool = static(default=False)
+    seed: int = static(default=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_numbers(self)
+
+    @property
+    def polar(self) -> Polar:
+        """The function of a matrix."""
+        dtype = None if self.precision is None else DTYPES[self.precision]
+        return Polar(self.method, self.steps, self.coefficients, self.eps, dtype, self.bound)
+
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        if p.ndim < (3 if p.role == "experts" else 2):
+            raise OptionError(
+                f"{self.address} takes matrices, and got a parameter of shape {tuple(p.shape)}, role {p.role!r}. Send it "
+                "through another branch: partition({'matrix': [...], 'other': [...]}, 'hidden_matrices')."
+            )
+        if (parts := dict(self.blocks).get(p.role or "")) and p.shape[0] % parts:
+            raise OptionError(
+                f"{self.address}: role {p.role!r} stands for {parts} matrices of equal height, and the shape "
+                f"{tuple(p.shape)} has {p.shape[0]} rows. Give it another role, or other `blocks`."
+            )
+        return {}
+
+    def update(self, update: Update, ctx: Context) -> Yields:
+        x = update.value
+        if ctx.role == "experts":  # each is whole wherever it is
+            return update.replace(value=self.polar(x.flatten(2)).view(x.shape))
+        matrix, function = x.flatten(1), Blocks(self.polar, dict(self.blocks).get(ctx.role or "", 1))
+        if self.rank is None:
+            near = function(matrix) if self.local else (yield whole_matrix(matrix, function=function, batched=True))
+            return update.replace(value=near.view(x.shape))
+        sketch = self.sketch(ctx, matrix.shape[1], min(self.rank, matrix.shape[1], ctx.shape[0])).to(matrix.dtype)
+        if self.local:
+            near, _ = Sketched(function)(matrix, sketch)
+        else:
+            near, _ = yield whole_matrix(matrix, function=Sketched(function), same=(sketch,), batched=True)
+        return update.replace(value=near.view(x.shape))
+
+    def sketch(self, ctx: Context, columns: int, rank: int) -> torch.Tensor:
+        """Draw the random combinations of the columns. Returns: a normal matrix, columns x rank."""
+        like = ctx.stored_param.new_empty((columns, rank), dtype=torch.float32)
+        return gaussian(*(ctx.random_bits(part, self.seed, like=like) for part in ("radius", "angle")))
+
+
+def _check_numbers(stage: orthogonalize) -> None:
+    where = stage.address
+    if len(stage.coefficients) != 3:
+        raise OptionError(f"{where}.coefficients = {stage.coefficients}: pass three numbers.")
+    if stage.eps is not None and not 0 <= stage.eps < 1:
+        raise OptionError(f"{where}.eps = {stage.eps}: pass a number in [0, 1), or None.")
+    if stage.bound is not None and not 0 < stage.bound <= 1:
+        raise OptionError(f"{where}.bound = {stage.bound}: pass a number in (0, 1], or None.")
+    if stage.rank is not None and (not isinstance(stage.rank, int) or stage.rank < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(f"{where}.rank = {stage.rank}: pass an integer of 1 or more, or None.")
+    odd: Any = [pair for pair in stage.blocks if len(pair) != 2 or not isinstance(pair[1], int) or pair[1] < 1]  # pyright: ignore
+    if odd:
+        raise OptionError(f"{where}.blocks has {odd[0]}: pass pairs of a role and a number, such as (('qkv', 3),).")
+    for name, methods in (("coefficients", ("quintic", "gram")), ("bound", ("cans",))):
+        if stage.method not in methods and getattr(stage, name) != type(stage).__dataclass_fields__[name].default:
+            raise OptionError(f"{where}.{name} has no effect with method = {stage.method!r}. Leave it out.")
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A function of matrices, for each of some that stand one above the other."""
+
+    polar: Polar
+    parts: int
+
+    def __call__(self, M: torch.Tensor) -> torch.Tensor:
+        if self.parts == 1:
+            return self.polar(M)
+        return self.polar(M.unflatten(-2, (self.parts, -1)).flatten(0, -3)).reshape(M.shape)
+
+
+@dataclass(frozen=True)
+class Sketched:
+    """A function of matrices, in the span of a sketch."""
+
+    function: Blocks
+
+    def __call__(self, M: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        basis = torch.linalg.qr((M @ sketch).float()).Q.to(M.dtype)
+        return basis @ self.function(basis.mT @ M), sketch

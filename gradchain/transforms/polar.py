@@ -1,0 +1,145 @@
+"""Ways to make a matrix orthogonal: polynomials in it that bring all its singular values near 1."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+Coefficients = tuple[float, float, float]
+
+QUINTIC: Coefficients = (3.4445, -4.7750, 2.0315)
+"""Fast rather than exact: singular values end between about 0.7 and 1.2 (Jordan et al., 2024)."""
+
+POLAR_EXPRESS: tuple[Coefficients, ...] = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+    (2.300652019954817, -1.6689039845747493, 0.4188073119525673),
+    (1.891301407787398, -1.2679958271945868, 0.37680408948524835),
+    (1.8750014808534479, -1.2500016453999487, 0.3750001645474248),
+    (1.875, -1.25, 0.375),
+)
+"""The best quintic polynomial of each step for singular values from 1e-3 to 1 (Amsel et al., 2025); the last one repeats."""
+
+SAFETY = 1.01
+"""By how much all but the last polynomials of Polar Express are stretched, so that rounding does not leave the interval."""
+
+
+@dataclass(frozen=True)
+class Polar:
+    """A function from matrices, or stacks of them, to nearly orthogonal ones, in the dtype of the input.
+
+    `floor` is the least divisor of the Frobenius norm; `None`: 1/sqrt(the numbers in a matrix).
+    """
+
+    method: str = "quintic"
+    steps: int = 5
+    coefficients: Coefficients = QUINTIC
+    floor: float | None = 1e-7
+    precision: torch.dtype | None = torch.bfloat16
+    bound: float | None = None
+    """For `cans`: what the singular values are at least, once the norm is 1; `None` for a guess by the shape."""
+
+    def __call__(self, M: torch.Tensor) -> torch.Tensor:
+        m, n = M.shape[-2:]
+        if M.numel() == 0:
+            return M
+        x = M.to(self.precision or torch.promote_types(M.dtype, torch.float32))
+        x = x.mT if m > n else x
+        floor = 1 / math.sqrt(m * n) if self.floor is None else self.floor
+        x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=floor)
+        x = METHODS[self.method](self, x, m, n)
+        return (x.mT if m > n else x).to(M.dtype)
+
+    def flops(self, m: int, n: int) -> int:
+        """The floating-point operations of the matrix products, for one matrix."""
+        m, n = min(m, n), max(m, n)
+        if self.method == "gram":
+            return 4 * m * m * n + self.steps * 8 * m**3
+        return self.steps * (4 * m * m * n + (0 if self.method == "cans" else 2 * m**3))
+
+
+def _product(
+    left: torch.Tensor, x: torch.Tensor, of_x: float, of_ax: float, add: torch.Tensor | None = None
+) -> torch.Tensor:
+    """`of_x * add + of_ax * left @ x`, rounded once; `add` is x if not given."""
+    add = x if add is None else add
+    if x.ndim == 2:
+        return torch.addmm(add, left, x, beta=of_x, alpha=of_ax)
+    return torch.baddbmm(add, left, x, beta=of_x, alpha=of_ax)
+
+
+def _quintic(polar: Polar, x: torch.Tensor, m: int, n: int) -> torch.Tensor:
+    return _iterated(x, [polar.coefficients] * polar.steps)
+
+
+def _polar_express(polar: Polar, x: torch.Tensor, m: int, n: int) -> torch.Tensor:
+    return _iterated(x / SAFETY, polar_express(polar.steps))
+
+
+def polar_express(steps: int) -> list[Coefficients]:
+    """The polynomials of so many steps of Polar Express."""
+    first = POLAR_EXPRESS[: min(steps, len(POLAR_EXPRESS) - 1)]
+    stretched = [(a / SAFETY, b / SAFETY**3, c / SAFETY**5) for a, b, c in first]
+    return stretched + [POLAR_EXPRESS[-1]] * (steps - len(first))
+
+
+def _iterated(x: torch.Tensor, polynomials: Sequence[Coefficients]) -> torch.Tensor:
+    for a, b, c in polynomials:
+        gram = x @ x.mT
+        x = _product(_product(gram, gram, b, c), x, a, 1.0)
+    return x
+
+
+def _gram(polar: Polar, x: torch.Tensor, m: int, n: int) -> torch.Tensor:
+    """The same polynomials, multiplied up as small square matrices: x appears in two products only."""
+    gram, made = x @ x.mT, torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+    for _ in range(polar.steps):
+        a, b, c = polar.coefficients
+        step = _product(gram, gram, b, c) + a * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+        gram, made = step @ gram @ step, step @ made
+    return made @ x
+
+
+def _cans(polar: Polar, x: torch.Tensor, m: int, n: int) -> torch.Tensor:
+    for first, third in cans(polar.steps, _least(m, n) if polar.bound is None else polar.bound):
+        x = _product(x @ x.mT, x, first, third)
+    return x
+
+
+def _least(m: int, n: int) -> float:
+    return max(1 / math.sqrt(m * n), abs(1 / math.sqrt(n) - 1 / math.sqrt(m)))
+
+
+def cans(steps: int, low: float, high: float = 1.0) -> list[tuple[float, float]]:
+    """The best cubic polynomials, one after another, for singular values from `low` to `high`."""
+    found: list[tuple[float, float]] = []
+    for _ in range(steps):
+        e = (low**2 + low * high + high**2) / 3
+        peak, product = 2 * e**1.5, low * high * (low + high)
+        alpha = 6 / (peak + product)
+        found.append((alpha * e, -alpha / 3))
+        off = (peak - product) / (peak + product)
+        low, high = 1 - off, 1 + off
+    return found
+
+
+def _svd(polar: Polar, x: torch.Tensor, m: int, n: int) -> torch.Tensor:
+    """Exactly; singular values that are 0 stay 0."""
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    U, S, V = torch.linalg.svd(wide, full_matrices=False)
+    rank = S[..., :1] * max(m, n) * torch.finfo(wide.dtype).eps < S
+    return (U * rank[..., None, :]) @ V
+
+
+METHODS: dict[str, Callable[[Polar, torch.Tensor, int, int], torch.Tensor]] = {
+    "quintic": _quintic,
+    "polar_express": _polar_express,
+    "gram": _gram,
+    "cans": _cans,
+    "svd": _svd,
+}

@@ -1,0 +1,65 @@
+"""Muon: momentum whose matrices are made orthogonal; AdamW for all else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gradchain import transforms as t
+from gradchain._chain.chain import Chain, chain
+from gradchain._chain.partition import partition
+from gradchain._chain.recipes import register_recipe
+from gradchain.errors import OptionError, shown
+from gradchain.transforms.polar import QUINTIC
+from gradchain.transforms.spectral import matrix_or_vector
+
+RULES = {None: "spectral", "original": "spectral", "match_rms_adamw": "rms"}
+"""The rules that torch.optim.Muon calls by other names."""
+
+
+@register_recipe("muon", source="Jordan et al. (2024), torch.optim.Muon")
+def muon(
+    lr: float = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95, nesterov: bool = True,
+    ns_coefficients: tuple[float, float, float] = QUINTIC, eps: float = 1e-7, ns_steps: int = 5,
+    adjust_lr_fn: str | None = None, *, method: str = "quintic",
+    adam_lr_ratio: float = 1.0, adam_betas: tuple[float, float] = (0.9, 0.999), adam_eps: float = 1e-8,
+    adam_weight_decay: float = 1e-2,
+) -> Chain:  # fmt: skip
+    """Muon for hidden matrices, AdamW for embeddings, heads, norms and biases, in one optimizer.
+
+    Args:
+        adjust_lr_fn: `"original"` (or `None`): steps that change a layer's output alike; `"match_rms_adamw"`: of the size of
+            Adam's, so that its learning rate and decay fit.
+        method: how matrices are made orthogonal; see `orthogonalize`.
+        adam_lr_ratio: the learning rate of all else, in units of `lr`, so that schedules move both.
+        adam_betas, adam_eps, adam_weight_decay: those of AdamW for all else.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
+    if adjust_lr_fn not in RULES:
+        raise OptionError(f"adjust_lr_fn = {shown(adjust_lr_fn)}: pass 'original', 'match_rms_adamw' or None.")
+    given: Any = {"coefficients": ns_coefficients} if method in ("quintic", "gram") else {}
+    matrix = [
+        t.first_moment(momentum, bias_correction=False).rename(beta="momentum"),
+        nesterov and t.nesterov(),
+        t.orthogonalize(method, ns_steps, eps=eps, **given),
+        t.scale_by_shape(RULES[adjust_lr_fn]),
+        t.decoupled_decay(weight_decay),
+    ]
+    return chain(
+        partition(
+            {"matrix": matrix, "vector": adam(adam_betas, adam_eps, adam_weight_decay, adam_lr_ratio)}, matrix_or_vector
+        ),
+        t.scale_by_learning_rate(lr),
+    )
+
+
+def adam(betas: tuple[float, float], eps: float, weight_decay: float, lr_ratio: float) -> list[Any]:
+    """AdamW for a branch, whose learning rate is `lr_ratio` times that of the others."""
+    return [
+        t.first_moment(betas[0]).rename(beta="adam_betas[0]"),
+        t.second_moment(betas[1]).rename(beta="adam_betas[1]"),
+        t.divide(eps).rename(eps="adam_eps"),
+        t.multiply(lr_ratio).rename(factor="adam_lr_ratio"),
+        t.decoupled_decay(weight_decay).rename(weight_decay="adam_weight_decay"),
+    ]
