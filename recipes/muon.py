@@ -60,6 +60,6 @@ def adam(betas: tuple[float, float], eps: float, weight_decay: float, lr_ratio: 
         t.first_moment(betas[0]).rename(beta="adam_betas[0]"),
         t.second_moment(betas[1]).rename(beta="adam_betas[1]"),
         t.divide(eps).rename(eps="adam_eps"),
-        t.multiply(lr_ratio).rename(factor="adam_lr_ratio"),
+        lr_ratio != 1 and t.multiply(lr_ratio).rename(factor="adam_lr_ratio"),
         t.decoupled_decay(weight_decay).rename(weight_decay="adam_weight_decay"),
     ]

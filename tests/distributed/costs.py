@@ -30,6 +30,7 @@ CASE_OF = {
 
 
 PARTS = (
+    "orthogonalize",
     *CASE_OF, "clip_by_global_norm", "clip_by_norm", "freeze_on_flip", "kourkoutas_beta", "momentum_project", "orthograd",
     "prodigy", "scale_update", "spectral_decay", "stochastic_sign",
 )  # fmt: skip
@@ -55,7 +56,7 @@ def split_rows(names: Sequence[str], few: int = totals.FEW) -> dict[str, tuple[i
                 param.grad = place(grad, mesh)
             with Counter() as counter:
                 optimizer.step()
-        counts[name] = (counter.count, counter.numbers)
+        counts[name] = (counter.count, counter.numbers, counter.bytes)
     totals.FEW = 4096
     return counts
 
@@ -71,7 +72,7 @@ def one_by_one(names: Sequence[str]) -> dict[str, tuple[int, int]]:
             for _ in range(3):
                 with Counter() as counter:
                     sum((p.sin() * p).to_local().sum() for p in held).backward()
-        counts[name] = (counter.count, counter.numbers)
+        counts[name] = (counter.count, counter.numbers, counter.bytes)
     return counts
 
 

@@ -45,20 +45,25 @@ def whole(tensor: Any) -> Any:
 
 
 class Counter:
-    """Counts the collectives of gradchain."""
+    """Counts the collectives of gradchain, the numbers in all-reduces, and the bytes that this process exchanges."""
 
     def __enter__(self) -> Counter:
-        self.count, self.numbers, self._original = 0, 0, dist.all_reduce
+        self.count, self.numbers, self.bytes = 0, 0, 0
+        self._originals = dist.all_reduce, dist.all_to_all_single
 
         def counted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
             self.count, self.numbers = self.count + 1, self.numbers + tensor.numel()
-            return self._original(tensor, *args, **kwargs)
+            return self._originals[0](tensor, *args, **kwargs)
 
-        dist.all_reduce = counted
+        def exchanged(output: torch.Tensor, input: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            self.count, self.bytes = self.count + 1, self.bytes + input.nbytes
+            return self._originals[1](output, input, *args, **kwargs)
+
+        dist.all_reduce, dist.all_to_all_single = counted, exchanged
         return self
 
     def __exit__(self, *args: object) -> None:
-        dist.all_reduce = self._original
+        dist.all_reduce, dist.all_to_all_single = self._originals
 
 
 def stepped(

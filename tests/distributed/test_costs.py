@@ -21,7 +21,12 @@ shared numbers."""
 
 def on_paper(names: list[str], world: int, shapes: Any = costs.SHAPES) -> dict[str, list[int]]:
     found = {name: cost(costs.chain_of(name), shapes, world) for name in names}
-    return {name: [each.collectives, each.numbers] for name, each in found.items()}
+    return {name: [each.collectives, each.numbers, each.matrix_bytes] for name, each in found.items()}
+
+
+def together(ranks: list[dict[str, list[int]]]) -> dict[str, list[int]]:
+    """What one process counted, and the bytes that all exchanged."""
+    return {name: [*ranks[0][name][:2], sum(rank[name][2] for rank in ranks)] for name in ranks[0]}
 
 
 def alone() -> list[str]:
@@ -32,22 +37,22 @@ def alone() -> list[str]:
 def one_by_one(names: list[str], world: int) -> dict[str, list[int]]:
     """The sums over parameters, each of which is alone in its rounds."""
     each = [on_paper(names, world, [shape]) for shape in costs.SHAPES]
-    return {name: [sum(found[name][place] for found in each) for place in range(2)] for name in names}
+    return {name: [sum(found[name][place] for found in each) for place in range(3)] for name in names}
 
 
 def check(world: int, names: list[str], monkeypatch: pytest.MonkeyPatch, *more: worlds.Job) -> None:
     """Count, on so many processes."""
     jobs: list[worlds.Job] = [(costs.split_rows, {"names": names}), *more]
-    counted = worlds.run_all(jobs, world, seconds=120)[0]
-    assert counted[0] == on_paper(names, world)
-    for (job, options), found in zip(jobs[1:], counted[1:], strict=True):
+    counted = list(zip(*worlds.run_all(jobs, world, seconds=120), strict=True))
+    assert together(counted[0]) == on_paper(names, world)
+    for (job, options), ranks in zip(jobs[1:], counted[1:], strict=True):
         if job is costs.partitioned:
-            assert found == {name: [exchanges, 0] for name, exchanges in JOINT.items()}
+            assert ranks[0] == {name: [exchanges, 0] for name, exchanges in JOINT.items()}
         elif job is costs.one_by_one:
-            assert found == one_by_one(options["names"], world)
+            assert together(ranks) == one_by_one(options["names"], world)
         else:
             monkeypatch.setattr(totals, "FEW", options["few"])
-            assert found == on_paper(NAMES, world)
+            assert together(ranks) == on_paper(NAMES, world)
 
 
 def test_as_many_as_on_paper(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from tests.laws.cases import TRANSFORMS
 
 ROUNDS = {
     "adamw": 0, "lion": 0, "rose": 2, "gyro-adam": 2, "adams": 2, "prodigy": 1, "factored_moment": 2, "orthograd": 2,
-    "clip_by_global_norm": 1, "adv-adopt-factored": 2,
+    "clip_by_global_norm": 1, "adv-adopt-factored": 2, "orthogonalize": 2, "muon": 2,
 }  # fmt: skip
 """Collectives in a step of nine parameters: one for each time that the chain yields, and one for shared numbers."""
 

@@ -49,8 +49,8 @@ def invariant(*stages: object, units: tuple[str, ...] = (), **facts: Any) -> Cas
 
 
 def of_matrices(*stages: object) -> gc.Partition:
-    """Stages that take matrices only, and none for the others."""
-    return gc.partition({"matrix": list(stages), "vector": []}, gc.matrix_or_vector)
+    """Stages that take matrices only; the others step by their signs."""
+    return gc.partition({"matrix": list(stages), "vector": [gc.sign()]}, gc.matrix_or_vector)
 
 
 LR = gc.scale_by_learning_rate(0.05)
@@ -58,9 +58,6 @@ PROJECT = gc.momentum_project(0.05, 0.9, 0)
 GIVEN = {"horizon": "it sets the default of warmup_steps, which is given"}
 NO_BLOCKS = {"oft_scale_factor": "there are no parameters with role oft"}
 DETECTOR = {"track_first_moment": "it only keeps state for other stages"}
-
-ONLY_MATRICES = ((8, 16), (4, 3, 3, 3), (2, 4, 3))
-"""Shapes that `matrix_or_vector` calls matrices."""
 
 
 @gc.label_function
@@ -189,11 +186,10 @@ TRANSFORMS: dict[str, Case] = {
     "nesterov/scaled": invariant(gc.sign(), gc.first_moment(0.8), gc.nesterov(scaled=True), LR),
     "normalize_rms": invariant(gc.normalize_rms(0.5), LR),
     "orthogonalize": invariant(
-        of_matrices(gc.orthogonalize(precision=None)), LR, scaling_shapes=ONLY_MATRICES
+        of_matrices(gc.orthogonalize(precision=None)), LR
     ),
     "orthogonalize/rank": invariant(
         of_matrices(gc.first_moment(0.8), gc.orthogonalize("gram", 3, precision="fp32", rank=2)), LR,
-        scaling_shapes=ONLY_MATRICES,
     ),
     "orthograd": equivariant(gc.orthograd(), LR),
     "orthograd/per_rank": equivariant(gc.orthograd("per_rank"), LR),
@@ -313,7 +309,8 @@ RECIPES: dict[str, Case] = {
     "sgd:dampening": recipe("sgd", "equivariant", ("weight_decay",), momentum=0.5, dampening=0.3),
     "lion": recipe("lion", "invariant", weight_decay=0.1),
     "muon": recipe(
-        "muon", "invariant", ("adam_eps",), (), momentum=0.8, weight_decay=0.3  # bfloat16 rounds scaled matrices otherwise
+        "muon", "invariant", ("adam_eps",), (), momentum=0.8, weight_decay=0.3,
+        adjust_lr_fn="match_rms_adamw", adam_lr_ratio=0.5,  # bfloat16 rounds scaled matrices otherwise
     ),
     "adam-atan2": recipe("adam-atan2", "invariant"),
     "adv-adamw": recipe("adv-adamw", "invariant", ("eps",)),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import gradchain
-from gradchain import Chain
+from gradchain import Chain, orthogonalize
 from gradchain._core.fields import DTYPES
 from tests.laws.cases import CASES, FAST, SHAPES
 
@@ -85,6 +85,7 @@ def tolerance(chain: Chain, dtype: torch.dtype = torch.float64) -> float:
     """A few units in the last place of what the chain computes in, or keeps: what is rounded may fall either way."""
     kept = [COARSE.get(getattr(stage, "storage", ""), 0.0) for stage in chain]
     kept += [COARSE["factored"] for stage in chain if stage.address == "factored_moment"]
+    kept += [WITHIN.get(getattr(stage, "precision", ""), 0.0) for stage in chain if isinstance(stage, orthogonalize)]
     return max({torch.float64: 1e-12, torch.float32: 2e-6}[precision(chain, dtype)], *kept)
 
 
@@ -97,6 +98,10 @@ COARSE = {
     "factored_compact": 2**-6,
 }
 """What rounding to the other neighbour does to a step, for storages that round."""
+
+
+WITHIN = {"bf16": 2**-6, "fp32": 1e-5}
+"""The same for stages that compute in less: one flipped rounding of bfloat16 goes through the iterations that follow."""
 
 
 def differs(left: Tensors, right: Tensors) -> bool:
