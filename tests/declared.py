@@ -24,7 +24,7 @@ ELEMENTWISE = {
 
 RANDOM = {
     "first_moment/bf16", "first_moment/int8", "first_moment/factored_compact", "second_moment/int8",
-    "second_moment/bf16", "stochastic_sign", "adv-adopt-factored-ademamix",
+    "orthogonalize/rank", "second_moment/bf16", "stochastic_sign", "adv-adopt-factored-ademamix",
 }  # fmt: skip
 
 JOINT = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any, TypeAlias, cast
@@ -45,6 +45,9 @@ Starting: TypeAlias = "Generator[tuple[str, Request], Totals, State]"
 
 Witness: TypeAlias = "Callable[[str, Update, Slots], None]"
 """What is called with the address of each stage, the update after it, and the slots that it returned."""
+
+Entered: TypeAlias = "tuple[str, Stage, Mapping[str, Any], tuple[str, ...]]"
+"""A stage with its address, its numbers, and the slots that it may read."""
 
 Running: TypeAlias = "Generator[tuple[str, Request], Totals, Outcome]"
 """A step in progress: it yields requests with the address of the asking stage."""
@@ -242,7 +245,7 @@ class Program:
         ctx.noise_key, ctx.observed = noise_key, observe
         update = Update(gradient.to(ctx.dtype))
         last: list[tuple[str, Precision, Mapping[str, Any]]] = []
-        constraints: list[tuple[str, Constraint, Mapping[str, Any], tuple[str, ...]]] = []
+        constraints: list[Entered] = []
         changed: State = {}
         for (address, stage, readable), values in zip(self._rows, numbers):
             stage = stage.bind(values)
@@ -263,12 +266,7 @@ class Program:
             if slots:
                 changed |= yield from self._packed(address, stage, slots, ctx, state)
         new_param = update.decayed(ctx.param) - update.value
-        for address, stage, values, readable in constraints:
-            ctx.enter(address, values, readable)
-            made = stage.constrain(new_param, ctx)
-            if isinstance(made, GeneratorType):
-                made = yield from ask(address, made, shard, keep)
-            new_param = constrained(address, made, new_param, shard)
+        new_param = yield from self._constrained(constraints, new_param, ctx, keep)
         if update.skip_mask is not False:
             new_param = where(update.skip_mask, ctx.param, new_param)
         for address, stage, values in last:
@@ -278,6 +276,18 @@ class Program:
         if keep is not None:
             ctx.recorded = {name: torch.where(keep, x, torch.zeros_like(x)) for name, x in ctx.recorded.items()}
         return Outcome(new_param.to(param.dtype), changed, ctx.recorded)
+
+    def _constrained(
+        self, constraints: Sequence[Entered], new_param: torch.Tensor, ctx: Context, keep: torch.Tensor | None
+    ) -> Generator[tuple[str, Request], Totals, torch.Tensor]:
+        """The new value, mapped by each constraint in turn."""
+        for address, stage, values, readable in constraints:
+            ctx.enter(address, values, readable)
+            made = cast("Constraint", stage).constrain(new_param, ctx)
+            if isinstance(made, GeneratorType):
+                made = yield from ask(address, made, ctx.shard, keep)
+            new_param = constrained(address, made, new_param, ctx.shard)
+        return new_param
 
     def _packed(
         self, address: str, stage: Stage, slots: Slots, ctx: Context, state: Mapping[str, torch.Tensor]
