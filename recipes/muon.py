@@ -39,7 +39,7 @@ def muon(
     if adjust_lr_fn not in RULES:
         raise OptionError(f"adjust_lr_fn = {shown(adjust_lr_fn)}: pass 'original', 'match_rms_adamw' or None.")
     given: Any = {"coefficients": ns_coefficients} if method in ("quintic", "gram") else {}
-    matrix = [
+    matrix: list[Any] = [
         t.first_moment(momentum, bias_correction=False).rename(beta="momentum"),
         nesterov and t.nesterov(),
         t.orthogonalize(method, ns_steps, eps=eps, **given),

@@ -123,6 +123,14 @@ def _number(x: float, like: torch.Tensor) -> torch.Tensor:
     return torch.full((), x, dtype=torch.float64 if like.device.type != "mps" else torch.float32, device=like.device)
 
 
+SMALL = 1 << 16
+"""The most elements of a matrix that is stacked on a CPU, where stacking larger ones costs more than it saves."""
+
+
+def _worth_stacking(x: torch.Tensor) -> bool:
+    return x.device.type != "cpu" or x.numel() <= SMALL
+
+
 def compute(asked: Mapping[int, MatrixRequest], wholes: Results) -> Results:
     """The results of some requests on their whole tensors; those that are alike in one call."""
     alike: dict[Any, list[int]] = {}
@@ -132,8 +140,8 @@ def compute(asked: Mapping[int, MatrixRequest], wholes: Results) -> Results:
     made: Results = {}
     for numbers in alike.values():
         request = asked[numbers[0]]
-        if not request.batched:
-            made[numbers[0]] = request.applied(wholes[numbers[0]])
+        if not request.batched or not _worth_stacking(wholes[numbers[0]][0]):
+            made |= {number: asked[number].applied(wholes[number]) for number in numbers}
             continue
         stacks = request.applied([torch.stack(each) for each in zip(*(wholes[number] for number in numbers))])
         made |= {number: [stack[place] for stack in stacks] for place, number in enumerate(numbers)}

@@ -101,8 +101,9 @@ class orthogonalize(Stage):
             return update.replace(value=self.polar(x.flatten(2)).view(x.shape))
         matrix, function = x.flatten(1), Blocks(self.polar, dict(self.blocks).get(ctx.role or "", 1))
         if self.rank is None:
+            matrix = matrix.to(self.polar.precision)  # less to send, and what the function would do first
             near = function(matrix) if self.local else (yield whole_matrix(matrix, function=function, batched=True))
-            return update.replace(value=near.view(x.shape))
+            return update.replace(value=near.view(x.shape).to(x.dtype))
         sketch = self.sketch(ctx, matrix.shape[1], min(self.rank, matrix.shape[1], ctx.shape[0])).to(matrix.dtype)
         if self.local:
             near, _ = Sketched(function)(matrix, sketch)
