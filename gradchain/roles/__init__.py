@@ -2,6 +2,22 @@
 
 from gradchain.roles.adapters import from_peft
 from gradchain.roles.given import PLACES, ROLES, Rule, assign, check_matched, roles_of
+from gradchain.roles.model import Found, Roles, Rules, from_model
 from gradchain.roles.names import thirds
+from gradchain.roles.walk import Head
 
-__all__ = ["PLACES", "ROLES", "Rule", "assign", "check_matched", "from_peft", "roles_of", "thirds"]
+__all__ = [
+    "PLACES",
+    "ROLES",
+    "Found",
+    "Head",
+    "Roles",
+    "Rule",
+    "Rules",
+    "assign",
+    "check_matched",
+    "from_model",
+    "from_peft",
+    "roles_of",
+    "thirds",
+]

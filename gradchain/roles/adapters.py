@@ -42,8 +42,7 @@ def from_peft(model: nn.Module) -> dict[nn.Parameter, str]:
     """
     if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"roles.from_peft takes the model that peft.get_peft_model returned; got {shown(model)}.")
-    layers = [module for module in model.modules() if hasattr(module, "adapter_layer_names")]
-    found = dict(pair for layer in layers for pair in adapter_roles(layer))
+    found = all_adapters(model)
     if trainable := {weight: role for weight, role in found.items() if weight.requires_grad}:
         return trainable
     if found:
@@ -57,7 +56,13 @@ def from_peft(model: nn.Module) -> dict[nn.Parameter, str]:
     )
 
 
-def adapter_roles(layer: nn.Module) -> Iterator[tuple[nn.Parameter, str]]:
+def all_adapters(model: nn.Module) -> dict[nn.Parameter, str]:
+    """The roles of the weights that peft added, frozen ones too."""
+    layers = [module for module in model.modules() if hasattr(module, "adapter_layer_names")]
+    return dict(pair for layer in layers for pair in _labelled(layer))
+
+
+def _labelled(layer: nn.Module) -> Iterator[tuple[nn.Parameter, str]]:
     """The weights of a layer of peft with their roles."""
     for attribute, role in _PEFT.items():
         for adapter, weight in _weights(layer, attribute).items():

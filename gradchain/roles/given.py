@@ -32,19 +32,20 @@ def roles_of(group: Mapping[str, Any], where: str = "", labels: Iterable[str] = 
     """
     role, count = group["role"], len(group["params"])
     if role is None or isinstance(role, str):
-        _check_spelling(role, where, labels)
+        check_spelling(role, where, labels)
         return [role] * count
     if not isinstance(role, (tuple, list)) or not all(r is None or isinstance(r, str) for r in cast("list[Any]", role)):
         raise OptionError(f"{where}role = {shown(role)}: pass a string, None, or one of these for each parameter.")
     roles = list(cast("Sequence[str | None]", role))
     for its in dict.fromkeys(roles):
-        _check_spelling(its, where, labels)
+        check_spelling(its, where, labels)
     if count and len(roles) != count:
         raise OptionError(f"{where}role has {len(roles)} entries for {count} parameters; pass one for each.")
     return roles
 
 
-def _check_spelling(role: str | None, where: str, labels: Iterable[str]) -> None:
+def check_spelling(role: str | None, where: str, labels: Iterable[str] = ()) -> None:
+    """Raise for a role that is empty, or spelled almost like a known one or a label."""
     known = (*ROLES, *PLACES, *labels)
     if role is None or role in known:
         return
@@ -93,7 +94,7 @@ def check_matched(
     if isinstance(rule, Mapping):
         present = {*names, *params}
         for key in cast("Mapping[Any, str]", rule):
-            if key not in present:
+            if key not in present and getattr(key, "requires_grad", True):  # frozen ones may have been left out
                 what = f"a parameter of shape {tuple(key.shape)}" if isinstance(key, torch.Tensor) else shown(key)
                 hint = nearest(key, [name for name in names if name]) if isinstance(key, str) else ""
                 raise OptionError(f"role: {what} is not among those of the optimizer. {hint}".strip())

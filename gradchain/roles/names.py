@@ -17,10 +17,13 @@ WRAPPERS = (
 )
 """Parts of a name that some wrapper put there."""
 
-HEADS = ("lm_head", "head", "heads", "classifier", "score", "unembed", "embed_out", "output_projection")
-"""What an output layer, or the part of a model that it is in, is called."""
+HEADS = ("lm_head", "embed_out", "unembed")
+"""What the output layer of a language model is called, and nothing else."""
 
-_TABLES = ("emb", "wte", "wpe", "token", "tokens")
+OUTPUTS = ("head", "heads", "classifier", "score", "output_projection")
+"""What an output layer is called, if it is not one of several alike."""
+
+_TABLES = ("wte", "wpe")
 
 
 def parts_of(name: str) -> list[str]:
@@ -43,15 +46,29 @@ def is_bias(attribute: str) -> bool:
     return "bias" in words_of(attribute)
 
 
-def names_embedding(part: str) -> bool:
-    """Whether a part of a name says embedding: `embed_tokens`, `wte`, `pos_embed`, `cls_token`."""
-    return "embed" in part.lower() or any(word in _TABLES for word in words_of(part))
+def names_embedding(part: str, inner: bool = False) -> bool:
+    """Whether a part of a name says embedding: `embed_tokens`, `wte`, `PatchEmbed`; `time_emb`, if it is not `inner`."""
+    words = words_of(part)
+    return "embed" in part.lower() or any(word in _TABLES for word in words) or ("emb" in words and not inner)
+
+
+def is_token(attribute: str) -> bool:
+    """Whether a parameter is called tokens that a model adds to its input: `cls_token`, `register_tokens`."""
+    return words_of(attribute)[-1:] in (["token"], ["tokens"])
+
+
+def names_head(parts: list[str]) -> bool:
+    """Whether a name, by its parts, lies in an output layer. A head of one of several layers, `layers.0.head`, is none."""
+    return any(part in HEADS or (part in OUTPUTS and not numbered(parts[:at])) for at, part in enumerate(parts))
+
+
+def numbered(parts: list[str]) -> bool:
+    """Whether a name lies in one of several layers: `layers.0`."""
+    return any(part.isdigit() for part in parts)
 
 
 def role_by_name(name: str) -> Literal["embedding", "head", "bias"] | None:
     """The role that a name alone tells: it ends as a bias, or lies in a part that is called an embedding or a head.
-
-    A part called head in one of several layers, as in `layers.0.head`, is not the output.
 
     >>> from gradchain.roles.names import role_by_name
     >>> [role_by_name(name) for name in ("lm_head.weight", "transformer.wte.weight", "h.0.attn.weight", "fc.bias")]
@@ -60,10 +77,10 @@ def role_by_name(name: str) -> Literal["embedding", "head", "bias"] | None:
     parts = parts_of(name)
     if parts and is_bias(parts[-1]):
         return "bias"
-    for place, part in enumerate(parts):
-        if part in HEADS and not any(before.isdigit() for before in parts[:place]):
-            return "head"
-    return "embedding" if any(map(names_embedding, parts)) else None
+    if names_head(parts):
+        return "head"
+    embedding = any(names_embedding(part, numbered(parts[:at])) for at, part in enumerate(parts))
+    return "embedding" if embedding or is_token((parts or [""])[-1]) else None
 
 
 def sides(shape: torch.Size | tuple[int, ...], stacked: bool = False) -> tuple[int, int]:
