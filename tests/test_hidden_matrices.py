@@ -56,7 +56,7 @@ def test_by_shape_and_name(name: str, shape: tuple[int, ...], expected: str) -> 
     assert label(name, *shape) == expected
 
 
-MATRICES = {"matrix", "qkv", "experts", "convolution", "lora_A", "lora_B"}
+MATRICES = {"matrix", "qkv", "qkv_columns", "experts", "convolution", "lora_A", "lora_B"}
 
 
 @pytest.mark.parametrize("role", [*ROLES, *PLACES])

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 import gradchain as gc
-from gradchain.roles import Roles, from_model, thirds
+from gradchain.roles import Roles, from_model
+from gradchain.roles.names import thirds
 
 
 def found(model: nn.Module, **given: Any) -> dict[str, str]:
@@ -157,10 +158,11 @@ def test_fused_heads_of_unequal_size_are_one_matrix() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "axis"), [((24, 8), 0), ((8, 24), 1), ((8, 8), None), ((24,), None), ((0, 0), None), ((9, 3, 1), None)]
+    ("shape", "role"),
+    [((24, 8), "qkv"), ((8, 24), "qkv_columns"), ((8, 8), None), ((24,), None), ((0, 0), None), ((9, 3, 1), None)],
 )
-def test_thirds(shape: tuple[int, ...], axis: int | None) -> None:
-    assert thirds(shape) == axis
+def test_thirds(shape: tuple[int, ...], role: str | None) -> None:
+    assert thirds(shape) == role
 
 
 class Vit(nn.Module):
@@ -277,7 +279,8 @@ def test_rules_go_first_and_the_first_of_them_counts() -> None:
         ({"h.*": ""}, ["is empty"]),
         ({"h.*": None}, ["None"]),
         ({3: "matrix"}, ["3 is an int"]),
-        ({"*.c_proj.weight": "qkv"}, [r"h.0.c_proj.weight: \(16, 8\) is no qkv", "'matrix'"]),
+        ({"*.c_proj.weight": "qkv"}, [r"h.0.c_proj.weight: \(16, 8\) is no qkv, of shape \(3n, n\)", "'matrix'"]),
+        ({"*.c_attn.weight": "qkv_columns"}, [r"\(24, 8\) is no qkv_columns", "'qkv'"]),
         ({"*.c_proj.weight": "experts"}, [r"h.0.c_proj.weight: \(16, 8\) is no stack of experts"]),
     ],
 )

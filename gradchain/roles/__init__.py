@@ -3,7 +3,6 @@
 from gradchain.roles.adapters import from_peft
 from gradchain.roles.given import PLACES, ROLES, Rule, assign, check_matched, roles_of
 from gradchain.roles.model import Found, Roles, Rules, from_model
-from gradchain.roles.names import thirds
 from gradchain.roles.walk import Head
 
 __all__ = [
@@ -19,5 +18,4 @@ __all__ = [
     "from_model",
     "from_peft",
     "roles_of",
-    "thirds",
 ]

@@ -14,11 +14,15 @@ ROLES = ("lora_A", "lora_B", "dora_scale", "oft", "vector", "qkv", "experts")
 
 `lora_A` is a factor of shape (rank, in, ...), `lora_B` one of shape (out, rank, ...), `dora_scale` a magnitude vector,
 `oft` a stack of skew-symmetric blocks by their upper triangles, `vector` anything to be treated as a vector, `qkv` the three
-matrices of queries, keys and values in one, side by side along its longer axis, and `experts` a stack of matrices (E, M, N).
+matrices of queries, keys and values one above the other, and `experts` a stack of matrices (E, M, N).
 """
 
-PLACES = ("embedding", "head", "norm", "bias", "matrix", "convolution")
-"""The other roles that `from_model` finds. No stage looks at them; label functions and branches do."""
+PLACES = ("embedding", "head", "norm", "bias", "matrix", "convolution", "qkv_columns")
+"""The other roles that `from_model` finds. No stage looks at them; label functions and branches do.
+
+`qkv_columns` is `qkv` with the three side by side, as transformers keeps that of GPT-2: a stage that knows nothing of it
+takes it for one matrix.
+"""
 
 Rule: TypeAlias = "str | Sequence[str | None] | Mapping[Any, str] | Callable[[str, torch.Tensor], str | None] | None"
 """How roles are given: one for all, one for each, by parameter or name, or by a function of name and parameter."""

@@ -92,7 +92,7 @@ def from_model(model: nn.Module, *, head: Head = None, rules: Rules | None = Non
     | `vector` | at most one axis, or one row or column |
     | `convolution` | kernels of convolutions, transposed ones too |
     | `experts` | three axes, in a class or part called experts or MoE |
-    | `qkv` | `in_proj_weight`, `c_attn`, `qkv`, `Wqkv`, ..., if one side is three times the other |
+    | `qkv` | `in_proj_weight`, `c_attn`, `qkv`, `Wqkv`, ..., of shape (3n, n); with (n, 3n) it is `qkv_columns` |
     | `matrix` | all other weights of two axes |
 
     The output layers are those whose weight is tied to an embedding, and the last layers of parts called `lm_head`, `head`,
@@ -172,8 +172,9 @@ def _checked(pattern: object, role: object) -> str:
 
 def _check_fits(role: str, param: nn.Parameter, where: str) -> None:
     shape = tuple(param.shape)
-    if role == "qkv" and thirds(shape) is None:
-        raise OptionError(f"{where}{shape} is no qkv, one side of which is three times the other. Pass 'matrix'.")
+    if role in ("qkv", "qkv_columns") and thirds(shape) != role:
+        long = "(3n, n)" if role == "qkv" else "(n, 3n)"
+        raise OptionError(f"{where}{shape} is no {role}, of shape {long}. Pass {thirds(shape) or 'matrix'!r}.")
     if role == "experts" and len(shape) < 3:
         raise OptionError(f"{where}{shape} is no stack of experts, which has three axes (E, M, N). Pass 'matrix'.")
 
@@ -231,8 +232,8 @@ def _matrix(param: nn.Parameter, use: Use) -> Why:
     """The role of a weight of two axes."""
     name, kind = use.path.rpartition(".")[2], type(use.module).__name__
     fused = [part for part in (name, use.attribute) if part.lower() in _FUSED]
-    if fused and (axis := thirds(param.shape)) is not None:
-        return "qkv", f"called {fused[0]}, cut in three by {'columns' if axis else 'rows'}"
+    if fused and (role := thirds(param.shape)) is not None:
+        return role, f"called {fused[0]}, three {'above each other' if role == 'qkv' else 'side by side'}"
     if fused:
         return "matrix", f"called {fused[0]}, but not of three equal squares"
     if name == _INTERLEAVED:

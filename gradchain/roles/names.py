@@ -95,15 +95,13 @@ def sides(shape: torch.Size | tuple[int, ...], stacked: bool = False) -> tuple[i
     return (shape[0], torch.Size(shape[1:]).numel()) if shape else (1, 1)
 
 
-def thirds(shape: torch.Size | tuple[int, ...]) -> int | None:
-    """The axis along which a fused matrix of queries, keys and values is cut in three: the one 3 times as long as the other.
+def thirds(shape: torch.Size | tuple[int, ...]) -> Literal["qkv", "qkv_columns"] | None:
+    """The role of a fused matrix of queries, keys and values: one side is three times the other, and cut in three.
 
-    Returns: 0 for blocks of rows (3n, n); 1 for blocks of columns (n, 3n), as transformers keeps that of GPT-2; else `None`.
-
-    >>> from gradchain.roles import thirds
+    >>> from gradchain.roles.names import thirds
     >>> thirds((12, 4)), thirds((4, 12)), thirds((8, 4))
-    (0, 1, None)
+    ('qkv', 'qkv_columns', None)
     """
     if len(shape) != 2 or 0 in shape:
         return None
-    return 0 if shape[0] == 3 * shape[1] else 1 if shape[1] == 3 * shape[0] else None
+    return "qkv" if shape[0] == 3 * shape[1] else "qkv_columns" if shape[1] == 3 * shape[0] else None

@@ -9,7 +9,7 @@ from gradchain._core.parameters import hidden_in
 from gradchain.errors import ParameterError
 from gradchain.roles.names import role_by_name, sides
 
-_MATRICES = ("matrix", "qkv", "experts", "convolution", "lora_A", "lora_B")
+_MATRICES = ("matrix", "qkv", "qkv_columns", "experts", "convolution", "lora_A", "lora_B")
 _OTHERS = ("other", "embedding", "head", "norm", "bias", "vector", "dora_scale", "oft")
 
 
@@ -21,7 +21,7 @@ def hidden_matrices(name: str, param: torch.Tensor, role: str | None = None) -> 
     |---|---|
     | role `embedding`, `head`, `norm`, `bias`, `vector`, `dora_scale`, `oft` | `"other"` |
     | fewer than 2 rows or columns: first axis by all others, of a convolution too; the last two for `experts` | `"other"` |
-    | role `matrix`, `qkv`, `experts`, `convolution`, `lora_A`, `lora_B` | `"matrix"` |
+    | role `matrix`, `qkv`, `qkv_columns`, `experts`, `convolution`, `lora_A`, `lora_B` | `"matrix"` |
     | a name that says embedding, bias or head: `wte`, `pos_embed`, `lm_head`, `classifier.1` | `"other"` |
     | all else | `"matrix"` |
 
