@@ -214,12 +214,13 @@ def transform_row(name: str, users: list[str], pages: dict[str, str]) -> list[st
 
 
 def test_of(name: str) -> str:
-    """The file of tests that has most to say about a transform; one of tests/transforms, if any has a word."""
+    """The file of tests for a transform: of tests/transforms, if any speaks of it; of its module, or what says most."""
+    home = getattr(transforms, name).__module__.rpartition(".")[2]
     mention = re.compile(rf"\b(gc|gradchain|t)\.{name}\b")
     for folder in ("tests/transforms", "tests"):
         files = sorted((ROOT / folder).glob("test_*.py"))
         found = {path: len(mention.findall(path.read_text(encoding="utf-8"))) for path in files}
-        best = max(files, key=lambda path: (path.stem == f"test_{name}", found[path]))
+        best = max(files, key=lambda path: (found[path] > 0, path.stem == f"test_{home}", found[path]))
         if found[best]:
             return f"{folder}/{best.name}"
     raise SystemExit(f"transform {name!r} has no test in tests/transforms.")
