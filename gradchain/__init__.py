@@ -59,6 +59,7 @@ from gradchain.errors import StateError as StateError
 from gradchain.errors import UnknownNameError as UnknownNameError
 from gradchain.errors import UnknownOptionError as UnknownOptionError
 from gradchain.transforms import *
+from gradchain.transforms.hidden import hidden_matrices as hidden_matrices
 from gradchain.transforms.spectral import matrix_or_vector as matrix_or_vector
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ ROOT = Path(__file__).parent.parent
 
 LAYERS = (
     ("errors",),
-    ("roles", "ops"),
+    ("ops",),
     ("_core",),
-    ("storage",),
+    ("storage", "roles"),
     ("_chain",),
     ("transforms", "_dist", "_engine"),
     ("recipes", "_optim"),

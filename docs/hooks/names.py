@@ -89,8 +89,6 @@ def index() -> list[Name]:
     known, seen, listed = places(), set[int](), list[Name]()
     for module in modules():
         for name, value in members(module):
-            if module == "gradchain.roles" and getattr(value, "__module__", module) != module:
-                continue  # what it uses
             if id(value) not in seen:
                 seen.add(id(value))
                 listed.append(Name(module, name, summary(value), known.get(id(value))))

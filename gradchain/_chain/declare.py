@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Iterator
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 
 from gradchain._core.shard import Shard
 from gradchain.errors import ChainError, OptionError, nearest, shown
+from gradchain.roles import ROLES
 from gradchain.storage import STORAGES, Storage
 
 Fill: TypeAlias = 'float | Literal["param"] | Callable[[torch.Tensor, Shard], torch.Tensor]'
@@ -47,6 +49,26 @@ class ParamInfo:
     def numel(self) -> int:
         """The number of elements."""
         return self.shape.numel()
+
+
+class _Noticing(ParamInfo):
+    """Notices whether anyone looks at its role."""
+
+    noticed = False
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "role":
+            object.__setattr__(self, "noticed", True)
+        return super().__getattribute__(name)
+
+
+def small_parameters() -> Iterator[ParamInfo]:
+    """Small parameters of all kinds to ask a stage about; of further roles only while it looks at the role."""
+    for rank, dtype in itertools.product(range(5), (torch.float32, torch.bfloat16)):
+        for role in (None, *ROLES):
+            yield (p := _Noticing(torch.Size((3,) * rank), dtype, torch.device("cpu"), role))
+            if not p.noticed:
+                break
 
 
 @dataclass(frozen=True)

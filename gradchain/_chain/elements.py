@@ -12,9 +12,9 @@ import torch
 
 from gradchain._chain.bindings import Bindings, bind_keys
 from gradchain._chain.program import Program
-from gradchain._chain.registry import LabelFunction, label_name
+from gradchain._chain.registry import LabelFunction, label_name, takes_role
 from gradchain._chain.stage import Stage
-from gradchain.errors import ChainError, nearest, shown
+from gradchain.errors import ChainError, ParameterError, nearest, shown
 
 Element: TypeAlias = "Stage | Partition"
 Route: TypeAlias = "Sequence[tuple[str, Stage]]"
@@ -88,10 +88,10 @@ class Partition:
         """Find the branch of a parameter. A role that names a branch takes precedence over the label function.
 
         Returns: the label and its branch.
-        Raises: ChainError: the label function failed, or gave a label that no branch has.
+        Raises: ChainError: the label function failed, or gave a label that no branch has; ParameterError: it refused.
         """
         branches = dict(self.branches)
-        label: object = role if role in branches else self._labelled(name, param)
+        label: object = role if role in branches else self._labelled(name, param, role)
         if not isinstance(label, str) or label not in branches:
             raise ChainError(
                 f"label function {self.label_name!r} gave {shown(label)} for parameter {name or '(unnamed)'} of shape "
@@ -99,15 +99,22 @@ class Partition:
             )
         return label, branches[label]
 
-    def _labelled(self, name: str, param: torch.Tensor) -> object:
+    def _labelled(self, name: str, param: torch.Tensor, role: str | None) -> object:
+        label = cast("Callable[..., object]", self.label)
         try:
-            return self.label(name, param)
+            return label(name, param, role=role) if self._by_role else label(name, param)
+        except ParameterError:
+            raise
         except Exception as error:
             raise ChainError(
                 f"label function {self.label_name!r} failed for parameter {name or '(unnamed)'} of shape "
                 f"{tuple(param.shape)}: {type(error).__name__}: {error}. It is called with the name and the parameter, "
                 "and returns a label."
             ) from error
+
+    @functools.cached_property
+    def _by_role(self) -> bool:
+        return takes_role(self.label)
 
     @property
     def depth(self) -> int:

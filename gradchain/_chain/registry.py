@@ -58,6 +58,8 @@ Label = TypeVar("Label", bound=LabelFunction)
 def label_function(function: Label) -> Label:
     """Register a label function `(name, parameter) -> label`, so that chains that route by it can be saved.
 
+    One that has a parameter `role` gets the role too, or `None`: `def label(name, param, role=None)`.
+
     Returns: the function.
     Raises: OptionError: it has no name, or does not take two arguments.
     """
@@ -75,6 +77,14 @@ def label_function(function: Label) -> Label:
         ) from None
     _labels[function.__name__] = function
     return function
+
+
+def takes_role(function: LabelFunction) -> bool:
+    """Whether a label function wants to know the role."""
+    try:
+        return "role" in inspect.signature(function).parameters
+    except (TypeError, ValueError):
+        return False
 
 
 def label(name: object) -> LabelFunction:

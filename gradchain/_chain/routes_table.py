@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 
 from gradchain._chain.program import Program
-from gradchain._core.text import aligned
+from gradchain._core.text import aligned, shape_text
 
 HEADER = ("parameter", "shape", "role", "route", "state bytes")
 
@@ -35,8 +35,7 @@ def routing_table(routes: Iterable[Route]) -> str:
         number = numbers.setdefault(addresses, len(numbers) + 1)
         size = program_bytes(program, param.shape, param.dtype)
         total += size
-        shape = " x ".join(map(str, param.shape)) or "scalar"
-        rows.append((name or "(unnamed)", shape, program.role or "", str(number), f"{size:,}"))
+        rows.append((name or "(unnamed)", shape_text(param.shape), program.role or "", str(number), f"{size:,}"))
     lines = [aligned(HEADER, [*rows, ("total", "", "", "", f"{total:,}")]), ""]
     lines += [f"route {number}: {', '.join(addresses)}" for addresses, number in numbers.items()]
     lines += [f"frozen and not stepped: {frozen}"] if frozen else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-import itertools
 import re
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, ClassVar, Literal, TypeAlias, cast, get_args
@@ -15,7 +14,7 @@ from typing_extensions import Self, dataclass_transform
 
 from gradchain._chain import registry
 from gradchain._chain.context import Context
-from gradchain._chain.declare import ParamInfo, Read, Slot, check_slots
+from gradchain._chain.declare import ParamInfo, Read, Slot, check_slots, small_parameters
 from gradchain._chain.former import check_names
 from gradchain._core.fields import (
     KEY,
@@ -31,7 +30,6 @@ from gradchain._core.fields import (
 from gradchain._core.reduce import Request
 from gradchain._core.update import Update
 from gradchain.errors import ChainError, GradchainError, OptionError, UnknownOptionError, nearest, shown
-from gradchain.roles import ROLES
 from gradchain.storage import STORAGES
 
 Slots: TypeAlias = Mapping[str, torch.Tensor]
@@ -277,13 +275,14 @@ class Stage(_FrozenFields):
         """Every slot that this stage may own, found by asking for small parameters of all kinds."""
         known: dict[str, Slot] = {}
         failures: list[Exception] = []
-        probes = list(itertools.product(range(5), (torch.float32, torch.bfloat16), (None, *ROLES)))
-        for rank, dtype, role in probes:
+        asked = 0
+        for p in small_parameters():
+            asked += 1
             try:  # a stage may know parameters of some kinds only
-                known = {**self.slots_of(ParamInfo(torch.Size((3,) * rank), dtype, torch.device("cpu"), role)), **known}
+                known = {**self.slots_of(p), **known}
             except Exception as error:
                 failures.append(error)
-        if len(failures) == len(probes):
+        if len(failures) == asked:
             error = failures[-1]
             if isinstance(error, GradchainError):
                 raise error

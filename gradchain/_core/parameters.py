@@ -168,3 +168,12 @@ def check_members(groups: Iterable[Mapping[str, Any]]) -> None:
         names = group.get("param_names") or [""] * len(group["params"])
         check(list(zip(names, group["params"])), f"group {number}: ", held)
         held.update(group["params"])
+
+
+def hidden_in(param: torch.Tensor) -> str | None:
+    """What has flattened a parameter, so that the shape of its matrix cannot be seen; `None` if nothing has."""
+    if getattr(param, "_fsdp_flattened", False) or getattr(param, "_is_flat_param", False):
+        return "flattened by FSDP1 (FullyShardedDataParallel)"
+    if any(hasattr(param, mark) for mark in ("ds_id", "ds_shape", "ds_numel")):
+        return "partitioned by DeepSpeed ZeRO"
+    return None

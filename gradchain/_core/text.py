@@ -15,6 +15,11 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
+def shape_text(shape: Sequence[int]) -> str:
+    """A shape as `3 x 2`."""
+    return " x ".join(map(str, shape)) or "scalar"
+
+
 class Progress(NamedTuple):
     """What is about to be done, or (at the end) was done last; `done` of `total` are behind."""
 

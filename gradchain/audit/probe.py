@@ -29,6 +29,8 @@ SHAPES: Mapping[str, tuple[tuple[int, ...], str | None]] = {
     "composite": ((12,), None),
     "single": ((1,), None),
     "scalar": ((), None),
+    "qkv": ((9, 3), "qkv"),
+    "experts": ((2, 4, 3), "experts"),
 }
 """Shape and role of each parameter."""
 

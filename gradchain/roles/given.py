@@ -1,33 +1,28 @@
-"""Roles: what a parameter does in its model, where that decides how it is stepped."""
+"""Roles as they are given: to an optimizer, or in a group."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias, cast
 
 import torch
-from torch import nn
 
 from gradchain.errors import OptionError, kind_of, nearest, shown
 
-ROLES = ("lora_A", "lora_B", "dora_scale", "oft", "vector")
-"""The roles that some of our transforms treat differently.
+ROLES = ("lora_A", "lora_B", "dora_scale", "oft", "vector", "qkv", "experts")
+"""The roles that some of our stages treat differently.
 
 `lora_A` is a factor of shape (rank, in, ...), `lora_B` one of shape (out, rank, ...), `dora_scale` a magnitude vector,
-`oft` a stack of skew-symmetric blocks by their upper triangles, and `vector` anything to be treated as a vector.
+`oft` a stack of skew-symmetric blocks by their upper triangles, `vector` anything to be treated as a vector, `qkv` the three
+matrices of queries, keys and values one above the other, and `experts` a stack of matrices (E, M, N).
 """
 
-_PEFT = {
-    "lora_A": "lora_A",
-    "lora_B": "lora_B",
-    "lora_embedding_A": "lora_A",
-    "lora_embedding_B": "lora_B",
-    "lora_magnitude_vector": "dora_scale",
-    "oft_R": "oft",
-    "oft_embedding_R": "oft",
-}
-"""The attributes of peft's layers that hold a weight for each adapter. Embeddings have the layout of linears."""
+PLACES = ("embedding", "head", "norm", "bias", "matrix", "convolution", "qkv_columns")
+"""The other roles that `from_model` finds. No stage looks at them; label functions and branches do.
+
+`qkv_columns` is `qkv` with the three side by side, as transformers keeps that of GPT-2: a stage that knows nothing of it
+takes it for one matrix.
+"""
 
 Rule: TypeAlias = "str | Sequence[str | None] | Mapping[Any, str] | Callable[[str, torch.Tensor], str | None] | None"
 """How roles are given: one for all, one for each, by parameter or name, or by a function of name and parameter."""
@@ -37,24 +32,25 @@ def roles_of(group: Mapping[str, Any], where: str = "", labels: Iterable[str] = 
     """Read the entry `role` of a group: one role for all parameters, or a sequence of one for each.
 
     Returns: a role, or `None`, for each parameter.
-    Raises: OptionError: the wrong number or type of roles, or one spelled almost like one of `ROLES` or of `labels`.
+    Raises: OptionError: the wrong number or type of roles, or one spelled almost like one that is known, or of `labels`.
     """
     role, count = group["role"], len(group["params"])
     if role is None or isinstance(role, str):
-        _check_spelling(role, where, labels)
+        check_spelling(role, where, labels)
         return [role] * count
     if not isinstance(role, (tuple, list)) or not all(r is None or isinstance(r, str) for r in cast("list[Any]", role)):
         raise OptionError(f"{where}role = {shown(role)}: pass a string, None, or one of these for each parameter.")
     roles = list(cast("Sequence[str | None]", role))
     for its in dict.fromkeys(roles):
-        _check_spelling(its, where, labels)
+        check_spelling(its, where, labels)
     if count and len(roles) != count:
         raise OptionError(f"{where}role has {len(roles)} entries for {count} parameters; pass one for each.")
     return roles
 
 
-def _check_spelling(role: str | None, where: str, labels: Iterable[str]) -> None:
-    known = (*ROLES, *labels)
+def check_spelling(role: str | None, where: str, labels: Iterable[str] = ()) -> None:
+    """Raise for a role that is empty, or spelled almost like a known one or a label."""
+    known = (*ROLES, *PLACES, *labels)
     if role is None or role in known:
         return
     if not role.strip():
@@ -102,7 +98,7 @@ def check_matched(
     if isinstance(rule, Mapping):
         present = {*names, *params}
         for key in cast("Mapping[Any, str]", rule):
-            if key not in present:
+            if key not in present and getattr(key, "requires_grad", True):  # frozen ones may have been left out
                 what = f"a parameter of shape {tuple(key.shape)}" if isinstance(key, torch.Tensor) else shown(key)
                 hint = nearest(key, [name for name in names if name]) if isinstance(key, str) else ""
                 raise OptionError(f"role: {what} is not among those of the optimizer. {hint}".strip())
@@ -110,63 +106,3 @@ def check_matched(
         raise OptionError(
             f"role: the rule {shown(rule)} gave none of {len(params)} parameters a role. Correct or drop it."
         )
-
-
-def from_peft(model: nn.Module) -> dict[nn.Parameter, str]:
-    """Find the roles of the trainable weights that the peft library added to a model.
-
-    LoRA factors (of linear, convolution and embedding layers, in AdaLoRA too), DoRA magnitudes and OFT blocks get a role;
-    biases, `modules_to_save` and all other weights get none. So do weights whose layout differs from `ROLES`: a B factor in
-    groups or blocks, whose columns are not the ranks, and the square blocks of OFT in old versions of peft.
-
-    Args:
-        model: what `peft.get_peft_model` returned, or a model that contains such. All its adapters count.
-
-    Returns: a role for each weight.
-    Raises: OptionError: there are no such weights, or all are frozen.
-
-    ```python
-    model = peft.get_peft_model(model, peft.LoraConfig(use_dora=True))
-    optimizer = gradchain.Optimizer(model, chain, role=gradchain.roles.from_peft(model))
-    ```
-    """
-    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError(f"roles.from_peft takes the model that peft.get_peft_model returned; got {shown(model)}.")
-    layers = [module for module in model.modules() if hasattr(module, "adapter_layer_names")]
-    found = dict(pair for layer in layers for pair in _labelled(layer))
-    if trainable := {weight: role for weight, role in found.items() if weight.requires_grad}:
-        return trainable
-    if found:
-        raise OptionError(
-            f"roles.from_peft: the {len(found)} adapter weights of this {type(model).__name__} are frozen. Activate an "
-            "adapter, or load it with is_trainable=True."
-        )
-    raise OptionError(
-        f"roles.from_peft: this {type(model).__name__} has no layer of peft with one of: {', '.join(_PEFT)}. Pass what "
-        "peft.get_peft_model returned."
-    )
-
-
-def _labelled(layer: nn.Module) -> Iterator[tuple[nn.Parameter, str]]:
-    """The weights of a layer of peft with their roles."""
-    for attribute, role in _PEFT.items():
-        for adapter, weight in _weights(layer, attribute).items():
-            if role == "lora_B":
-                a = _weights(layer, attribute.replace("_B", "_A")).get(adapter)
-                fits = a is not None and weight.ndim >= 2 and weight.shape[1] == a.shape[0]
-            else:
-                fits = role != "oft" or (weight.ndim == 2 and _triangular(weight.shape[1]))
-            if fits:
-                yield weight, role
-
-
-def _weights(layer: nn.Module, attribute: str) -> dict[str, nn.Parameter]:
-    """The weight of each adapter; peft holds some as modules, some bare."""
-    held: dict[str, Any] = dict(getattr(layer, attribute, None) or {})
-    return {adapter: getattr(item, "weight", item) for adapter, item in held.items()}
-
-
-def _triangular(count: int) -> bool:
-    """Whether a matrix can have so many elements above its diagonal."""
-    side = (1 + math.isqrt(1 + 8 * count)) // 2
-    return side * (side - 1) // 2 == count
