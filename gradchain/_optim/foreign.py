@@ -218,6 +218,7 @@ ADV_OPTM = (
             "sinkhorn_iterations": Flag(option("sinkhorn", "iterations"), exact=True),
             "orthogonal_sinkhorn": Flag(option("sinkhorn", "orthogonal")),
         },
+        settings={"momentum": 0.9},  # whatever it is: with 0 there is no state to take over
     ),
 )
 
