@@ -35,6 +35,8 @@ CLASSES = {
     "Lion_adv": "adv-lion",
     "Lion_Prodigy_adv": "adv-lion-prodigy",
     "SignSGD_adv": "adv-signsgd",
+    "SinkSGD_adv": "adv-sinksgd",
+    "SinkGD": "sinkgd",
     "AdamW": "adamw",
     "SGD": "sgd",
     "Lion": "lion",

@@ -640,6 +640,78 @@ class SignSGD_adv(gradchain.Optimizer):
         shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
+class SinkSGD_adv(gradchain.Optimizer):
+    """SinkSGD_adv: rows and columns of an average brought to one size, or the average of gradients so normalised."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+        *,
+        sinkhorn_iterations: int = 5,
+        orthogonal_sinkhorn: bool = False,
+        normed_momentum: bool = False,
+        snr_cond: bool = False,
+        nesterov: bool = False,
+        nesterov_coef: float | None = None,
+        orthogonal_gradient: typing.Literal["disabled", "flattened", "per_rank", "iterative"] = "disabled",
+        spectral_normalization: bool = False,
+        geometric_wd: bool = False,
+        cautious_wd: bool = False,
+        decoupled_wd: bool = False,
+        routed_wd: bool = False,
+        centered_wd: float = 0.0,
+        centered_wd_mode: typing.Literal["full", "float8", "float8_scaled", "int8", "int4"] = "float8",
+        state_precision: typing.Literal["auto", "fp32", "fp16", "bf16_sr", "int8_sr", "factored"] = "auto",
+        nnmf_factor: bool = False,
+        vector_reshape: bool = False,
+        stochastic_rounding: bool = True,
+        seed: int = 0,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class SinkGD(gradchain.Optimizer):
+    """SinkGD: each row and each column of a gradient at the same size; no state, no decay."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        iterations: int = 5,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
 class AdamW(gradchain.Optimizer):
     """AdamW: Adam with decoupled weight decay."""
 

@@ -19,6 +19,7 @@ from .adv_optm import adv_lion_prodigy as adv_lion_prodigy
 from .adv_optm import adv_prodigy as adv_prodigy
 from .adv_optm import adv_prodigy_factored as adv_prodigy_factored
 from .adv_optm import adv_signsgd as adv_signsgd
+from .adv_sinksgd import adv_sinksgd as adv_sinksgd
 from .classic import adam_atan2 as adam_atan2
 from .classic import adamw as adamw
 from .classic import lion as lion
@@ -28,6 +29,7 @@ from .gyro import gyro_sgd as gyro_sgd
 from .muon import muon as muon
 from .rose import rose as rose
 from .rose import rose_1_0_2 as rose_1_0_2
+from .sinkgd import sinkgd as sinkgd
 
 
 class _Recipes(ModuleType):

@@ -108,7 +108,7 @@ class Momentum:
     alpha: Annotated[float, "weight of the slow momentum."]
     beta3_ema: Annotated[float, "decay rate of the slow momentum; 0.999 for runs of a few thousand steps."]
     t_alpha: Annotated[float | None, "steps over which `alpha` grows to its value; `None`: it is constant."]
-    normed_momentum: Annotated[bool, "divide, or take signs, first; then average."] = False
+    normed_momentum: Annotated[bool, "normalise first, then average."] = False
 
     def __post_init__(self) -> None:
         if self.normed_momentum and self.beta1 == 0:
@@ -128,11 +128,13 @@ class Momentum:
 
 @dataclass(frozen=True)
 class Average:
-    """The average of SignSGD, of gradients or of their signs."""
+    """The average of SignSGD and SinkSGD: of gradients, or of gradients that are normalised already."""
 
     momentum: Annotated[float, "decay rate of the average; 0: none."]
     normed_momentum: bool
-    snr_cond: Annotated[bool, "weigh an average of signs by how much they agree. Needs `normed_momentum`."]
+    snr_cond: Annotated[
+        bool, "weigh an average of normalised gradients by how much they agree. Needs `normed_momentum`."
+    ]
     nesterov: bool
     nesterov_coef: float | None
     heavy_ball: Annotated[bool, "let projected adaptivity measure the sum of gradients, as in 2.4, not their average."]
@@ -224,8 +226,11 @@ class Decay:
     ]
     centered_wd: Annotated[float, "decay to where the parameter started."]
     centered_wd_mode: Annotated[Anchor, 'keep the start as "full", "float8", "float8_scaled", "int8" or "int4".']
-    geometric_wd: Annotated[bool, "decays that take the same from all elements."] = False
+    geometric_wd: Annotated[bool, "decays that take the same from all elements; SinkSGD's, by rows and columns."] = (
+        False
+    )
     snr_cond: bool = False
+    by: str = "element"
 
     def stages(self) -> Parts:
         to_zero, to_start = self._to_zero(self.weight_decay), self._to_start()
@@ -238,13 +243,12 @@ class Decay:
 
     def _to_zero(self, strength: float) -> t.decoupled_decay:
         if self.geometric_wd:
-            return t.geometric_decay(strength, schedule=self.decoupled_wd, snr=self.snr_cond)
+            return t.geometric_decay(strength, schedule=self.decoupled_wd, snr=self.snr_cond, by=self.by)
         return t.decoupled_decay(strength, schedule=self.decoupled_wd)
 
     def _to_start(self) -> t.centered_decay:
-        snr = self.geometric_wd and self.snr_cond
         decay = t.centered_decay(self.centered_wd, schedule=self.decoupled_wd, anchor=self.centered_wd_mode)
-        return replace(decay, geometric=self.geometric_wd, snr=snr)
+        return replace(decay, geometric=True, snr=self.snr_cond, by=self.by) if self.geometric_wd else decay
 
 
 def orthogonal(mode: OrthoGrad) -> Any:
@@ -290,6 +294,8 @@ MEANINGS = {
     "d_limiter": "let an estimate be at most 2**(1/4) times `d`.",
     "clip_threshold": "clip the norm of each gradient; 0: do not.",
     "orthogonal_gradient": 'remove the part along the weights: "flattened", "per_rank" or "iterative".',
+    "sinkhorn_iterations": "how often rows and columns are brought to one size in turn.",
+    "orthogonal_sinkhorn": "and made orthogonal to the weights.",
     "spectral_normalization": "normalise updates by the role of the parameter.",
 }
 for group in (State, Kourkoutas, Momentum, Average, Division, Sign, Decay):

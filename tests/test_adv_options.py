@@ -16,7 +16,7 @@ from gradchain.recipes import adv_options
 from gradchain.recipes.adv_options import Average, Decay, Momentum, Sign, State
 
 ADV = [name for name in gc.recipes() if name.startswith("adv-")]
-FULL = ["adv-adamw", "adv-adopt", "adv-prodigy", "adv-lion", "adv-lion-prodigy", "adv-signsgd"]
+FULL = ["adv-adamw", "adv-adopt", "adv-prodigy", "adv-lion", "adv-lion-prodigy", "adv-signsgd", "adv-sinksgd"]
 
 
 @pytest.mark.parametrize("name", ADV)
@@ -72,7 +72,7 @@ def drift(name: str, role: str | None, shape: tuple[int, ...], **options: Any) -
     return (3.0 - param.detach()) / 0.01
 
 
-@pytest.mark.parametrize("name", ["adv-adamw", "adv-adopt", "adv-lion", "adv-signsgd"])
+@pytest.mark.parametrize("name", ["adv-adamw", "adv-adopt", "adv-lion", "adv-signsgd", "adv-sinksgd"])
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3)])
 def test_ordinary_decay_is_for_the_dora_scale_alone(name: str, shape: tuple[int, ...]) -> None:
     expected = {

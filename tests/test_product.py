@@ -41,6 +41,7 @@ OPTIONS = {
     "adv-lion-prodigy": {"d0": 1e-3, "slice_p": 1},
     "adv-lion": {"freeze_on_flip": True},
     "adv-signsgd": {"freeze_on_flip": True, "centered_wd": 1e-3},
+    "adv-sinksgd": {"momentum": 0.9},
     "adv-adamw": {"ademamix": True, "kourkoutas_beta": True, "beta3_ema": 0.95, "alpha": 1.0},
     "adv-adopt": {"cautious": True, "betas": (0.9, 0.99)},
 }

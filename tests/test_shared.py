@@ -199,6 +199,11 @@ def test_a_role_cannot_change_in_mid_run() -> None:
         ("adv-signsgd", {"heavy_ball": True}, "heavy_ball"),
         ("adv-signsgd", {"momentum": 0.0, "nnmf_factor": True}, "nnmf_factor"),
         ("adv-signsgd", {"momentum": 0.0, "normed_momentum": True}, "normed_momentum"),
+        ("adv-sinksgd", {"nesterov": True}, "nesterov"),  # S7
+        ("adv-sinksgd", {"nnmf_factor": True}, "nnmf_factor"),  # S3
+        ("adv-sinksgd", {"momentum": 0.9, "snr_cond": True}, "without normed_momentum"),  # S4
+        ("adv-sinksgd", {"normed_momentum": True, "snr_cond": True}, "normed_momentum"),
+        ("adv-sinksgd", {"sinkhorn_iterations": 0}, "sinkhorn_iterations"),
         ("adv-adopt", {"use_atan2": True, "clip_lambda": None}, "with use_atan2 = True"),
     ],
 )

@@ -135,6 +135,11 @@ EFFECTS: dict[str, Effect] = {
         [g.sign(), lr(0.12)], [g.projected_adaptivity("mean"), lr(0.12)],
         "Signs, but of the average size of the gradient: steps shrink near the end.", curve=(1.0, 2.0),
     ),
+    "sinkhorn": Effect(
+        [lr(0.08)], [g.sinkhorn(), lr(0.12)],
+        "Two rows as one matrix: rows and columns step by the same length, however unlike their slopes.",
+        start=TWO, steps=14, curve=(0.5, 8.0),
+    ),
     "snr_precondition": Effect(
         [g.sign(), AVERAGE, lr(0.08)], [g.sign(), AVERAGE, g.snr_precondition(), lr(0.08)],
         "Elements whose signs agree step further than those whose signs change.", noise=2.0,

@@ -27,7 +27,8 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
         return [options | {"combo_kernels": True}, options]  # small tensors in one launch
     if sum(x.numel() for x in examples) < SERIAL_ELEMENTS:
         options["cpp.threads"] = 1
-    return [options | {"realize_reads_threshold": READS}, options] if inline else [options]
+    unfused = options | {"max_fusion_size": 1}  # torch (2.13) fails to fuse some loops over columns and rows in turn
+    return [*([options | {"realize_reads_threshold": READS}] if inline else []), options, unfused]
 
 
 def trace(function: Callable[..., Any], examples: Sequence[torch.Tensor]) -> Any:

@@ -124,7 +124,7 @@ SHAPED = Conversion(
 
 def adv_state(slots: dict[str, Any], param: torch.Tensor, step: int) -> dict[Any, Any]:
     """With what adv_optm notes beside the factors of a state, or that there are none."""
-    first, second = "mu_m_nmf" in slots, "mu_v_nmf" in slots
+    first, second = not {"mu_m_nmf", "mu_b_nmf"}.isdisjoint(slots), "mu_v_nmf" in slots
     noted: dict[str, Any] = {"step": step, "factored": first or (second and "exp_avg" not in slots)}
     if not {"exp_avg_sq", "mu_v_nmf"}.isdisjoint(slots):
         noted["factored_2nd"] = second and not noted["factored"]

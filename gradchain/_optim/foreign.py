@@ -190,6 +190,7 @@ ADV_OPTM = (
         name="adv_optm.SignSGD_adv",
         recipe="adv-signsgd",
         group=frozenset({"nnmf_factor", "momentum", "snr_cond"}),
+        absent=frozenset({"sinkhorn_iterations"}),
         where={},
         slots=_factored({"exp_avg": "first_moment.exp_avg"}),
         numbers=_same("lr", "momentum", "weight_decay"),
@@ -197,6 +198,27 @@ ADV_OPTM = (
             **ADV.flags,
             "normed_momentum": Flag(averages_after("lion_k", "stochastic_sign", "projected_adaptivity"), exact=True),
         },
+    ),
+    replace(
+        ADV,
+        name="adv_optm.SinkSGD_adv",
+        recipe="adv-sinksgd",
+        group=frozenset({"nnmf_factor", "momentum", "sinkhorn_iterations"}),
+        where={},
+        slots={
+            "momentum_buffer": "first_moment.exp_avg",
+            "mu_b_nmf": "first_moment.exp_avg.row",
+            "mv_b_nmf": "first_moment.exp_avg.column",
+            "sign": "first_moment.exp_avg.sign",
+        },
+        numbers=_same("lr", "momentum", "weight_decay"),
+        flags={
+            **ADV.flags,
+            "normed_momentum": Flag(averages_after("sinkhorn"), exact=True),
+            "sinkhorn_iterations": Flag(option("sinkhorn", "iterations"), exact=True),
+            "orthogonal_sinkhorn": Flag(option("sinkhorn", "orthogonal")),
+        },
+        settings={"momentum": 0.9},  # whatever it is: with 0 there is no state to take over
     ),
 )
 

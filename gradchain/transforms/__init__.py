@@ -33,6 +33,7 @@ from gradchain.transforms.signs import (
     snr_precondition,
     stochastic_sign,
 )
+from gradchain.transforms.sinkhorn import sinkhorn
 from gradchain.transforms.spectral import spectral_decay
 
 __all__ = [
@@ -78,6 +79,7 @@ __all__ = [
     "scale_update",
     "second_moment",
     "sign",
+    "sinkhorn",
     "snr_precondition",
     "spectral_decay",
     "step_clip",

@@ -18,6 +18,7 @@ from gradchain._core.update import Update
 from gradchain.errors import OptionError
 from gradchain.ops import finite, minimum, nonzero, root, where, wide
 from gradchain.storage import ANCHORS
+from gradchain.transforms.lines import BY, evened, is_matrix
 
 ADAPTERS = ("lora_A", "lora_B", "oft")
 """Roles of parameters that are added to a frozen model, which they leave unchanged where they are 0."""
@@ -105,12 +106,23 @@ class geometric_decay(decoupled_decay):
     Norms are over the whole tensor of $N$ elements; $\kappa$ and $\lambda$ are those of `decoupled_decay`, whose options it
     shares. An element of 0 stays.
 
+    With `by="row_column"`, matrices (first axis by all others, $m \times n$) decay in proportion, but with a strength by row
+    and column, whose mean is 1:
+
+    $$\tau_{ij} = \frac{\rho_i\chi_j}{\operatorname{mean}\rho\chi}\,\theta_{ij}, \qquad
+    \rho_i^2 = \max(\lVert\theta_{i:}\rVert,\, 1/\sqrt n), \quad \chi_j^2 = \max(\lVert\theta_{:j}\rVert,\, 1/\sqrt m)$$
+
+    and with `snr` $\operatorname{atan2}(\rho_i, \sqrt{R_i})$ and $\operatorname{atan2}(\chi_j, \sqrt{C_j})$ in their place,
+    where $R$ and $C$ are those of `snr_precondition`. Vectors (less than two axes, or role `vector` or `dora_scale`) stay
+    with the formulas above.
+
     Args:
         weight_decay: $\lambda \ge 0$, default 1e-2.
         snr: weigh by the momentum, which should be an average of signs. It needs slot `exp_avg` of an earlier stage.
+        by: `"element"` (default) or `"row_column"`.
 
     Raises: OptionError: a value out of range; ChainError: `snr`, and no earlier stage owns `exp_avg`.
-    Source: adv_optm 2.5, SignSGD_adv. Its stochastic signs are left out of the target.
+    Source: adv_optm 2.5, SignSGD_adv, whose stochastic signs are left out of the target; by rows and columns, SinkSGD_adv.
 
     >>> gradchain.chain(
     ...     gradchain.sign(), gradchain.scale_by_learning_rate(1e-4), gradchain.geometric_decay(0.1)
@@ -121,6 +133,7 @@ class geometric_decay(decoupled_decay):
     source = "adv_optm 2.5"
 
     snr: bool = static(default=False)
+    by: str = static(default="element", choices=BY)
 
     @property
     def reads(self) -> tuple[Read, ...]:  # type: ignore[override]
@@ -128,7 +141,10 @@ class geometric_decay(decoupled_decay):
         return (earlier("exp_avg"),) if self.snr else ()
 
     def update(self, update: Update, ctx: Context) -> Yields:
-        target = yield from _geometric(ctx.param, ctx, self.snr)
+        if self.by == "row_column" and is_matrix(ctx.shape, ctx.role):
+            target = ctx.param * (yield from _by_lines(ctx, self.snr))
+        else:
+            target = yield from _geometric(ctx.param, ctx, self.snr)
         return update.add_decay(self.factor(ctx) * target)
 
 
@@ -149,6 +165,8 @@ class centered_decay(decoupled_decay):
             or 32).
         geometric: decay by the target of `geometric_decay`, with $y = \theta - \theta_0$, before any decay.
         snr: as in `geometric_decay`.
+        by: as in `geometric_decay`. With `"row_column"`, matrices decay by $\tilde\theta - \theta_0$ with the strengths that
+            rows and columns of $\theta$ have there.
         adapters: also anchor parameters of the roles `lora_A`, `lora_B` and `oft`. By default this stage skips them: they
             are added to a frozen model, so 0 *is* the original model.
 
@@ -168,6 +186,7 @@ class centered_decay(decoupled_decay):
     anchor: str = static(default="full", choices=tuple(ANCHORS))
     geometric: bool = static(default=False)
     snr: bool = static(default=False, when="geometric")
+    by: str = static(default="element", choices=BY, when="geometric")
     adapters: bool = static(default=False)
 
     @property
@@ -185,10 +204,12 @@ class centered_decay(decoupled_decay):
         if not self._anchors(ctx.role):
             return update
         anchor = ctx.read("anchor_param")
-        if self.geometric:
-            target = yield from _geometric(ctx.param - anchor, ctx, self.snr)
-        else:
+        if not self.geometric:
             target = update.decayed(ctx.param) - anchor
+        elif self.by == "row_column" and is_matrix(ctx.shape, ctx.role):
+            target = (update.decayed(ctx.param) - anchor) * (yield from _by_lines(ctx, self.snr))
+        else:
+            target = yield from _geometric(ctx.param - anchor, ctx, self.snr)
         return update.add_decay(self.factor(ctx) * target)
 
 
@@ -202,6 +223,12 @@ def _geometric(y: torch.Tensor, ctx: Context, snr: bool) -> Generator[Request, T
     w = torch.atan2(y.sign(), root((1 - m.square()).clamp_min(1e-30)))
     totals = yield whole_tensor(ww=wide(w).square())
     return w * (length / root(totals.ww).clamp_min(least))
+
+
+def _by_lines(ctx: Context, snr: bool) -> Generator[Request, Totals, torch.Tensor]:
+    """The strength of each element of a matrix in a geometric decay."""
+    momentum = wide(ctx.previous("exp_avg")) if snr else None
+    return (yield from evened(wide(ctx.param), ctx.shape, momentum))
 
 
 class cautious_decay(Stage):

@@ -28,6 +28,7 @@ RECIPES = {
     "Lion_adv": "adv-lion",
     "Lion_Prodigy_adv": "adv-lion-prodigy",
     "SignSGD_adv": "adv-signsgd",
+    "SinkSGD_adv": "adv-sinksgd",
 }
 RENAMED = {
     "use_AdEMAMix": "ademamix",
@@ -79,6 +80,8 @@ def translate(case: Case) -> Translation:
         options.pop("vector_reshape", None)
     if not options.get("centered_wd"):
         options.pop("centered_wd_mode", None)
+    if options.get("orthogonal_sinkhorn"):
+        result.edits.append(lambda chain: chain.insert_after("sinkhorn", freeze_singletons()))
     if options.get("spectral_normalization") and version == "2.5.16":
         _published_spectral(options, published, result)
     return result
@@ -208,6 +211,14 @@ class lion_of_corrected_momentum(gradchain.Stage):
         g, m = update.value, ctx.read("exp_avg")
         reduced = g + self.beta2 * (m - ctx.read("prev_grad"))  # both are zeros at first, so m becomes g
         return update.average(ema(m, g, self.beta1)), {"exp_avg": reduced, "prev_grad": g}
+
+
+class freeze_singletons(gradchain.Stage):
+    """Orthogonal Sinkhorn of 2.5.16: a line of one element is all along its weight, so nothing is left of it (a fault)."""
+
+    def update(self, update: gradchain.Update, ctx: gradchain.Context) -> gradchain.Update:
+        frozen = len(ctx.shape) >= 2 and 1 in (ctx.shape[0], ctx.shape[1:].numel())
+        return update.replace(value=torch.zeros_like(update.value)) if frozen else update
 
 
 # State.

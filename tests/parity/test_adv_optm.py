@@ -25,6 +25,7 @@ COMPILED = (
     "lion_freeze_factored",
     "prodigy_slice11_sched",
     "signsgd_snr_geometric",
+    "sinksgd_snr_geometric",
 )
 MODES = [
     pytest.param(name, compile, id=f"{name}-{'compiled' if compile else 'eager'}", marks=marks)
@@ -53,7 +54,7 @@ def assert_matches(case: Mapping[str, Any], snapshots: Mapping[int, list[torch.T
 
 
 def test_the_golden_set_is_complete() -> None:
-    assert len(CASES) == 102
+    assert len(CASES) == 107
     assert set(COMPILED) < set(CASES)
 
 
@@ -98,6 +99,7 @@ FACTORS = {
     ("mu_m_nmf", "mv_m_nmf", "sign"): ("exp_avg", "momentum_buffer"),
     ("mu_m_slow_nmf", "mv_m_slow_nmf", "sign_slow"): ("exp_avg_slow",),
     ("mu_v_nmf", "mv_v_nmf", None): ("exp_avg_sq",),
+    ("mu_b_nmf", "mv_b_nmf", "sign"): ("exp_avg",),  # SinkSGD's
 }
 
 

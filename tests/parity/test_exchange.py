@@ -77,6 +77,11 @@ CASES = {
     "lion-adv-factored": adv("Lion_adv", "adv-lion", lr=1e-3, nnmf_factor=True),
     "signsgd-adv": adv("SignSGD_adv", "adv-signsgd", lr=1e-3),
     "signsgd-adv-normed": adv("SignSGD_adv", "adv-signsgd", lr=1e-3, normed_momentum=True, snr_cond=True),
+    "sinksgd-adv": adv("SinkSGD_adv", "adv-sinksgd", lr=1e-3, momentum=0.9, weight_decay=0.1),
+    "sinksgd-adv-factored": adv("SinkSGD_adv", "adv-sinksgd", lr=1e-3, momentum=0.9, nnmf_factor=True),
+    "sinksgd-adv-normed": adv(
+        "SinkSGD_adv", "adv-sinksgd", lr=1e-3, momentum=0.9, normed_momentum=True, snr_cond=True, sinkhorn_iterations=3
+    ),
     "lion": easy("Lion", "lion", lr=1e-3, weight_decay=0.1),
     "adopt": easy("ADOPT", "adv-adopt", lr=1e-2),
     "prodigy": easy("Prodigy", "adv-prodigy", {"slice_p": 1}),

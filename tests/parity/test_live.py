@@ -91,12 +91,36 @@ CASES: dict[str, tuple[str, Options]] = {
     "lion-kappa-2": ("Lion_adv", {"lr": SIGNED_LR, "kappa_p": 2.0}),
     "lion-centered-int8": ("Lion_adv", {"lr": SIGNED_LR, "centered_wd": 0.1, "centered_wd_mode": "int8"}),
     "signsgd-snr": ("SignSGD_adv", {"lr": SIGNED_LR, "normed_momentum": True, "snr_cond": True}),
+    "sinksgd": ("SinkSGD_adv", {"lr": SIGNED_LR}),
+    "sinksgd-nesterov": ("SinkSGD_adv", {"lr": SIGNED_LR, "momentum": 0.9, "nesterov": True, "sinkhorn_iterations": 3}),
+    "sinksgd-snr": (
+        "SinkSGD_adv",
+        {
+            "lr": SIGNED_LR,
+            "momentum": 0.9,
+            "normed_momentum": True,
+            "nesterov": True,
+            "snr_cond": True,
+            "geometric_wd": True,
+            "weight_decay": 0.1,
+            "centered_wd": 0.1,
+            "centered_wd_mode": "full",
+        },
+    ),
+    "sinksgd-orthogonal-factored": (
+        "SinkSGD_adv",
+        {"lr": SIGNED_LR, "momentum": 0.9, "orthogonal_sinkhorn": True, "nnmf_factor": True},
+    ),
 }
 
 # Steps that hang on the sign of something: of a direction, of a momentum that is stored as signs and two factors, of the
 # move next to the parameter (cautious decay). Where that something is within rounding of 0, either sign is right, and
 # the element then goes its own way: so a few elements may differ by any amount. On one machine none of them did.
-SIGNED = ("adamw-factored", "adamw-cautious-decay", "adopt-atan2-factored", "lion", "lion-centered-int8", "signsgd-snr")
+# SinkSGD's vectors are stepped by signs.
+SIGNED = (
+    "adamw-factored", "adamw-cautious-decay", "adopt-atan2-factored", "lion", "lion-centered-int8", "signsgd-snr",
+    *(case for case in CASES if case.startswith("sinksgd")),
+)  # fmt: skip
 FLIPPED = 1e-3
 
 
