@@ -25,6 +25,8 @@ from .classic import lion as lion
 from .classic import sgd as sgd
 from .gyro import gyro_adam as gyro_adam
 from .gyro import gyro_sgd as gyro_sgd
+from .layerwise import lamb as lamb
+from .layerwise import lars as lars
 from .rose import rose as rose
 from .rose import rose_1_0_2 as rose_1_0_2
 

@@ -160,6 +160,11 @@ EFFECTS: dict[str, Effect] = {
         [lr(0.08)], [g.scale_update(), lr(0.25)],
         "Every update has the same spectral norm, whatever the gradient's.", start=TWO, steps=8,
     ),
+    "trust_ratio": Effect(
+        [lr(0.06)], [g.trust_ratio(), lr(0.25)],
+        "Steps are in proportion to the distance from the origin, however steep the slope is.",
+        steps=9, curve=(1.0, 3.0),
+    ),
     "prodigy": Effect(
         adam(rate=0.004),
         [g.prodigy(d0=0.004, slice_p=1), *adam(rate=1.0)],

@@ -31,6 +31,7 @@ from gradchain.transforms.signs import (
     stochastic_sign,
 )
 from gradchain.transforms.spectral import spectral_decay
+from gradchain.transforms.trust import trust_ratio
 
 __all__ = [
     "add_decayed_weights",
@@ -77,4 +78,5 @@ __all__ = [
     "stochastic_round",
     "stochastic_sign",
     "track_first_moment",
+    "trust_ratio",
 ]

@@ -238,6 +238,12 @@ TRANSFORMS: dict[str, Case] = {
     "track_first_moment": equivariant(
         gc.track_first_moment(), LR, inert={"betas": "a detector without a reader"}, silent=DETECTOR
     ),
+    "trust_ratio": invariant(gc.trust_ratio(0.5, 0.01, max_weight_norm=2.0), LR, units=("trust_eps",)),
+    "trust_ratio/separate": invariant(
+        gc.add_decayed_weights(0.1), gc.trust_ratio(
+            0.02, 0.1, 0.5, norms="separate", over_lr=True, always=False
+        ).rename(decay="weight_decay"), LR, scaling_shapes=NO_UNIT,
+    ),
 }  # fmt: skip
 
 
@@ -285,6 +291,15 @@ RECIPES: dict[str, Case] = {
     "sgd:dampening": recipe("sgd", "equivariant", ("weight_decay",), momentum=0.5, dampening=0.3),
     "lion": recipe("lion", "invariant", weight_decay=0.1),
     "adam-atan2": recipe("adam-atan2", "invariant"),
+    "lamb": recipe("lamb", "invariant", ("eps", "max_grad_norm")),
+    "lamb:bounded": recipe(
+        "lamb", "invariant", ("eps", "max_grad_norm"), bias_correction=False, trust_clip=True, always_adapt=True,
+    ),
+    "lars": recipe("lars", "invariant", ("eps", "weight_decay"), weight_decay=0.1),
+    "lars:momentum": recipe(
+        "lars", "invariant", ("eps",), NO_UNIT, momentum=0.9, dampening=0.1, trust_coeff=0.1, trust_clip=True,
+        always_adapt=True,
+    ),
     "adv-adamw": recipe("adv-adamw", "invariant", ("eps",)),
     "adv-adamw:all": recipe(
         "adv-adamw", "invariant", ("eps",), NO_UNIT, betas=(0.8, 0.9), nesterov=True, cautious=True, ademamix=True,
