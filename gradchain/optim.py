@@ -39,6 +39,7 @@ CLASSES = {
     "SGD": "sgd",
     "Lion": "lion",
     "AdamATan2": "adam-atan2",
+    "Adafactor": "adafactor",
     "Lamb": "lamb",
     "Lars": "lars",
 }

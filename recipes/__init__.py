@@ -7,6 +7,7 @@ from types import ModuleType
 
 from gradchain._chain.recipes import recipe_names
 
+from .adafactor import adafactor as adafactor
 from .adams import adams as adams
 from .adv_optm import adv_adamw as adv_adamw
 from .adv_optm import adv_adamw_orthograd as adv_adamw_orthograd

@@ -1,7 +1,7 @@
 """The transforms, one small module a family."""
 
 from gradchain.transforms.adopt import adopt, step_clip
-from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_value
+from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_value
 from gradchain.transforms.decay import (
     add_decayed_weights,
     cautious_decay,
@@ -22,6 +22,7 @@ from gradchain.transforms.prodigy import prodigy
 from gradchain.transforms.project import momentum_project
 from gradchain.transforms.range import centralize, cv_trust_gate, range_normalize
 from gradchain.transforms.resolve import atan2_scale, divide
+from gradchain.transforms.row_column import row_column_moment
 from gradchain.transforms.scale import scale_update
 from gradchain.transforms.signs import (
     freeze_on_flip,
@@ -31,7 +32,7 @@ from gradchain.transforms.signs import (
     stochastic_sign,
 )
 from gradchain.transforms.spectral import spectral_decay
-from gradchain.transforms.trust import trust_ratio
+from gradchain.transforms.trust import relative_step, scale_by_param_rms, trust_ratio
 
 __all__ = [
     "add_decayed_weights",
@@ -44,6 +45,7 @@ __all__ = [
     "centralize",
     "clip_by_global_norm",
     "clip_by_norm",
+    "clip_by_rms",
     "clip_by_value",
     "cv_trust_gate",
     "debias",
@@ -68,7 +70,10 @@ __all__ = [
     "projected_adaptivity",
     "promote",
     "range_normalize",
+    "relative_step",
+    "row_column_moment",
     "scale_by_learning_rate",
+    "scale_by_param_rms",
     "scale_update",
     "second_moment",
     "sign",

@@ -1,4 +1,4 @@
-"""Steps in proportion to the weights: the trust ratio of LARS and LAMB."""
+"""Steps in proportion to the weights: the trust ratio of LARS and LAMB, and the relative steps of Adafactor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import whole_tensor
 from gradchain._core.update import Update
 from gradchain.ops import minimum, root, where, wide
+from gradchain.transforms.elementwise import scale_by_learning_rate
 
 
 class trust_ratio(Stage):
@@ -80,3 +81,60 @@ class trust_ratio(Stage):
         ratio = torch.where(live, ratio, torch.ones_like(ratio))
         ctx.observe("ratio", lambda: ratio)
         return update.replace(value=(u * ratio).to(update.value.dtype))
+
+
+class scale_by_param_rms(Stage):
+    r"""Multiply the direction by the root mean square of the weights, each tensor for itself.
+
+    $$u \leftarrow \max(\mathrm{RMS}(\theta),\, \epsilon)\; u, \qquad
+    \mathrm{RMS}(\theta) = \frac{\lVert\theta\rVert}{\sqrt N}$$
+
+    Args:
+        min_rms: $\epsilon \ge 0$, default 1e-3, with which weights of 0 begin to move.
+
+    Raises: OptionError: a value out of range.
+    Source: Shazeer & Stern (2018), Adafactor, arXiv:1804.04235; `optax.scale_by_param_block_rms`.
+
+    >>> gradchain.recipe("lion").insert_after("sign", gradchain.scale_by_param_rms()).names[1:3]
+    ('sign', 'scale_by_param_rms')
+    """
+
+    source = "Adafactor, arXiv:1804.04235"
+
+    min_rms: float = hyper(default=1e-3, ge=0)
+
+    def update(self, update: Update, ctx: Context) -> Yields:
+        t = yield whole_tensor(ww=wide(ctx.param).square())
+        rms = root(t.ww / max(ctx.numel, 1)).clamp(min=self.min_rms)
+        ctx.observe("rms", lambda: rms)
+        return update.replace(value=(rms * wide(update.value)).to(update.value.dtype))
+
+
+class relative_step(scale_by_learning_rate):
+    r"""Multiply the direction by the learning rate, or by a falling bound where that is lower.
+
+    $$u \leftarrow \min\!\Big(\eta,\; \frac{1}{\sqrt t}\Big)\, u$$
+
+    Decays that follow the learning rate take $\eta$ itself.
+
+    Args:
+        lr: $\eta \ge 0$, default 1e-2. Goes by `lr` in `param_groups`; schedulers write it there.
+
+    Raises: OptionError: a value out of range.
+    Source: Shazeer & Stern (2018), Adafactor, arXiv:1804.04235.
+
+    >>> chain = gradchain.chain(gradchain.sign(), gradchain.relative_step(1.0))
+    >>> w, g = torch.zeros(1), torch.ones(1)
+    >>> chain.update(g, chain.init(w), w)[0]
+    tensor([-1.])
+    """
+
+    source = "Adafactor, arXiv:1804.04235"
+
+    lr: float = hyper(default=1e-2, ge=0)
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        return {"rate": minimum(self.lr, step**-0.5)}
+
+    def update(self, update: Update, ctx: Context) -> Update:
+        return update.replace(value=ctx["rate"] * update.value)

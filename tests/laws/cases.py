@@ -97,6 +97,7 @@ TRANSFORMS: dict[str, Case] = {
     "centralize/singletons": equivariant(gc.centralize(skip_singletons=False), LR),
     "clip_by_global_norm": equivariant(gc.clip_by_global_norm(2.0), LR, units=("max_norm",)),
     "clip_by_norm": equivariant(gc.clip_by_norm(0.5), LR, units=("max_norm",)),
+    "clip_by_rms": equivariant(gc.clip_by_rms(0.5), LR, units=("max_rms",)),
     "clip_by_value": equivariant(gc.clip_by_value(0.3), LR, units=("max_value",)),
     "cv_trust_gate": invariant(
         gc.range_normalize(floor=0.1), gc.cv_trust_gate(), gc.divide(), LR, units=("damping", "floor", "eps")
@@ -207,7 +208,13 @@ TRANSFORMS: dict[str, Case] = {
         scaling_shapes=((), (1,), (7,), *MATRICES),  # a positive slice of one element has range 0 and passes undivided
     ),
     "multiply": equivariant(gc.multiply(-0.5), LR),
+    "relative_step": equivariant(gc.relative_step(0.5)),
+    "row_column_moment": invariant(gc.row_column_moment(-0.6), gc.divide(0.1), LR, units=("eps",)),
+    "row_column_moment/constant": invariant(
+        gc.row_column_moment(eps=1e-12, constant=True, beta=0.9, floor=False), gc.atan2_scale(), LR
+    ),
     "scale_by_learning_rate": equivariant(LR),
+    "scale_by_param_rms": equivariant(gc.scale_by_param_rms(0.3), LR),
     "scale_update": invariant(
         gc.scale_update(), LR, inert=NO_BLOCKS,
         scaling_shapes=((), (1,), (7,), (8, 16), (2, 4, 3)),  # those whose directions are above the floor
@@ -291,6 +298,10 @@ RECIPES: dict[str, Case] = {
     "sgd:dampening": recipe("sgd", "equivariant", ("weight_decay",), momentum=0.5, dampening=0.3),
     "lion": recipe("lion", "invariant", weight_decay=0.1),
     "adam-atan2": recipe("adam-atan2", "invariant"),
+    "adafactor": recipe("adafactor", "invariant", ("divide_eps",), weight_decay=0.1),
+    "adafactor:all": recipe(
+        "adafactor", "invariant", ("divide_eps",), NO_UNIT, beta2_decay=-0.5, eps=(0.1, 0.5), d=0.5, weight_decay=0.1
+    ),
     "lamb": recipe("lamb", "invariant", ("eps", "max_grad_norm")),
     "lamb:bounded": recipe(
         "lamb", "invariant", ("eps", "max_grad_norm"), bias_correction=False, trust_clip=True, always_adapt=True,

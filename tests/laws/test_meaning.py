@@ -41,6 +41,10 @@ TELLING: dict[str, Any] = {
     "growth_rate": 2.5,  # at least 1
     "k_warmup_steps": 40.0,
     "prodigy_steps": 1.0,
+    "divide_eps": 1e3,
+    "moment_eps": 1e3,
+    "max_rms": 1e-3,
+    "min_rms": 30.0,
     "max_ratio": 1e-4,
     "min_weight_norm": 30.0,
     "max_weight_norm": 1e-3,
