@@ -40,6 +40,8 @@ CLASSES = {
     "Lion": "lion",
     "AdamATan2": "adam-atan2",
     "Adafactor": "adafactor",
+    "CAME": "came",
+    "Adam_mini": "adam-mini",
     "Lamb": "lamb",
     "Lars": "lars",
 }

@@ -8,6 +8,8 @@ from types import ModuleType
 from gradchain._chain.recipes import recipe_names
 
 from .adafactor import adafactor as adafactor
+from .adafactor import adam_mini as adam_mini
+from .adafactor import came as came
 from .adams import adams as adams
 from .adv_optm import adv_adamw as adv_adamw
 from .adv_optm import adv_adamw_orthograd as adv_adamw_orthograd

@@ -165,6 +165,15 @@ EFFECTS: dict[str, Effect] = {
         "Two rows as one matrix: nearly the path of a dense second moment, from a number for each row and column.",
         start=TWO,
     ),
+    "confidence": Effect(
+        [AVERAGE, lr(0.35)], [AVERAGE, g.confidence(0.9, 0.01), g.divide(), lr(0.12)],
+        "Two rows: steps are shorter while gradients differ from their average, and longer once they agree.", start=TWO,
+        noise=1.0,
+    ),
+    "block_second_moment": Effect(
+        adam(), [g.first_moment(0.8), g.block_second_moment(0.9), g.divide(1e-8), lr(0.12)],
+        "One divisor for both axes: the direction is that of the momentum, the pace is Adam's.", start=TWO,
+    ),
     "clip_by_rms": Effect(
         [lr(0.06)], [g.clip_by_rms(1.4), lr(0.06)],
         "A direction whose elements are too large on average is shortened, each tensor by itself.", spike=4, steps=12,

@@ -1,6 +1,7 @@
 """The transforms, one small module a family."""
 
 from gradchain.transforms.adopt import adopt, step_clip
+from gradchain.transforms.blocks import block_second_moment
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_value
 from gradchain.transforms.decay import (
     add_decayed_weights,
@@ -22,7 +23,7 @@ from gradchain.transforms.prodigy import prodigy
 from gradchain.transforms.project import momentum_project
 from gradchain.transforms.range import centralize, cv_trust_gate, range_normalize
 from gradchain.transforms.resolve import atan2_scale, divide
-from gradchain.transforms.row_column import row_column_moment
+from gradchain.transforms.row_column import confidence, row_column_moment
 from gradchain.transforms.scale import scale_update
 from gradchain.transforms.signs import (
     freeze_on_flip,
@@ -39,6 +40,7 @@ __all__ = [
     "ademamix",
     "adopt",
     "atan2_scale",
+    "block_second_moment",
     "cautious",
     "cautious_decay",
     "centered_decay",
@@ -47,6 +49,7 @@ __all__ = [
     "clip_by_norm",
     "clip_by_rms",
     "clip_by_value",
+    "confidence",
     "cv_trust_gate",
     "debias",
     "decoupled_decay",

@@ -7,7 +7,7 @@ from collections.abc import Generator
 import torch
 
 from gradchain._chain.context import Context
-from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.declare import ParamInfo, Slot, earlier
 from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import hyper, static
 from gradchain._core.reduce import Request, Totals, accumulate, tensor_partials
@@ -103,3 +103,46 @@ class row_column_moment(Stage):
             scale = root(row / nonzero(mean)) * root(column)
             slots = {"exp_avg_sq_row": row, "exp_avg_sq_col": column}
         return update.replace(scale=scale.clamp(min=eps) if self.floor else scale), slots
+
+
+class confidence(Stage):
+    r"""Set the root of the moment's instability as the pending scale, averaged over time by rows and columns.
+
+    With $m$ the moment, $u$ what it averaged, and rows, columns and $\bar R$ as in `row_column_moment`:
+
+    $$U = (u - m)^2 + \epsilon, \qquad R \leftarrow \beta R + (1-\beta)\tfrac1n U \mathbf 1_n, \qquad
+    C \leftarrow \beta C + (1-\beta)\tfrac1m \mathbf 1_m^\top U, \qquad D \leftarrow \sqrt{R\,C / \bar R}$$
+
+    Where updates keep differing from their average, steps shrink; where they agree, steps grow. Tensors of rank 0 and 1 get
+    $D = 1$: they step by the moment.
+
+    Args:
+        beta: $\beta \in [0, 1)$, default 0.9999; `betas[2]` in `param_groups`.
+        eps: $\epsilon \ge 0$, default 1e-16.
+
+    Slots: `exp_avg_res_row` of shape `(..., m, 1)` and `exp_avg_res_col`, `(..., 1, n)`, in float32 at least, zeros
+        at first.
+    Raises: OptionError: a value out of range; ChainError: no stage before it owns `exp_avg`.
+    Source: Luo et al. (2023), CAME, arXiv:2307.02047.
+
+    >>> gradchain.recipe("adamw").insert_after("divide", gradchain.confidence(), gradchain.divide()).names[3]
+    'confidence'
+    """
+
+    scale = "sets"
+    reads = (earlier("exp_avg"),)
+    source = "CAME, arXiv:2307.02047"
+
+    beta: float = hyper(default=0.9999, ge=0, lt=1, key="betas[2]")
+    eps: float = hyper(default=1e-16, ge=0, key="confidence_eps")
+
+    def slots(self, p: ParamInfo) -> dict[str, Slot]:
+        return row_column_slots(p, "exp_avg_res") if p.ndim > 1 else {}
+
+    def update(self, update: Update, ctx: Context) -> Yields:
+        if update.value.ndim < 2:
+            return update.replace(scale=update.value.new_ones((1,) * update.value.ndim))
+        U = (wide(update.gradient) - wide(update.value)).square() + self.eps
+        row, column, mean = yield from row_column_average(U, "exp_avg_res", self.beta, ctx)
+        slots = {"exp_avg_res_row": row, "exp_avg_res_col": column}
+        return update.replace(scale=root(row / nonzero(mean)) * root(column)), slots

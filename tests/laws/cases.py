@@ -82,6 +82,7 @@ TRANSFORMS: dict[str, Case] = {
     "atan2_scale/range": invariant(
         gc.range_normalize(floor=0.1), gc.atan2_scale(), LR, units=("damping", "floor")
     ),
+    "block_second_moment": invariant(gc.block_second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
     "cautious_decay": equivariant(gc.first_moment(0.8), LR, gc.cautious_decay(), gc.decoupled_decay(0.1)),
     **{
         f"centered_decay/{anchor}": equivariant(LR, gc.centered_decay(0.5, anchor=anchor))
@@ -99,6 +100,9 @@ TRANSFORMS: dict[str, Case] = {
     "clip_by_norm": equivariant(gc.clip_by_norm(0.5), LR, units=("max_norm",)),
     "clip_by_rms": equivariant(gc.clip_by_rms(0.5), LR, units=("max_rms",)),
     "clip_by_value": equivariant(gc.clip_by_value(0.3), LR, units=("max_value",)),
+    "confidence": invariant(
+        gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.confidence(0.9, 0.01), gc.divide(0.1), LR
+    ),
     "cv_trust_gate": invariant(
         gc.range_normalize(floor=0.1), gc.cv_trust_gate(), gc.divide(), LR, units=("damping", "floor", "eps")
     ),
@@ -302,6 +306,8 @@ RECIPES: dict[str, Case] = {
     "adafactor:all": recipe(
         "adafactor", "invariant", ("divide_eps",), NO_UNIT, beta2_decay=-0.5, eps=(0.1, 0.5), d=0.5, weight_decay=0.1
     ),
+    "adam-mini": recipe("adam-mini", "invariant", ("eps",), betas=(0.8, 0.9), weight_decay=0.1),
+    "came": recipe("came", "invariant", ("divide_eps",), NO_UNIT, eps=(1e-12, 1e-8), weight_decay=0.1),
     "lamb": recipe("lamb", "invariant", ("eps", "max_grad_norm")),
     "lamb:bounded": recipe(
         "lamb", "invariant", ("eps", "max_grad_norm"), bias_correction=False, trust_clip=True, always_adapt=True,

@@ -43,6 +43,8 @@ TELLING: dict[str, Any] = {
     "prodigy_steps": 1.0,
     "divide_eps": 1e3,
     "moment_eps": 1e3,
+    "confidence_eps": 1e3,
+    "clip_threshold": 1e-3,
     "max_rms": 1e-3,
     "min_rms": 30.0,
     "max_ratio": 1e-4,

@@ -59,3 +59,43 @@ def test_timm(name: str) -> None:
     kind, recipe, options = TIMM[name]
     theirs = getattr(peers, kind)(parameters(), **options)
     assert_same_steps(theirs, gradchain.optimizer(recipe, parameters(), **options))
+
+
+CAME: dict[str, dict[str, Any]] = {
+    "defaults": {"lr": 0.01},
+    "all": {"lr": 0.02, "betas": (0.8, 0.95, 0.99), "clip_threshold": 0.5, "weight_decay": 0.1, "eps": (1e-2, 1e-3)},
+}
+
+
+@pytest.mark.parametrize("options", CAME.values(), ids=CAME)
+def test_came_pytorch(options: dict[str, Any]) -> None:
+    peers = pytest.importorskip("came_pytorch", reason="pip install gradchain[parity]")
+    theirs = peers.CAME(parameters(), **options)
+    assert_same_steps(theirs, gradchain.optimizer("came", parameters(), **options))
+
+
+NAMED = {
+    "tok_embeddings.weight": (10, 8),
+    "layers.0.attention.wq.weight": (8, 8),
+    "layers.0.attention.wk.weight": (8, 8),
+    "layers.0.attention.wv.weight": (8, 8),
+    "layers.0.attention.wo.weight": (8, 8),
+    "layers.0.mlp.w1.weight": (12, 8),
+    "layers.0.norm.weight": (8,),
+    "output.weight": (10, 8),
+}
+"""What the package finds out from names, ours is told by roles. It steps biases as Adam does."""
+
+
+def test_adam_mini() -> None:
+    peers = pytest.importorskip("adam_mini", reason="pip install gradchain[parity]")
+    options = {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6}
+
+    def named() -> list[tuple[str, nn.Parameter]]:
+        generator = torch.Generator().manual_seed(0)
+        return [(name, nn.Parameter(torch.randn(shape, generator=generator))) for name, shape in NAMED.items()]
+
+    theirs = peers.Adam_mini(named(), dim=8, n_heads=4, verbose=False, **options)
+    roles = {"layers.0.attention.wq.weight": "query", "layers.0.attention.wk.weight": "key"}
+    ours = gradchain.Optimizer(named(), gradchain.recipe("adam-mini", n_heads=4, **options), role=roles)
+    assert_same_steps(theirs, ours)

@@ -103,6 +103,50 @@ def test_a_constant_rate_and_both_kinds_of_eps(shape: tuple[int, ...], floor: bo
     np.testing.assert_allclose(found, [g / scale for g, scale in zip(grads, scales)], rtol=1e-12)
 
 
+def came(
+    grads: list[Array], w: Array, lr: float, betas: tuple[float, ...], eps: tuple[float, float], d: float
+) -> list[Array]:
+    """The parameters after each step, by algorithm 2 of arXiv:2307.02047; vectors step by the momentum."""
+    scales, m = factored(grads, [betas[1]] * len(grads), eps[0], floor=False), np.zeros_like(w)
+    updates, moments, found = [], [], []
+    for g, scale in zip(grads, scales):
+        u = g / scale
+        u = u / max(1.0, rms(u) / d)
+        m = betas[0] * m + (1 - betas[0]) * u
+        updates.append(u)
+        moments.append(m)
+    row = column = np.zeros(())
+    for u, m in zip(updates, moments):
+        if u.ndim > 1:
+            U = (u - m) ** 2 + eps[1]
+            row, column = (
+                betas[2] * row + (1 - betas[2]) * mean(U, -1),
+                betas[2] * column + (1 - betas[2]) * mean(U, -2),
+            )
+            m = m / np.sqrt(row * column / mean(row, -2))
+        w = w - lr * m
+        found.append(w)
+    return found
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_came_follows_the_paper(shape: tuple[int, ...]) -> None:
+    grads, start = sequence(shape), np.asarray(np.random.default_rng(1).normal(size=shape))
+    betas, eps = (0.8, 0.95, 0.9), (1e-3, 1e-2)
+    chain = gc.recipe("came", lr=0.1, betas=betas, eps=eps, clip_threshold=0.7)
+    optimizer = optimizer_of(chain, torch.tensor(start))
+    found = [step(optimizer, torch.tensor(g))[0].numpy() for g in grads]
+    np.testing.assert_allclose(found, came(grads, start, 0.1, betas, eps, 0.7), rtol=1e-10, atol=1e-13)
+
+
+def test_steps_grow_where_updates_agree_with_their_average() -> None:
+    still = [[[1.0, 1.0], [1.0, 1.0]]] * 8
+    turning = [[[(-1.0) ** t, 1.0], [1.0, 1.0]] for t in range(8)]
+    stages = (gc.first_moment(0.5, bias_correction=False), gc.confidence(0.5), gc.divide())
+    calm, nervous = (directions(*stages, grads=grads)[-1] for grads in (still, turning))
+    assert calm[0, 0] > 10 * nervous[0, 0].abs()
+
+
 def test_a_product_of_rows_and_columns_is_kept_whole() -> None:
     g = torch.outer(torch.tensor([1.0, -3.0]), torch.tensor([2.0, 0.5, -1.0]))
     (u,), state = run(gc.row_column_moment(), gc.divide(), grads=[g.tolist()])
