@@ -42,6 +42,11 @@ CLASSES = {
     "Lion": "lion",
     "Muon": "muon",
     "AdamATan2": "adam-atan2",
+    "Adafactor": "adafactor",
+    "CAME": "came",
+    "Adam_mini": "adam-mini",
+    "Lamb": "lamb",
+    "Lars": "lars",
 }
 """The recipes by the names of their classes: the published ones, where there are any."""
 

@@ -861,3 +861,155 @@ class AdamATan2(gradchain.Optimizer):
         partition_group: typing.Any = None,
         shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
+
+class Adafactor(gradchain.Optimizer):
+    """Adafactor: the gradient over its second moment by rows and columns, in proportion to the weights."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.01,
+        beta2_decay: float = -0.8,
+        eps: tuple[float | None, float] = (None, 0.001),
+        d: float = 1.0,
+        weight_decay: float = 0.0,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class CAME(gradchain.Optimizer):
+    """CAME: Adafactor with a momentum, which is divided by how much it differs from what it averages."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.0002,
+        eps: tuple[float, float] = (1e-30, 1e-16),
+        clip_threshold: float = 1.0,
+        betas: tuple[float, float, float] = (0.9, 0.999, 0.9999),
+        weight_decay: float = 0.0,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class Adam_mini(gradchain.Optimizer):
+    """Adam-mini: AdamW with one second moment for each row of a matrix, head of attention, or vector."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        n_heads: int | None = None,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class Lamb(gradchain.Optimizer):
+    """LAMB: Adam's direction with its decay, in proportion to the norm of each layer's weights."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-06,
+        weight_decay: float = 0.01,
+        bias_correction: bool = True,
+        max_grad_norm: float | None = 1.0,
+        trust_clip: bool = False,
+        always_adapt: bool = False,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class Lars(gradchain.Optimizer):
+    """LARS: SGD with steps in proportion to the norm of each layer's weights."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 1.0,
+        momentum: float = 0.0,
+        dampening: float = 0.0,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        trust_coeff: float = 0.001,
+        eps: float = 1e-08,
+        trust_clip: bool = False,
+        always_adapt: bool = False,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...

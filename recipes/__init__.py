@@ -7,6 +7,9 @@ from types import ModuleType
 
 from gradchain._chain.recipes import recipe_names
 
+from .adafactor import adafactor as adafactor
+from .adafactor import adam_mini as adam_mini
+from .adafactor import came as came
 from .adams import adams as adams
 from .adv_optm import adv_adamw as adv_adamw
 from .adv_optm import adv_adamw_orthograd as adv_adamw_orthograd
@@ -27,6 +30,8 @@ from .classic import sgd as sgd
 from .gyro import gyro_adam as gyro_adam
 from .gyro import gyro_sgd as gyro_sgd
 from .muon import muon as muon
+from .layerwise import lamb as lamb
+from .layerwise import lars as lars
 from .rose import rose as rose
 from .rose import rose_1_0_2 as rose_1_0_2
 from .sinkgd import sinkgd as sinkgd

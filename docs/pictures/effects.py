@@ -165,6 +165,38 @@ EFFECTS: dict[str, Effect] = {
         [lr(0.08)], [g.scale_update(), lr(0.25)],
         "Every update has the same spectral norm, whatever the gradient's.", start=TWO, steps=8,
     ),
+    "row_column_moment": Effect(
+        adam(), [g.first_moment(0.8), g.row_column_moment(), g.divide(1e-8), lr(0.12)],
+        "Two rows as one matrix: nearly the path of a dense second moment, from a number for each row and column.",
+        start=TWO,
+    ),
+    "confidence": Effect(
+        [AVERAGE, lr(0.35)], [AVERAGE, g.confidence(0.9, 0.01), g.divide(), lr(0.12)],
+        "Two rows: steps are shorter while gradients differ from their average, and longer once they agree.", start=TWO,
+        noise=1.0,
+    ),
+    "block_second_moment": Effect(
+        adam(), [g.first_moment(0.8), g.block_second_moment(0.9), g.divide(1e-8), lr(0.12)],
+        "One divisor for both axes: the direction is that of the momentum, the pace is Adam's.", start=TWO,
+    ),
+    "clip_by_rms": Effect(
+        [lr(0.06)], [g.clip_by_rms(1.4), lr(0.06)],
+        "A direction whose elements are too large on average is shortened, each tensor by itself.", spike=4, steps=12,
+        curve=(1.0, 3.0),
+    ),
+    "scale_by_param_rms": Effect(
+        [g.sign(), lr(0.12)], [g.sign(), g.scale_by_param_rms(), lr(0.12)],
+        "Steps shrink as the point nears the origin, where its weights are small.", start=((-1.6, 1.4),), steps=16,
+    ),
+    "relative_step": Effect(
+        [g.sign(), lr(0.4)], [g.sign(), g.relative_step(0.4)],
+        "From the seventh step on, steps shrink with the root of their number.", steps=24,
+    ),
+    "trust_ratio": Effect(
+        [lr(0.06)], [g.trust_ratio(), lr(0.25)],
+        "Steps are in proportion to the distance from the origin, however steep the slope is.",
+        steps=9, curve=(1.0, 3.0),
+    ),
     "prodigy": Effect(
         adam(rate=0.004),
         [g.prodigy(d0=0.004, slice_p=1), *adam(rate=1.0)],

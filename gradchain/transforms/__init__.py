@@ -1,7 +1,8 @@
 """The transforms, one small module a family."""
 
 from gradchain.transforms.adopt import adopt, step_clip
-from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_value
+from gradchain.transforms.blocks import block_second_moment
+from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_value
 from gradchain.transforms.decay import (
     add_decayed_weights,
     cautious_decay,
@@ -24,6 +25,7 @@ from gradchain.transforms.project import momentum_project
 from gradchain.transforms.range import centralize, cv_trust_gate, range_normalize
 from gradchain.transforms.resolve import atan2_scale, divide
 from gradchain.transforms.row_moment import row_second_moment
+from gradchain.transforms.row_column import confidence, row_column_moment
 from gradchain.transforms.scale import scale_update
 from gradchain.transforms.shape_scale import normalize_rms, scale_by_shape
 from gradchain.transforms.signs import (
@@ -35,19 +37,23 @@ from gradchain.transforms.signs import (
 )
 from gradchain.transforms.sinkhorn import sinkhorn
 from gradchain.transforms.spectral import spectral_decay
+from gradchain.transforms.trust import relative_step, scale_by_param_rms, trust_ratio
 
 __all__ = [
     "add_decayed_weights",
     "ademamix",
     "adopt",
     "atan2_scale",
+    "block_second_moment",
     "cautious",
     "cautious_decay",
     "centered_decay",
     "centralize",
     "clip_by_global_norm",
     "clip_by_norm",
+    "clip_by_rms",
     "clip_by_value",
+    "confidence",
     "cv_trust_gate",
     "debias",
     "decoupled_decay",
@@ -76,6 +82,10 @@ __all__ = [
     "row_second_moment",
     "scale_by_learning_rate",
     "scale_by_shape",
+    "relative_step",
+    "row_column_moment",
+    "scale_by_learning_rate",
+    "scale_by_param_rms",
     "scale_update",
     "second_moment",
     "sign",
@@ -86,4 +96,5 @@ __all__ = [
     "stochastic_round",
     "stochastic_sign",
     "track_first_moment",
+    "trust_ratio",
 ]

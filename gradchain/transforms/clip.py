@@ -1,4 +1,4 @@
-"""Bounds on the gradient: of all parameters together, of each tensor, of each element."""
+"""Bounds on the direction: of all parameters together, of each tensor, of each element."""
 
 from __future__ import annotations
 
@@ -65,6 +65,35 @@ class clip_by_norm(Stage):
         factor = (self.max_norm / nonzero(root(t.gg))).clamp(max=1)
         ctx.observe("factor", lambda: factor)
         return update.replace(value=g * factor)
+
+
+class clip_by_rms(Stage):
+    r"""Scale a tensor's direction down if its root mean square is too large.
+
+    $$u \leftarrow \frac{u}{\max(1,\; \mathrm{RMS}(u)/d)}, \qquad \mathrm{RMS}(u) = \frac{\lVert u\rVert}{\sqrt N}$$
+
+    Unlike a bound on the norm it means the same for tensors of any size.
+
+    Args:
+        max_rms: $d > 0$, default 1.
+
+    Raises: OptionError: a value out of range.
+    Source: Shazeer & Stern (2018), Adafactor, arXiv:1804.04235; `optax.clip_by_block_rms`.
+
+    >>> gradchain.recipe("adamw").insert_after("divide", gradchain.clip_by_rms()).names[2:4]
+    ('divide', 'clip_by_rms')
+    """
+
+    source = "Adafactor, arXiv:1804.04235"
+
+    max_rms: float = hyper(default=1.0, gt=0)
+
+    def update(self, update: Update, ctx: Context) -> Yields:
+        u = wide(update.value)
+        t = yield whole_tensor(uu=u * u)
+        rms = root(t.uu / max(ctx.numel, 1))
+        ctx.observe("factor", lambda: (self.max_rms / nonzero(rms)).clamp(max=1))
+        return update.replace(value=u / (rms / self.max_rms).clamp(min=1))
 
 
 class clip_by_value(Stage):

@@ -93,6 +93,7 @@ TRANSFORMS: dict[str, Case] = {
     "atan2_scale/range": invariant(
         gc.range_normalize(floor=0.1), gc.atan2_scale(), LR, units=("damping", "floor")
     ),
+    "block_second_moment": invariant(gc.block_second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
     "cautious_decay": equivariant(gc.first_moment(0.8), LR, gc.cautious_decay(), gc.decoupled_decay(0.1)),
     **{
         f"centered_decay/{anchor}": equivariant(LR, gc.centered_decay(0.5, anchor=anchor))
@@ -108,7 +109,11 @@ TRANSFORMS: dict[str, Case] = {
     "centralize/singletons": equivariant(gc.centralize(skip_singletons=False), LR),
     "clip_by_global_norm": equivariant(gc.clip_by_global_norm(2.0), LR, units=("max_norm",)),
     "clip_by_norm": equivariant(gc.clip_by_norm(0.5), LR, units=("max_norm",)),
+    "clip_by_rms": equivariant(gc.clip_by_rms(0.5), LR, units=("max_rms",)),
     "clip_by_value": equivariant(gc.clip_by_value(0.3), LR, units=("max_value",)),
+    "confidence": invariant(
+        gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.confidence(0.9, 0.01), gc.divide(0.1), LR
+    ),
     "cv_trust_gate": invariant(
         gc.range_normalize(floor=0.1), gc.cv_trust_gate(), gc.divide(), LR, units=("damping", "floor", "eps")
     ),
@@ -237,6 +242,13 @@ TRANSFORMS: dict[str, Case] = {
     "scale_by_learning_rate": equivariant(LR),
     "scale_by_shape": equivariant(gc.scale_by_shape("unit"), LR),
     "scale_by_shape/rms": equivariant(gc.scale_by_shape("rms"), LR),
+    "relative_step": equivariant(gc.relative_step(0.5)),
+    "row_column_moment": invariant(gc.row_column_moment(-0.6), gc.divide(0.1), LR, units=("eps",)),
+    "row_column_moment/constant": invariant(
+        gc.row_column_moment(eps=1e-12, constant=True, beta=0.9, floor=False), gc.atan2_scale(), LR
+    ),
+    "scale_by_learning_rate": equivariant(LR),
+    "scale_by_param_rms": equivariant(gc.scale_by_param_rms(0.3), LR),
     "scale_update": invariant(
         gc.scale_update(), LR, inert=NO_BLOCKS,
         scaling_shapes=((), (1,), (7,), (8, 16), (2, 4, 3)),  # those whose directions are above the floor
@@ -270,6 +282,12 @@ TRANSFORMS: dict[str, Case] = {
     "stochastic_sign": invariant(gc.stochastic_sign(), LR),
     "track_first_moment": equivariant(
         gc.track_first_moment(), LR, inert={"betas": "a detector without a reader"}, silent=DETECTOR
+    ),
+    "trust_ratio": invariant(gc.trust_ratio(0.5, 0.01, max_weight_norm=2.0), LR, units=("trust_eps",)),
+    "trust_ratio/separate": invariant(
+        gc.add_decayed_weights(0.1), gc.trust_ratio(
+            0.02, 0.1, 0.5, norms="separate", over_lr=True, always=False
+        ).rename(decay="weight_decay"), LR, scaling_shapes=NO_UNIT,
     ),
 }  # fmt: skip
 
@@ -322,6 +340,21 @@ RECIPES: dict[str, Case] = {
         adjust_lr_fn="match_rms_adamw", adam_lr_ratio=0.5,  # bfloat16 rounds scaled matrices otherwise
     ),
     "adam-atan2": recipe("adam-atan2", "invariant"),
+    "adafactor": recipe("adafactor", "invariant", ("divide_eps",), weight_decay=0.1),
+    "adafactor:all": recipe(
+        "adafactor", "invariant", ("divide_eps",), NO_UNIT, beta2_decay=-0.5, eps=(0.1, 0.5), d=0.5, weight_decay=0.1
+    ),
+    "adam-mini": recipe("adam-mini", "invariant", ("eps",), betas=(0.8, 0.9), weight_decay=0.1),
+    "came": recipe("came", "invariant", ("divide_eps",), NO_UNIT, eps=(1e-12, 1e-8), weight_decay=0.1),
+    "lamb": recipe("lamb", "invariant", ("eps", "max_grad_norm")),
+    "lamb:bounded": recipe(
+        "lamb", "invariant", ("eps", "max_grad_norm"), bias_correction=False, trust_clip=True, always_adapt=True,
+    ),
+    "lars": recipe("lars", "invariant", ("eps", "weight_decay"), weight_decay=0.1),
+    "lars:momentum": recipe(
+        "lars", "invariant", ("eps",), NO_UNIT, momentum=0.9, dampening=0.1, trust_coeff=0.1, trust_clip=True,
+        always_adapt=True,
+    ),
     "adv-adamw": recipe("adv-adamw", "invariant", ("eps",)),
     "adv-adamw:all": recipe(
         "adv-adamw", "invariant", ("eps",), NO_UNIT, betas=(0.8, 0.9), nesterov=True, cautious=True, ademamix=True,

@@ -41,6 +41,15 @@ TELLING: dict[str, Any] = {
     "growth_rate": 2.5,  # at least 1
     "k_warmup_steps": 40.0,
     "prodigy_steps": 1.0,
+    "divide_eps": 1e3,
+    "moment_eps": 1e3,
+    "confidence_eps": 1e3,
+    "clip_threshold": 1e-3,
+    "max_rms": 1e-3,
+    "min_rms": 30.0,
+    "max_ratio": 1e-4,
+    "min_weight_norm": 30.0,
+    "max_weight_norm": 1e-3,
 }
 
 
@@ -144,8 +153,8 @@ def test_scaling_the_gradients(case: Case) -> None:
     decays = {key: 0.0 for key in case.chain.hyperparameters if key.endswith(DECAYS)}
     fixed = {} if case.scaling == "invariant" else {key: 0.0 for key in decays if key not in case.units}
     scaled = {key: factor * case.chain.hyperparameters[key] for key in case.units if not unset(case, key)}
-    if "add_decayed_weights" in case.chain:
-        fixed, scaled = {"weight_decay": 0.1}, {"weight_decay": factor * 0.1}
+    if "weight_decay" in case.units:
+        fixed, scaled = {"weight_decay": 0.1}, {**scaled, "weight_decay": factor * 0.1}
     params = tensors(1, shapes, torch.float64)
     grads = gradients(4, shapes, torch.float64)
     louder = [[factor * g for g in step] for step in grads]

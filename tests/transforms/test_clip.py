@@ -85,3 +85,10 @@ def test_global_norm_spares_the_gradients() -> None:
     grad = torch.tensor([30.0, 40.0])
     step(optimizer, grad)
     assert torch.equal(optimizer.param_groups[0]["params"][0].grad, grad)
+
+
+def test_clip_by_rms() -> None:
+    long, short, zero = directions(gc.clip_by_rms(0.5), grads=[[3.0, 4.0, 0.0, 0.0], [0.1, 0.2, 0.3, 0.4], [0.0] * 4])
+    close(long, [0.6, 0.8, 0.0, 0.0])
+    close(short, [0.1, 0.2, 0.3, 0.4])
+    close(zero, [0.0] * 4)
