@@ -87,8 +87,7 @@ TRANSFORMS: dict[str, Case] = {
         gc.first_moment(0.8), gc.belief_moment(0.9, 0.3), gc.divide(0.3), LR, scaling_shapes=NO_UNIT
     ),
     "belief_moment/raw": invariant(
-        gc.first_moment(0.8), gc.belief_moment(0.9, 0.0, bias_correction=False), gc.divide(0.0), LR,
-        inert={"eps": "it is 0"},
+        gc.first_moment(0.8), gc.belief_moment(0.9, 0.0, bias_correction=False), gc.divide(0.0), LR
     ),
     "cautious_decay": equivariant(gc.first_moment(0.8), LR, gc.cautious_decay(), gc.decoupled_decay(0.1)),
     **{
@@ -107,9 +106,6 @@ TRANSFORMS: dict[str, Case] = {
     "clip_by_norm": equivariant(gc.clip_by_norm(0.5), LR, units=("max_norm",)),
     "clip_by_scale": invariant(
         gc.second_moment(0.5), gc.clip_by_scale(0.7), gc.divide(0.1), LR, gc.decoupled_decay(0.1), units=("eps",)
-    ),
-    "clip_by_scale/alone": invariant(
-        gc.first_moment(0.8), gc.second_moment(0.5), gc.clip_by_scale(0.7), gc.atan2_scale(), LR
     ),
     "clip_by_value": equivariant(gc.clip_by_value(0.3), LR, units=("max_value",)),
     "cv_trust_gate": invariant(

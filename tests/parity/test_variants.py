@@ -48,6 +48,10 @@ CASES: dict[str, tuple[str, str, Options, str, Options]] = {
 }
 
 
+ROUNDED = {"mars", "mars-gamma", "laprop"}
+"""The package adds 1e-15 to these second moments, whatever its eps is, which shows where gradients are small."""
+
+
 @pytest.mark.filterwarnings("ignore")  # as they are imported
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("case", CASES)
@@ -61,7 +65,7 @@ def test_the_steps_are_those_of_the_package(case: str, dtype: torch.dtype) -> No
         make(theirs, lr=1e-2, **own, **options),
         gradchain.optimizer(recipe, ours, lr=1e-2, compile=False, **options),
     )
-    rtol = 1e-12 if dtype == torch.float64 else 2e-6
+    rtol = 2e-6 if dtype == torch.float32 else 1e-9 if case in ROUNDED else 1e-12
     for number in range(STEPS):
         for a, b in zip(theirs, ours):
             grad = torch.randn(a.shape, generator=generator, dtype=torch.float64) * (5 if number == SPIKE else 1)
@@ -88,5 +92,5 @@ def test_their_mars_takes_the_gradient_before_the_first_for_zero() -> None:
         for param, optimizer in zip((theirs, exact, zero), optimizers):
             param.grad = torch.tensor(grad, dtype=torch.float64)
             optimizer.step()
-    torch.testing.assert_close(zero, theirs, rtol=1e-12, atol=0)
+    torch.testing.assert_close(zero, theirs, rtol=1e-9, atol=0)  # as ROUNDED
     assert (exact - theirs).abs().max() > 1e-4
