@@ -47,6 +47,12 @@ CLASSES = {
     "Adam_mini": "adam-mini",
     "Lamb": "lamb",
     "Lars": "lars",
+    "RAdam": "radam",
+    "NAdam": "nadam",
+    "MARS": "mars-adamw",
+    "AdaBelief": "adabelief",
+    "LaProp": "laprop",
+    "StableAdamW": "stable-adamw",
 }
 """The recipes by the names of their classes: the published ones, where there are any."""
 

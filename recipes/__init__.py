@@ -10,6 +10,12 @@ from gradchain._chain.recipes import recipe_names
 from .adafactor import adafactor as adafactor
 from .adafactor import adam_mini as adam_mini
 from .adafactor import came as came
+from .adam_variants import adabelief as adabelief
+from .adam_variants import laprop as laprop
+from .adam_variants import mars_adamw as mars_adamw
+from .adam_variants import nadam as nadam
+from .adam_variants import radam as radam
+from .adam_variants import stable_adamw as stable_adamw
 from .adams import adams as adams
 from .adv_optm import adv_adamw as adv_adamw
 from .adv_optm import adv_adamw_orthograd as adv_adamw_orthograd

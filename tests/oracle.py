@@ -195,14 +195,18 @@ class Adams:
 
 @dataclass
 class AdamW:
-    """Loshchilov & Hutter, algorithm 2."""
+    """Loshchilov & Hutter, algorithm 2; Reddi et al., algorithm 2, with the bias corrected after the maximum."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 1e-2
+    amsgrad: bool = False
 
     def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
         m_hat, v_hat = _adam_moments(theta, g, state, self.betas)
+        if self.amsgrad:
+            most = state["most"] = np.maximum(state.get("most", 0.0), state["v"])
+            v_hat = most / (1 - self.betas[1] ** state["t"])
         return theta - lr * (m_hat / (np.sqrt(v_hat) + self.eps) + self.weight_decay * theta)
 
 
@@ -258,3 +262,118 @@ class Lion:
         c = self.betas[0] * m + (1 - self.betas[0]) * g
         state["m"] = self.betas[1] * m + (1 - self.betas[1]) * g
         return theta - lr * (np.sign(c) + self.weight_decay * theta)
+
+
+@dataclass
+class RAdam:
+    """As the algorithm box of torch.optim.RAdam."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decoupled_weight_decay: bool = False
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        theta, g = _decayed(theta, g, lr, self)
+        m_hat, _ = _adam_moments(theta, g, state, self.betas)
+        b2, t = self.betas[1], state["t"]
+        rho_inf = 2 / (1 - b2) - 1
+        rho = rho_inf - 2 * t * b2**t / (1 - b2**t)
+        if rho <= 5:
+            return theta - lr * m_hat
+        length = math.sqrt(1 - b2**t) / (np.sqrt(state["v"]) + self.eps)
+        r = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        return theta - lr * m_hat * r * length
+
+
+@dataclass
+class NAdam:
+    """As the algorithm box of torch.optim.NAdam; the product of the rates is a float32 there."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum_decay: float = 4e-3
+    decoupled_weight_decay: bool = False
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        theta, g = _decayed(theta, g, lr, self)
+        _, v_hat = _adam_moments(theta, g, state, self.betas)
+        mu, following = (
+            self.betas[0] * (1 - 0.5 * 0.96 ** (t * self.momentum_decay)) for t in (state["t"], state["t"] + 1)
+        )
+        state["P"] = np.float32(state.get("P", 1)) * np.float32(mu)
+        product = float(state["P"])
+        m_hat = following * state["m"] / (1 - product * following) + (1 - mu) * g / (1 - product)
+        return theta - lr * m_hat / (np.sqrt(v_hat) + self.eps)
+
+
+def _decayed(theta: Array, g: Array, lr: float, options: RAdam | NAdam) -> tuple[Array, Array]:
+    """Parameter and gradient after the decay of either kind."""
+    if options.decoupled_weight_decay:
+        return theta - lr * options.weight_decay * theta, g
+    return theta, g + options.weight_decay * theta
+
+
+@dataclass
+class MARS:
+    """Yuan et al., algorithm 2 with the last gradient for that of this batch (MARS-approx), for AdamW."""
+
+    betas: tuple[float, float] = (0.95, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    gamma: float = 0.025
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        b1 = self.betas[0]
+        c = g + self.gamma * b1 / (1 - b1) * (g - state.get("last", g))
+        state["last"] = g
+        m_hat, v_hat = _adam_moments(theta, c / max(1.0, norm(c)), state, self.betas)
+        return theta - lr * (m_hat / (np.sqrt(v_hat) + self.eps) + self.weight_decay * theta)
+
+
+@dataclass
+class AdaBelief:
+    """Zhuang et al., algorithm 2, with decoupled decay."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-16
+    weight_decay: float = 0.0
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        m_hat, _ = _adam_moments(theta, g, state, self.betas)
+        b2 = self.betas[1]
+        state["s"] = b2 * state.get("s", 0.0) + (1 - b2) * (g - state["m"]) ** 2 + self.eps
+        s_hat = state["s"] / (1 - b2 ** state["t"])
+        return theta - lr * (m_hat / (np.sqrt(s_hat) + self.eps) + self.weight_decay * theta)
+
+
+@dataclass
+class LaProp:
+    """Ziyin et al., algorithm 1; the decay is of the parameter before the step."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-15
+    weight_decay: float = 0.0
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        b1, b2 = self.betas
+        t = state["t"] = state.get("t", 0) + 1
+        n = state["n"] = b2 * state.get("n", 0.0) + (1 - b2) * g**2
+        m = state["m"] = b1 * state.get("m", 0.0) + (1 - b1) * g / (np.sqrt(n / (1 - b2**t)) + self.eps)
+        return theta - lr * (m / (1 - b1**t) + self.weight_decay * theta)
+
+
+@dataclass
+class StableAdamW:
+    """Wortsman et al., algorithm 2, with the bias corrected where the paper changes the betas."""
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-6
+    weight_decay: float = 1e-2
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        m_hat, v_hat = _adam_moments(theta, g, state, self.betas)
+        rms = math.sqrt(float(np.mean(g * g / np.maximum(v_hat, self.eps**2))))
+        eta = lr / max(1.0, rms)
+        return theta - eta * self.weight_decay * theta - eta * m_hat / (np.sqrt(v_hat) + self.eps)

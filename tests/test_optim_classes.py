@@ -24,6 +24,7 @@ SHAPES = [(4, 3), (5,)]
 PUBLISHED = [
     "Rose", "Rose_1_0_2", "GYROAdam", "GYROSGD", "Adams", "AdamW_adv", "Adopt_adv", "Prodigy_adv", "Lion_adv",
     "Lion_Prodigy_adv", "SignSGD_adv", "SinkSGD_adv", "SinkGD", "AdamW", "SGD", "Lion", "AdamATan2",
+    "RAdam", "NAdam", "MARS", "AdaBelief", "LaProp", "StableAdamW",
 ]  # fmt: skip
 
 
@@ -117,7 +118,7 @@ def test_wrong_options(kind: type[Exception], said: str, arguments: Any) -> None
 
 def test_too_many_positions_and_none() -> None:
     with pytest.raises(gradchain.UnknownOptionError, match="too many positional"):
-        optim.AdamW(params(), 0.1, (0.9, 0.99), 1e-8, 0.1, ())  # type: ignore[call-arg]
+        optim.AdamW(params(), 0.1, (0.9, 0.99), 1e-8, 0.1, False, ())  # type: ignore[call-arg]
     with pytest.raises(gradchain.UnknownOptionError, match="params"):
         optim.AdamW()  # type: ignore[call-arg]
 

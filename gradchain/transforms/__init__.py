@@ -3,6 +3,10 @@
 from gradchain.transforms.adopt import adopt, step_clip
 from gradchain.transforms.blocks import block_second_moment
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_value
+from gradchain.transforms.belief import belief_moment
+from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_value
+from gradchain.transforms.clip_by_scale import clip_by_scale
+from gradchain.transforms.debias import debias
 from gradchain.transforms.decay import (
     add_decayed_weights,
     cautious_decay,
@@ -15,13 +19,16 @@ from gradchain.transforms.direction import ademamix, cautious, grams, nesterov
 from gradchain.transforms.elementwise import multiply, scale_by_learning_rate, sign
 from gradchain.transforms.factored import factored_moment
 from gradchain.transforms.kourkoutas import kourkoutas_beta
-from gradchain.transforms.moments import debias, first_moment, second_moment, track_first_moment
+from gradchain.transforms.mars import mars
+from gradchain.transforms.moments import first_moment, second_moment, track_first_moment
 from gradchain.transforms.momentum import heavy_ball, lion_interpolate
 from gradchain.transforms.orthogonalize import orthogonalize
+from gradchain.transforms.nadam import nadam_momentum
 from gradchain.transforms.orthograd import orthograd
 from gradchain.transforms.precision import master_weights, promote, stochastic_round
 from gradchain.transforms.prodigy import prodigy
 from gradchain.transforms.project import momentum_project
+from gradchain.transforms.radam import rectify
 from gradchain.transforms.range import centralize, cv_trust_gate, range_normalize
 from gradchain.transforms.resolve import atan2_scale, divide
 from gradchain.transforms.row_moment import row_second_moment
@@ -45,6 +52,7 @@ __all__ = [
     "adopt",
     "atan2_scale",
     "block_second_moment",
+    "belief_moment",
     "cautious",
     "cautious_decay",
     "centered_decay",
@@ -52,6 +60,7 @@ __all__ = [
     "clip_by_global_norm",
     "clip_by_norm",
     "clip_by_rms",
+    "clip_by_scale",
     "clip_by_value",
     "confidence",
     "cv_trust_gate",
@@ -68,9 +77,11 @@ __all__ = [
     "kourkoutas_beta",
     "lion_interpolate",
     "lion_k",
+    "mars",
     "master_weights",
     "momentum_project",
     "multiply",
+    "nadam_momentum",
     "nesterov",
     "normalize_rms",
     "orthogonalize",
@@ -80,6 +91,7 @@ __all__ = [
     "promote",
     "range_normalize",
     "row_second_moment",
+    "rectify",
     "scale_by_learning_rate",
     "scale_by_shape",
     "relative_step",

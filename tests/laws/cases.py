@@ -94,6 +94,13 @@ TRANSFORMS: dict[str, Case] = {
         gc.range_normalize(floor=0.1), gc.atan2_scale(), LR, units=("damping", "floor")
     ),
     "block_second_moment": invariant(gc.block_second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
+    # The eps inside of the average has the unit of a square, so that it is small.
+    "belief_moment": invariant(
+        gc.first_moment(0.8), gc.belief_moment(0.9, 0.3), gc.divide(0.3), LR, scaling_shapes=NO_UNIT
+    ),
+    "belief_moment/raw": invariant(
+        gc.first_moment(0.8), gc.belief_moment(0.9, 0.0, bias_correction=False), gc.divide(0.0), LR
+    ),
     "cautious_decay": equivariant(gc.first_moment(0.8), LR, gc.cautious_decay(), gc.decoupled_decay(0.1)),
     **{
         f"centered_decay/{anchor}": equivariant(LR, gc.centered_decay(0.5, anchor=anchor))
@@ -110,6 +117,9 @@ TRANSFORMS: dict[str, Case] = {
     "clip_by_global_norm": equivariant(gc.clip_by_global_norm(2.0), LR, units=("max_norm",)),
     "clip_by_norm": equivariant(gc.clip_by_norm(0.5), LR, units=("max_norm",)),
     "clip_by_rms": equivariant(gc.clip_by_rms(0.5), LR, units=("max_rms",)),
+    "clip_by_scale": invariant(
+        gc.second_moment(0.5), gc.clip_by_scale(0.7), gc.divide(0.1), LR, gc.decoupled_decay(0.1), units=("eps",)
+    ),
     "clip_by_value": equivariant(gc.clip_by_value(0.3), LR, units=("max_value",)),
     "confidence": invariant(
         gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.confidence(0.9, 0.01), gc.divide(0.1), LR
@@ -180,6 +190,8 @@ TRANSFORMS: dict[str, Case] = {
     "lion_k/2": invariant(gc.lion_k(2.0), LR),
     "lion_k/1.5": invariant(gc.lion_k(1.5), LR),
     "lion_k/auto": invariant(gc.lion_k(auto=True), LR),
+    "mars": equivariant(gc.mars(0.3, 0.8), LR),
+    "mars/zero": equivariant(gc.mars(0.3, 0.8, initial="zero"), gc.first_moment(0.8), LR),
     "master_weights": equivariant(gc.master_weights(), LR),
     "momentum_project": equivariant(
         PROJECT, gc.track_first_moment(0.8), LR, units=("eps",), inert=GIVEN
@@ -188,6 +200,7 @@ TRANSFORMS: dict[str, Case] = {
     "momentum_project/horizon": equivariant(
         gc.momentum_project(horizon=0.6), gc.track_first_moment(0.8), LR, units=("eps",)
     ),
+    "nadam_momentum": equivariant(gc.nadam_momentum(0.8, 0.5), LR),
     "nesterov": equivariant(gc.first_moment(0.8), gc.nesterov(), LR),
     "nesterov/coef": equivariant(
         gc.first_moment(0.8, bias_correction=False), gc.nesterov(0.6), gc.debias(0.8), LR
@@ -238,6 +251,9 @@ TRANSFORMS: dict[str, Case] = {
     "row_second_moment": invariant(
         gc.partition({"tensor": [gc.row_second_moment(0.9), gc.divide(0.1)], "scalar": []}, tensor_or_scalar), LR,
         units=("eps",), scaling_shapes=tuple(SHAPES[1:]),
+    "rectify": invariant(
+        gc.second_moment(0.9, bias_correction=False), gc.rectify(0.9, 0.1), LR,
+        scaling_shapes=NO_UNIT,  # five steps take the gradient as it is, and those after them divide it
     ),
     "scale_by_learning_rate": equivariant(LR),
     "scale_by_shape": equivariant(gc.scale_by_shape("unit"), LR),
@@ -267,6 +283,7 @@ TRANSFORMS: dict[str, Case] = {
     "second_moment/int8": invariant(gc.second_moment(0.9, storage="int8"), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/factored": invariant(gc.second_moment(0.9, storage="factored"), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/bf16": invariant(gc.second_moment(0.9, storage="bf16"), gc.divide(0.1), LR, units=("eps",)),
+    "second_moment/amsgrad": invariant(gc.second_moment(0.9, amsgrad=True), gc.divide(0.1), LR, units=("eps",)),
     "sign": invariant(gc.sign(), LR),
     "sinkhorn": invariant(
         gc.sinkhorn(), LR, scaling_shapes=((), (1,), (7,), (8, 16))  # where all lines are above the floors
@@ -354,6 +371,17 @@ RECIPES: dict[str, Case] = {
     "lars:momentum": recipe(
         "lars", "invariant", ("eps",), NO_UNIT, momentum=0.9, dampening=0.1, trust_coeff=0.1, trust_clip=True,
         always_adapt=True,
+    "radam": recipe("radam", "invariant", (), NO_UNIT),
+    "radam:decoupled": recipe(
+        "radam", "invariant", (), NO_UNIT, betas=(0.8, 0.9), weight_decay=0.1, decoupled_weight_decay=True
+    ),
+    "mars-adamw": recipe("mars-adamw", "invariant", (), NO_UNIT, betas=(0.8, 0.9), weight_decay=0.1),
+    "adabelief": recipe("adabelief", "invariant", (), NO_UNIT, eps=1e-4),
+    "laprop": recipe("laprop", "invariant", ("eps",), weight_decay=0.1),
+    "stable-adamw": recipe("stable-adamw", "invariant", ("eps",), betas=(0.8, 0.5)),
+    "nadam": recipe("nadam", "invariant", ("eps", "weight_decay")),
+    "nadam:decoupled": recipe(
+        "nadam", "invariant", ("eps",), momentum_decay=0.5, weight_decay=0.1, decoupled_weight_decay=True
     ),
     "adv-adamw": recipe("adv-adamw", "invariant", ("eps",)),
     "adv-adamw:all": recipe(

@@ -32,6 +32,7 @@ def fraction(low: float = 0.0, high: float = 1.0) -> st.SearchStrategy[float]:
 
 BETAS = st.tuples(fraction(0, 0.95), fraction(0, 0.999))
 DECAY = st.sampled_from([0.0, 1e-2, 0.3])
+EPS = st.sampled_from([1e-8, 1e-3])
 
 # recipe, oracle, options of both, options of the recipe alone
 CASES: dict[str, tuple[str, type, dict[str, st.SearchStrategy[Any]], dict[str, Any]]] = {
@@ -96,11 +97,48 @@ CASES: dict[str, tuple[str, type, dict[str, st.SearchStrategy[Any]], dict[str, A
         },
         {"master_dtype": "fp64"},
     ),
-    "adamw": ("adamw", oracle.AdamW, {"betas": BETAS, "weight_decay": DECAY, "eps": st.just(1e-8)}, {}),
+    "adamw": (
+        "adamw",
+        oracle.AdamW,
+        {"betas": BETAS, "weight_decay": DECAY, "eps": st.just(1e-8), "amsgrad": st.booleans()},
+        {},
+    ),
     "adam-atan2": (
         "adam-atan2",
         oracle.AdamAtan2,
         {"betas": BETAS, "weight_decay": DECAY, "a": fraction(0.5, 2), "b": fraction(0.5, 2)},
+        {},
+    ),
+    "mars-adamw": (
+        "mars-adamw",
+        oracle.MARS,
+        {"betas": BETAS, "weight_decay": DECAY, "eps": EPS, "gamma": fraction()},
+        {},
+    ),
+    "adabelief": ("adabelief", oracle.AdaBelief, {"betas": BETAS, "weight_decay": DECAY, "eps": EPS}, {}),
+    "laprop": ("laprop", oracle.LaProp, {"betas": BETAS, "weight_decay": DECAY, "eps": EPS}, {}),
+    "stable-adamw": ("stable-adamw", oracle.StableAdamW, {"betas": BETAS, "weight_decay": DECAY, "eps": EPS}, {}),
+    "radam": (
+        "radam",
+        oracle.RAdam,
+        {
+            # Away from where rho is 5, so that both sides rectify from the same step on.
+            "betas": st.tuples(fraction(0, 0.95), st.sampled_from([0.3, 0.7, 0.9, 0.95, 0.999])),
+            "weight_decay": DECAY,
+            "eps": st.sampled_from([1e-8, 1e-2]),
+            "decoupled_weight_decay": st.booleans(),
+        },
+        {},
+    ),
+    "nadam": (
+        "nadam",
+        oracle.NAdam,
+        {
+            "betas": BETAS,
+            "weight_decay": DECAY,
+            "momentum_decay": fraction(),
+            "decoupled_weight_decay": st.booleans(),
+        },
         {},
     ),
     "sgd": (
