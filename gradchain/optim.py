@@ -39,6 +39,8 @@ CLASSES = {
     "SGD": "sgd",
     "Lion": "lion",
     "AdamATan2": "adam-atan2",
+    "AdamWScheduleFree": "schedule-free-adamw",
+    "SGDScheduleFree": "schedule-free-sgd",
 }
 """The recipes by the names of their classes: the published ones, where there are any."""
 

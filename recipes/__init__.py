@@ -27,6 +27,8 @@ from .gyro import gyro_adam as gyro_adam
 from .gyro import gyro_sgd as gyro_sgd
 from .rose import rose as rose
 from .rose import rose_1_0_2 as rose_1_0_2
+from .schedule_free import schedule_free_adamw as schedule_free_adamw
+from .schedule_free import schedule_free_sgd as schedule_free_sgd
 
 
 class _Recipes(ModuleType):

@@ -25,6 +25,7 @@ from gradchain._engine.replay import ReplayPlan
 from gradchain._engine.report import CompileReport
 from gradchain._optim.arguments import check_arguments
 from gradchain._optim.checkpoint import Compile
+from gradchain._optim.evaluation import Evaluated, modes
 from gradchain._optim.guests import check_guests
 from gradchain._optim.nonfinite import Guard, NonfiniteReport, Policy, Scope, any_kept
 from gradchain._optim.nonfinite import origins as origins_of
@@ -33,12 +34,11 @@ from gradchain._optim.routing import Settings, labels_of, parameter_names, stage
 from gradchain._optim.shadows import check_shadows
 from gradchain._optim.table import ParamTable, StepInfo
 from gradchain._optim.telemetry import Recorded, Telemetry
-from gradchain._optim.watched import Watched
 from gradchain.errors import ChainError, OptionError, UnknownOptionError, kind_of, nearest, shown
 from gradchain.roles import Rule, assign, check_matched, roles_of
 
 
-class Optimizer(Watched):
+class Optimizer(Evaluated):
     """Runs a chain over parameters, with the interface of `torch.optim.AdamW`.
 
     Args:
@@ -123,6 +123,7 @@ class Optimizer(Watched):
             "role": None,
             "maximize": maximize,
             "telemetry": telemetry,
+            **modes(chain),
         }
         for name, value in hyperparameters.items():
             if name not in chain.hyperparameters:
@@ -136,6 +137,7 @@ class Optimizer(Watched):
         watch_zero(self._needs_partition())
         self._shadows = self._shadowed_by(check_shadows(shadows, partition_of))
         check_matched(role, names, self._parameters(), [r for group in self.param_groups for r in roles_of(group)])
+        self._remind(params)
 
     # Groups.
 
@@ -189,6 +191,7 @@ class Optimizer(Watched):
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Step every parameter that has a gradient; a step that fails writes nothing. Returns: the closure's loss."""
         loss = None
+        self._check_mode()
         if closure is not None and not callable(closure):
             raise OptionError(
                 f"closure = {shown(closure)} is {kind_of(closure)}; pass a function that returns the loss."
@@ -279,6 +282,7 @@ class Optimizer(Watched):
 
         Raises: GradientError: the gradient cannot be used. ChainError: a stage needs those of all parameters.
         """
+        self._check_mode()
         due = [self._table.due_one(param, self.param_groups, self._info())]
         if self._alone is not self._table.membership:
             self.check_one_by_one()

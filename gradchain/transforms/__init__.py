@@ -1,6 +1,7 @@
 """The transforms, one small module a family."""
 
 from gradchain.transforms.adopt import adopt, step_clip
+from gradchain.transforms.averaging import average_weights, lookahead
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_value
 from gradchain.transforms.decay import (
     add_decayed_weights,
@@ -23,6 +24,7 @@ from gradchain.transforms.project import momentum_project
 from gradchain.transforms.range import centralize, cv_trust_gate, range_normalize
 from gradchain.transforms.resolve import atan2_scale, divide
 from gradchain.transforms.scale import scale_update
+from gradchain.transforms.schedule_free import schedule_free
 from gradchain.transforms.signs import (
     freeze_on_flip,
     lion_k,
@@ -37,6 +39,7 @@ __all__ = [
     "ademamix",
     "adopt",
     "atan2_scale",
+    "average_weights",
     "cautious",
     "cautious_decay",
     "centered_decay",
@@ -58,6 +61,7 @@ __all__ = [
     "kourkoutas_beta",
     "lion_interpolate",
     "lion_k",
+    "lookahead",
     "master_weights",
     "momentum_project",
     "multiply",
@@ -69,6 +73,7 @@ __all__ = [
     "range_normalize",
     "scale_by_learning_rate",
     "scale_update",
+    "schedule_free",
     "second_moment",
     "sign",
     "snr_precondition",

@@ -82,6 +82,10 @@ TRANSFORMS: dict[str, Case] = {
     "atan2_scale/range": invariant(
         gc.range_normalize(floor=0.1), gc.atan2_scale(), LR, units=("damping", "floor")
     ),
+    "average_weights": equivariant(
+        LR, gc.average_weights(0.8), silent={"average_weights": "it is seen in eval mode only"},
+        inert={"decay": "the average is seen in eval mode only"},
+    ),
     "cautious_decay": equivariant(gc.first_moment(0.8), LR, gc.cautious_decay(), gc.decoupled_decay(0.1)),
     **{
         f"centered_decay/{anchor}": equivariant(LR, gc.centered_decay(0.5, anchor=anchor))
@@ -159,6 +163,7 @@ TRANSFORMS: dict[str, Case] = {
     "lion_k/2": invariant(gc.lion_k(2.0), LR),
     "lion_k/1.5": invariant(gc.lion_k(1.5), LR),
     "lion_k/auto": invariant(gc.lion_k(auto=True), LR),
+    "lookahead": equivariant(gc.decoupled_decay(0.1), LR, gc.lookahead(2, 0.7)),
     "master_weights": equivariant(gc.master_weights(), LR),
     "momentum_project": equivariant(
         PROJECT, gc.track_first_moment(0.8), LR, units=("eps",), inert=GIVEN
@@ -218,6 +223,7 @@ TRANSFORMS: dict[str, Case] = {
     "scale_update/one_sided": invariant(
         gc.scale_update(vectors="l2", blocks="l2", power="one_sided"), LR, inert=NO_BLOCKS
     ),
+    "schedule_free": equivariant(gc.decoupled_decay(0.1), LR, gc.schedule_free(0.7, 3, 1.0)),
     "second_moment": invariant(gc.second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/raw": invariant(
         gc.second_moment(0.9, bias_correction=False, storage="fp32"), gc.divide(0.1), LR, units=("eps",)
@@ -285,6 +291,8 @@ RECIPES: dict[str, Case] = {
     "sgd:dampening": recipe("sgd", "equivariant", ("weight_decay",), momentum=0.5, dampening=0.3),
     "lion": recipe("lion", "invariant", weight_decay=0.1),
     "adam-atan2": recipe("adam-atan2", "invariant"),
+    "schedule-free-adamw": recipe("schedule-free-adamw", "invariant", ("eps",), weight_decay=0.1, warmup_steps=2),
+    "schedule-free-sgd": recipe("schedule-free-sgd", "equivariant", weight_decay=0.1, r=1.0),
     "adv-adamw": recipe("adv-adamw", "invariant", ("eps",)),
     "adv-adamw:all": recipe(
         "adv-adamw", "invariant", ("eps",), NO_UNIT, betas=(0.8, 0.9), nesterov=True, cautious=True, ademamix=True,
