@@ -75,7 +75,9 @@ class Evaluated(Watched):
         """Bring back the values that training goes on from, bit for bit, after `eval()`. In train mode it does nothing."""
         if not has_point(self.chain):
             return
-        found = [(param, key) for param in self._parameters() for key in self.state.get(param, ()) if is_train_param(key)]
+        found = [
+            (param, key) for param in self._parameters() for key in self.state.get(param, ()) if is_train_param(key)
+        ]
         if not found and not self._evaluating:
             return
         for param, key in found:
@@ -157,7 +159,9 @@ class Evaluated(Watched):
 
     def _forgotten(self) -> bool:
         """Whether there is a step that `eval()` has not been called after."""
-        return not self._evaluating and any(state and param not in self._table.fresh for param, state in self.state.items())
+        return not self._evaluating and any(
+            state and param not in self._table.fresh for param, state in self.state.items()
+        )
 
 
 class Reminder:

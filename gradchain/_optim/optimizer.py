@@ -96,18 +96,13 @@ class Optimizer(Evaluated):
         shadows: Mapping[str, Chain] | None = None,
         **hyperparameters: Any,
     ) -> None:
-        check_arguments(params, chain, compile, capturable)
+        check_arguments(params, chain, compile, capturable, nonfinite)
         disable = stage_names(disable)
         self.chain = chain
         self.name = type(self).__name__
         self.compile: Compile = compile
         self.capturable = capturable
         self._guard = Guard(nonfinite, nonfinite_scope)
-        if capturable and nonfinite == "error":
-            raise OptionError(
-                "nonfinite = 'error' has to read from the device at every step, which capturable=True promises not to do. "
-                "Pass nonfinite='skip', and look at nonfinite_report() now and then."
-            )
         self._table = ParamTable(chain)
         self._executor = engine.Executor()
         self._replay_plan: ReplayPlan | None = None

@@ -223,7 +223,7 @@ TRANSFORMS: dict[str, Case] = {
     "scale_update/one_sided": invariant(
         gc.scale_update(vectors="l2", blocks="l2", power="one_sided"), LR, inert=NO_BLOCKS
     ),
-    "schedule_free": equivariant(gc.decoupled_decay(0.1), LR, gc.schedule_free(0.7, 3, 1.0)),
+    "schedule_free": equivariant(gc.decoupled_decay(0.1), LR, gc.schedule_free(0.7, 2, 1.0)),
     "second_moment": invariant(gc.second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/raw": invariant(
         gc.second_moment(0.9, bias_correction=False, storage="fp32"), gc.divide(0.1), LR, units=("eps",)
@@ -292,7 +292,7 @@ RECIPES: dict[str, Case] = {
     "lion": recipe("lion", "invariant", weight_decay=0.1),
     "adam-atan2": recipe("adam-atan2", "invariant"),
     "schedule-free-adamw": recipe("schedule-free-adamw", "invariant", ("eps",), weight_decay=0.1, warmup_steps=2),
-    "schedule-free-sgd": recipe("schedule-free-sgd", "equivariant", weight_decay=0.1, r=1.0),
+    "schedule-free-sgd": recipe("schedule-free-sgd", "equivariant", weight_decay=0.1, warmup_steps=2, r=1.0),
     "adv-adamw": recipe("adv-adamw", "invariant", ("eps",)),
     "adv-adamw:all": recipe(
         "adv-adamw", "invariant", ("eps",), NO_UNIT, betas=(0.8, 0.9), nesterov=True, cautious=True, ademamix=True,
