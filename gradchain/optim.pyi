@@ -752,3 +752,64 @@ class AdamATan2(gradchain.Optimizer):
         partition_group: typing.Any = None,
         shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
+
+class AdamWScheduleFree(gradchain.Optimizer):
+    """Schedule-Free AdamW: no schedule, no momentum buffer; call `optimizer.eval()` to evaluate and to save."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.0025,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class SGDScheduleFree(gradchain.Optimizer):
+    """Schedule-Free SGD: no schedule, no momentum buffer; call `optimizer.eval()` to evaluate and to save."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 1.0,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        warmup_steps: int = 0,
+        r: float = 0.0,
+        weight_lr_power: float = 2.0,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
