@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import warnings
 import weakref
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -13,14 +13,18 @@ from torch import nn
 from gradchain._chain.chain import Chain
 from gradchain._chain.evaluation import TRAIN_MODE, TRAIN_PARAM, has_point, is_train_param, point_of, seen_at
 from gradchain._core.autocast import no_autocast
-from gradchain._core.shard import local_of
+from gradchain._core.shard import Shard, local_of
 from gradchain._core.untraced import untraced
 from gradchain._engine.param_step import ParamRecord
 from gradchain._engine.writing import overwrite, unwritable
+from gradchain._optim.routing import parameter_names
 from gradchain._optim.table import StepInfo
 from gradchain._optim.train_value import NOT_NOW, as_slot
 from gradchain._optim.watched import Watched
 from gradchain.errors import OptionError, ParameterError
+
+Kept: TypeAlias = "tuple[torch.Tensor, dict[str, Any], str]"
+"""A parameter, its state, and what the value that training goes on from is called there."""
 
 
 def modes(chain: Chain) -> dict[str, bool]:
@@ -57,14 +61,12 @@ class Evaluated(Watched):
         """
         if not has_point(self.chain):
             return
-        moved: list[tuple[torch.Tensor, dict[str, Any], str]] = []
+        moved: list[Kept] = []
         try:
             with no_autocast():
-                for record, group in self._to_show():
-                    moved.append(self._show(record, group))
+                self._show(moved)
         except BaseException:
-            for param, state, key in moved:
-                overwrite([local_of(param)], [local_of(state.pop(key))])
+            _bring_back(moved)
             raise
         self._turn(evaluating=True)
 
@@ -75,43 +77,44 @@ class Evaluated(Watched):
         """Bring back the values that training goes on from, bit for bit, after `eval()`. In train mode it does nothing."""
         if not has_point(self.chain):
             return
-        found = [
-            (param, key) for param in self._parameters() for key in self.state.get(param, ()) if is_train_param(key)
-        ]
-        if not found and not self._evaluating:
-            return
-        for param, key in found:
-            here = local_of(param)
-            overwrite([here], [local_of(self.state[param][key]).to(here.device)])
-            del self.state[param][key]
-        self._turn(evaluating=False)
+        held = ((param, self.state.get(param, {})) for param in self._parameters())
+        found = [(param, state, key) for param, state in held for key in state if is_train_param(key)]
+        _bring_back(found)
+        if found or self._evaluating:
+            self._turn(evaluating=False)
 
-    def _to_show(self) -> Iterator[tuple[ParamRecord, dict[str, Any]]]:
-        """The parameters that have taken a step and are not shown yet, each with its group."""
+    def _show(self, moved: list[Kept]) -> None:
+        """Put all parameters where they are to be seen, but for those that are there, and note what was kept of them.
+
+        Of those that have taken no step the value is kept too: as room to load one into.
+        """
         self._table.sync(self.param_groups)
         info = StepInfo(self.state, self._partition, self.capturable)
         for group, known in zip(self.param_groups, self._table.groups):
             for position, (param, settings) in enumerate(zip(known.params, known.settings)):
-                state = self.state.get(param, {})
-                if any(map(is_train_param, state)) or int(state.get("step", 0)) == 0:
+                state, name = self.state.get(param, {}), parameter_names(group)[position]
+                if not state or any(map(is_train_param, state)):
                     continue
-                record = self._table.record(param, settings, group, position, info)
-                if point_of(record.program) is not None:
-                    yield record, group
+                address = point_of(self._table.program(param, settings, name))
+                if address is None:
+                    continue
+                value = None
+                if int(state["step"]) > 0:
+                    value = self._seen(self._table.record(param, settings, group, position, info), group)
+                key = f"{address}.{TRAIN_PARAM}"
+                state[key] = as_slot(local_of(param).detach().clone(), param, Shard.of(param))
+                moved.append((param, state, key))
+                if value is not None:
+                    overwrite([local_of(param)], [value])
 
-    def _show(self, record: ParamRecord, group: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any], str]:
-        """Put one parameter where it is to be seen."""
-        param, here = record.param, local_of(record.param)
+    def _seen(self, record: ParamRecord, group: dict[str, Any]) -> torch.Tensor:
+        """The value at which a parameter is to be seen."""
+        here = local_of(record.param)
         if (fault := unwritable(here)) is not None:
             raise ParameterError(f"parameter {record.name or '(unnamed)'} cannot be written: {fault}.")
         state = {key: local_of(value) for key, value in record.state.items()}
         numbers = record.program.numbers(self.chain.bindings, group, int(record.state["step"]), record.ages)
-        value = seen_at(record.program, here.detach(), state, numbers, record.shard)
-        key = f"{point_of(record.program)}.{TRAIN_PARAM}"
-        kept = as_slot(here.detach().clone(), param, record.shard)
-        overwrite([here], [value])
-        record.state[key] = kept
-        return param, record.state, key
+        return seen_at(record.program, here.detach(), state, numbers, record.shard)
 
     def _turn(self, evaluating: bool) -> None:
         """Note the mode that the optimizer is in now."""
@@ -162,6 +165,15 @@ class Evaluated(Watched):
         return not self._evaluating and any(
             state and param not in self._table.fresh for param, state in self.state.items()
         )
+
+
+def _bring_back(kept: Iterable[Kept]) -> None:
+    """Bring back what was replaced; a parameter that has taken no step was not."""
+    for param, state, key in kept:
+        if int(state["step"]) > 0:
+            here = local_of(param)
+            overwrite([here], [local_of(state[key]).to(here.device)])
+        del state[key]
 
 
 class Reminder:

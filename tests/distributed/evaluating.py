@@ -88,7 +88,6 @@ def resume(folder: str, mode: str, flat: bool) -> list[str]:
     for name in CHAINS:
         for ready in (True, False):
             model, optimizer = made(CHAINS[name], mode, 2)
-            train(model, optimizer, gradients(1, SHAPES), mode)
             if ready:
                 optimizer.eval()
             state = states(model, optimizer, options)
