@@ -38,7 +38,10 @@ def path(effect: Effect, stages: object) -> torch.Tensor:
         gradient = gradient + effect.noise * torch.randn(gradient.shape, generator=generator)
         w.grad = (gradient * (10.0 if step == effect.spike else 1.0)).to(effect.dtype)
         optimizer.step()
+        if effect.evaluated:
+            optimizer.eval()
         seen.append(w.detach().float().clone())
+        optimizer.train()
     return torch.stack(seen)
 
 
