@@ -7,6 +7,7 @@ import gc as garbage
 import io
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ import torch
 from torch import nn
 
 import gradchain as gc
+from gradchain.ablation import Task
+from gradchain.ablation.task import find_task
+from gradchain.ablation.trial import Trial
 from gradchain.errors import ChainError, OptionError, StateError
 from tests.laws.running import gradients, tensors
 
@@ -383,3 +387,27 @@ def test_a_compiled_model_is_not_broken_by_the_reminder() -> None:
     compiled = torch.compile(model, fullgraph=True, backend="eager")
     model.eval()
     compiled(torch.ones(1, 3))
+
+
+# Studies.
+
+
+def test_a_study_measures_what_is_to_be_seen(tmp_path: Path) -> None:
+    task = find_task("diabetes")
+    assert isinstance(task, Task)
+    made: list[tuple[nn.Module, gc.Optimizer]] = []
+
+    def make(model: Any) -> gc.Optimizer:
+        made.append((model, gc.Optimizer(model, gc.chain(LR, gc.average_weights(0.0 if len(made) else 1.0)))))
+        return made[-1][1]
+
+    trial = Trial(0, "base", 1, tmp_path)
+    for same_point in (False, True):
+        found = task.train(make, trial)["validation_loss"]
+        model, optimizer = made[-1]
+        part = task.split(0).validation
+        trained = float(task.loss(model(part.inputs), part.targets))
+        optimizer.eval()
+        shown = float(task.loss(model(part.inputs), part.targets))
+        assert found == pytest.approx(shown)
+        assert (trained == pytest.approx(shown)) is same_point
