@@ -30,9 +30,9 @@ CHAINS = {
     ),
     "average_weights": gc.chain(gc.first_moment(0.8), LR, gc.average_weights(0.7)),
     "lookahead": gc.chain(gc.first_moment(0.8), LR, gc.lookahead(3, 0.6)),
-    "rounded": gc.chain(gc.promote("fp32"), LR, gc.schedule_free(storage="fp32"), gc.stochastic_round()),
-    "master": gc.chain(gc.master_weights(), LR, gc.schedule_free(storage="fp32")),
-    "storage": gc.chain(LR, gc.average_weights(0.7, storage="int8")),
+    "rounded": gc.chain(gc.promote("fp32"), LR, gc.schedule_free(dtype="fp32"), gc.stochastic_round()),
+    "master": gc.chain(gc.master_weights(), LR, gc.schedule_free(dtype="fp32")),
+    "wide": gc.chain(LR, gc.average_weights(0.7, dtype="fp64")),
     "partition": gc.chain(
         LR, gc.partition({"matrix": [gc.schedule_free()], "vector": [gc.multiply(0.5)]}, gc.matrix_or_vector)
     ),

@@ -9,8 +9,8 @@ import torch
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.evaluation import EvaluationPoint, comes_last
-from gradchain._chain.stage import Number, Slots, Stage, storage_field
-from gradchain._core.fields import hyper, static
+from gradchain._chain.stage import Number, Slots, Stage
+from gradchain._core.fields import DTYPES, dtype_name, hyper, static
 from gradchain._core.update import Update
 from gradchain.ops import ema, minimum, where
 
@@ -26,7 +26,8 @@ class average_weights(EvaluationPoint):
     Args:
         decay: $d \in [0, 1]$, default 0.999.
         warmup: weigh all values alike until the average has $1/(1-d)$ of them. With `decay=1` it is their plain mean.
-        storage: how `average` is kept. In bfloat16, an average with $d > 0.99$ hardly moves: keep it in `"fp32"`.
+        dtype: of `average`: `"fp64"`, `"fp32"`, `"fp16"` or `"bf16"`; `None` (default) for the parameter's. In bfloat16 an
+            average with $d > 0.99$ hardly moves: pass `"fp32"`.
 
     Slot: `average`, the parameter's shape, at first its value.
     Raises: OptionError: a value out of range; ChainError: it is not last.
@@ -40,20 +41,22 @@ class average_weights(EvaluationPoint):
 
     decay: float = hyper(default=0.999, ge=0, le=1)
     warmup: bool = static(default=False)
-    storage: str = storage_field()
+    dtype: str | None = static(default=None, convert=dtype_name)
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
-        return {"average": Slot("param", storage=self.storage)}
+        return {"average": Slot("param", dtype=DTYPES.get(self.dtype or ""))}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         kept = minimum(self.decay, (step - 1) / step) if self.warmup else where(step > 1, self.decay, 0.0)
         return {"kept": kept}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
-        return update, {"average": ema(ctx.read("average"), stepped(update, ctx), ctx["kept"])}
+        average = ctx.read("average", storage_dtype=True)
+        wider = torch.promote_types(average.dtype, ctx.dtype)
+        return update, {"average": ema(average.to(wider), stepped(update, ctx).to(wider), ctx["kept"])}
 
     def evaluated(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
-        return ctx.read("average")
+        return ctx.read("average", storage_dtype=True)
 
     def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
         comes_last(self, after)
@@ -71,7 +74,7 @@ class lookahead(EvaluationPoint):
     Args:
         k: an integer of at least 1, default 5.
         alpha: $\alpha \in (0, 1]$, default 0.5.
-        storage: how `slow_param` is kept.
+        dtype: of `slow_param`, as for `average_weights`; `None` (default) for the parameter's.
 
     Slot: `slow_param`, $\phi$, the parameter's shape, at first its value.
     Raises: OptionError: a value out of range; ChainError: it is not last.
@@ -85,22 +88,22 @@ class lookahead(EvaluationPoint):
 
     k: int = static(default=5, ge=1)
     alpha: float = hyper(default=0.5, gt=0, le=1)
-    storage: str = storage_field()
+    dtype: str | None = static(default=None, convert=dtype_name)
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
-        return {"slow_param": Slot("param", storage=self.storage)}
+        return {"slow_param": Slot("param", dtype=DTYPES.get(self.dtype or ""))}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         return {"back": where(step % self.k == 0, 1.0, 0.0)}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
-        fast, slow, back = stepped(update, ctx), ctx.read("slow_param"), ctx["back"] > 0
+        fast, slow, back = stepped(update, ctx), ctx.read("slow_param", storage_dtype=True), ctx["back"] > 0
         base = update.decayed(ctx.param)
         value = where(back, base - (slow + self.alpha * (fast - slow)), update.value)
         return update.replace(value=value), {"slow_param": where(back, base - value, slow)}
 
     def evaluated(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
-        return ctx.read("slow_param")
+        return ctx.read("slow_param", storage_dtype=True)
 
     def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
         comes_last(self, after)

@@ -9,8 +9,8 @@ import torch
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.evaluation import EvaluationPoint, comes_last
-from gradchain._chain.stage import Number, Slots, Stage, storage_field
-from gradchain._core.fields import follow, hyper
+from gradchain._chain.stage import Number, Slots, Stage
+from gradchain._core.fields import DTYPES, dtype_name, follow, hyper, static
 from gradchain._core.update import Update
 from gradchain.ops import minimum, nonzero, power, where, widest
 
@@ -36,7 +36,7 @@ class schedule_free(EvaluationPoint):
         warmup_steps: $T \ge 0$, default 0: steps over which the learning rate grows linearly.
         r: $r \ge 0$, default 0: weigh later steps more.
         weight_lr_power: $p \ge 0$, default 2: weigh by a power of the learning rate, so that a warmup counts little.
-        storage: how `z` is kept.
+        dtype: of `z`: `"fp64"`, `"fp32"`, `"fp16"` or `"bf16"`; `None` (default) for the parameter's.
 
     Slots: `z`, the parameter's shape, at first its value; `weight_sum` and `lr_max`, one number each, in float64.
     Raises: OptionError: a value out of range; ChainError: it is not last, or no stage provides `lr`.
@@ -52,12 +52,12 @@ class schedule_free(EvaluationPoint):
     warmup_steps: float = hyper(default=0, ge=0)
     r: float = hyper(default=0.0, ge=0)
     weight_lr_power: float = hyper(default=2.0, ge=0)
-    storage: str = storage_field()
+    dtype: str | None = static(default=None, convert=dtype_name)
     lr: float | None = follow("lr")
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
         number = Slot(shape=(), dtype=widest(p.device), nonnegative=True)
-        return {"z": Slot("param", storage=self.storage), "weight_sum": number, "lr_max": number}
+        return {"z": Slot("param", dtype=DTYPES.get(self.dtype or "")), "weight_sum": number, "lr_max": number}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         assert self.lr is not None
@@ -65,7 +65,7 @@ class schedule_free(EvaluationPoint):
         return {"warmup": warmup, "rate": warmup * self.lr, "count": power(step, self.r)}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
-        y, z = ctx.param, ctx.read("z")
+        y, z = ctx.param, ctx.read("z", storage_dtype=True)
         lr_max = ctx.read("lr_max", storage_dtype=True).clamp(min=ctx["rate"])
         weight = ctx["count"] * lr_max**self.weight_lr_power
         weight_sum = ctx.read("weight_sum", storage_dtype=True) + weight
@@ -76,7 +76,7 @@ class schedule_free(EvaluationPoint):
         return update.replace(value=value, decay=None), slots
 
     def evaluated(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
-        return param + (1 - 1 / self.beta) * (ctx.read("z") - param)
+        return param + (1 - 1 / self.beta) * (ctx.read("z", storage_dtype=True) - param)
 
     def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
         comes_last(self, after)

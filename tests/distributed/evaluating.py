@@ -27,7 +27,7 @@ from tests.laws.running import gradients, tensors
 LR = gradchain.scale_by_learning_rate(0.05)
 CHAINS = {
     "schedule_free": gradchain.recipe("schedule-free-adamw", lr=0.05, weight_decay=0.1, warmup_steps=2),
-    "average_weights": gradchain.chain(gradchain.first_moment(0.8), LR, gradchain.average_weights(0.7, storage="int8")),
+    "average_weights": gradchain.chain(gradchain.first_moment(0.8), LR, gradchain.average_weights(0.7, dtype="fp64")),
     "lookahead": gradchain.chain(LR, gradchain.lookahead(2)),
 }
 

@@ -171,6 +171,25 @@ def test_average_weights_is_torch_averaged_model(kind: str, dtype: torch.dtype) 
     torch.testing.assert_close([*model.parameters()], [*theirs.module.parameters()], **tolerance)  # type: ignore[arg-type]
 
 
+def test_a_wide_average_of_narrow_parameters_moves() -> None:
+    """In bfloat16, 1 + 0.001 * 0.5 is 1."""
+    seen_at: dict[str | None, float] = {}
+    for dtype in (None, "fp32"):
+        chain = gc.chain(gc.multiply(0.0), LR, gc.average_weights(0.999, dtype=dtype))
+        optimizer = optimizer_of(chain, torch.ones(1, dtype=torch.bfloat16))
+        step(optimizer, torch.ones(1, dtype=torch.bfloat16))
+        with torch.no_grad():
+            optimizer.param_groups[0]["params"][0].fill_(1.5)
+        for _ in range(100):
+            step(optimizer, torch.ones(1, dtype=torch.bfloat16))
+        (average,) = [
+            x for key, x in optimizer.state[optimizer.param_groups[0]["params"][0]].items() if "average" in key
+        ]
+        seen_at[dtype] = average.item()
+    assert seen_at[None] == 1
+    assert seen_at["fp32"] == pytest.approx(1.5 - 0.5 * 0.999**100, rel=1e-4)
+
+
 # lookahead
 
 
