@@ -14,6 +14,7 @@ from gradchain._chain.declare import later as later
 from gradchain._chain.diff import Diff as Diff
 from gradchain._chain.diff import diff as diff
 from gradchain._chain.evaluation import EvaluationPoint as EvaluationPoint
+from gradchain._chain.extra_evaluation import ExtraEvaluation as ExtraEvaluation
 from gradchain._chain.functional import apply_updates as apply_updates
 from gradchain._chain.mixins import Decay as Decay
 from gradchain._chain.mixins import Precision as Precision

@@ -75,6 +75,10 @@ EFFECTS: dict[str, Effect] = {
         [lr(0.3)], [lr(0.3), g.lookahead(5, 0.5)],
         "After every fifth step it goes back half of the way to where it was five steps before.", steps=20,
     ),
+    "sam": Effect(
+        [lr(0.1)], [g.sam(0.6), lr(0.1)],
+        "Takes the gradient a little further up: longer steps across the steep axis, and no rest at the minimum.",
+    ),
     "first_moment": Effect([lr(0.15)], [g.first_moment(0.85), lr(0.15)], "Averages noise away.", noise=2.5),
     "track_first_moment": Effect(
         [lr(0.1)], [g.track_first_moment(), lr(0.1)],

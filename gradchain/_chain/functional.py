@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from gradchain._chain import shared
 from gradchain._chain.elements import Composed
+from gradchain._chain.extra_evaluation import check_single
 from gradchain._chain.lockstep import run_lockstep
 from gradchain._chain.program import Outcome, Program, Running, Witness
 from gradchain._chain.routes_table import program_bytes
@@ -103,6 +104,7 @@ def stepped(
     witness: Witness | None = None,
 ) -> Stepped:
     """One step of all tensors; `witness` sees what each stage makes."""
+    check_single(chain, "a pure function is given one gradient")
     for name in hyperparameters:
         if name not in chain.hyperparameters:
             raise UnknownOptionError(f"unknown hyperparameter {shown(name)}. {nearest(name, chain.hyperparameters)}")

@@ -9,6 +9,7 @@ from typing import Any
 
 from gradchain._chain.chain import Chain
 from gradchain._chain.evaluation import EvaluationPoint
+from gradchain._chain.extra_evaluation import check_single
 from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
 from gradchain._core.fields import as_tuple, dtype_name
 from gradchain._export.cases import Cases
@@ -46,6 +47,7 @@ def export(chain: Chain | str, *, name: str | None = None, dtypes: Sequence[str]
         raise OptionError(f"name = {shown(name)} cannot be the name of a class. Pass one such as 'MyOptimizer'.")
     wanted = _dtypes(dtypes)
     _check_one_point(built)
+    check_single(built, "the optimizer of a file evaluates a closure once")
     tracer = Tracer(built)
     cases = Cases(tracer)
     steps = cases.all(wanted)

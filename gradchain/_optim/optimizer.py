@@ -25,7 +25,8 @@ from gradchain._engine.replay import ReplayPlan
 from gradchain._engine.report import CompileReport
 from gradchain._optim.arguments import check_arguments
 from gradchain._optim.checkpoint import Compile
-from gradchain._optim.evaluation import Evaluated, modes
+from gradchain._optim.evaluated_twice import EvaluatedTwice
+from gradchain._optim.evaluation import modes
 from gradchain._optim.guests import check_guests
 from gradchain._optim.nonfinite import Guard, NonfiniteReport, Policy, Scope, any_kept
 from gradchain._optim.nonfinite import origins as origins_of
@@ -34,11 +35,11 @@ from gradchain._optim.routing import Settings, labels_of, parameter_names, stage
 from gradchain._optim.shadows import check_shadows
 from gradchain._optim.table import ParamTable, StepInfo
 from gradchain._optim.telemetry import Recorded, Telemetry
-from gradchain.errors import ChainError, OptionError, UnknownOptionError, kind_of, nearest, shown
+from gradchain.errors import ChainError, OptionError, UnknownOptionError, nearest, shown
 from gradchain.roles import Rule, assign, check_matched, roles_of
 
 
-class Optimizer(Evaluated):
+class Optimizer(EvaluatedTwice):
     """Runs a chain over parameters, with the interface of `torch.optim.AdamW`.
 
     Args:
@@ -185,15 +186,8 @@ class Optimizer(Evaluated):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Step every parameter that has a gradient; a step that fails writes nothing. Returns: the closure's loss."""
-        loss = None
         self._check_mode()
-        if closure is not None and not callable(closure):
-            raise OptionError(
-                f"closure = {shown(closure)} is {kind_of(closure)}; pass a function that returns the loss."
-            )
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = self._evaluate(closure)
         with torch.no_grad(), no_autocast():
             if self._shadows is None:
                 self.advance()

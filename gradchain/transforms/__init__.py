@@ -23,6 +23,7 @@ from gradchain.transforms.prodigy import prodigy
 from gradchain.transforms.project import momentum_project
 from gradchain.transforms.range import centralize, cv_trust_gate, range_normalize
 from gradchain.transforms.resolve import atan2_scale, divide
+from gradchain.transforms.sam import sam
 from gradchain.transforms.scale import scale_update
 from gradchain.transforms.schedule_free import schedule_free
 from gradchain.transforms.signs import (
@@ -71,6 +72,7 @@ __all__ = [
     "projected_adaptivity",
     "promote",
     "range_normalize",
+    "sam",
     "scale_by_learning_rate",
     "scale_update",
     "schedule_free",
