@@ -315,6 +315,22 @@ def test_a_chain_without_the_stage_says_what_it_drops() -> None:
     assert sum("average_weights.train_param" in line for line in report.dropped) == len(SHAPES)
 
 
+@over_chains
+def test_the_pure_function_sees_the_same_point(name: str) -> None:
+    optimizer, chain = made(name), CHAINS[name]
+    tensors_of = {str(at): value for at, value in enumerate(values(optimizer))}
+    state = chain.init(tensors_of)
+    before = chain.evaluated(tensors_of, state)
+    assert all(torch.equal(before[key], value) for key, value in tensors_of.items())
+    for step in gradients(3, SHAPES, tensors_of["0"].dtype):
+        updates, state = chain.update({str(at): grad for at, grad in enumerate(step)}, state, tensors_of)
+        tensors_of = gc.apply_updates(tensors_of, updates)
+    train(optimizer, 0, 3)
+    optimizer.eval()
+    seen = chain.evaluated(tensors_of, state)
+    torch.testing.assert_close([*seen.values()], values(optimizer), rtol=1e-5, atol=1e-6)
+
+
 # Forgetting it.
 
 
@@ -397,7 +413,7 @@ def test_a_study_measures_what_is_to_be_seen(tmp_path: Path) -> None:
     assert isinstance(task, Task)
     made: list[tuple[nn.Module, gc.Optimizer]] = []
 
-    def make(model: Any) -> gc.Optimizer:
+    def make(model: Any, **options: Any) -> gc.Optimizer:
         made.append((model, gc.Optimizer(model, gc.chain(LR, gc.average_weights(0.0 if len(made) else 1.0)))))
         return made[-1][1]
 

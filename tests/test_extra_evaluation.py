@@ -12,6 +12,7 @@ from torch import nn
 
 import gradchain as gc
 from gradchain.errors import ChainError, GradchainError, OptionError
+from gradchain.testing import check_transform
 
 SGD = gc.recipe("sgd", lr=0.1, momentum=0.9, weight_decay=0.01)
 
@@ -133,6 +134,7 @@ REFUSED: dict[str, Callable[[gc.Chain, nn.Module], Any]] = {
     "shadow": lambda chain, model: gc.Optimizer(model, SGD, shadows={"sharp": chain}),
     "function": lambda chain, model: chain.update(torch.ones(2), chain.init(torch.ones(2)), torch.ones(2)),
     "trace": lambda chain, model: chain.trace(torch.ones(2), torch.ones(2)),
+    "laws": lambda chain, model: check_transform(gc.sam()),
     "export": lambda chain, model: gc.export(chain),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +22,17 @@ Closure = Callable[[], Any]
 class EvaluatedTwice(Evaluated):
     """Evaluates closures."""
 
+    @functools.cached_property
+    def _extra(self) -> str | None:
+        """The first stage that needs another evaluation, if any does."""
+        return extra_of(self.chain)
+
     def _evaluate(self, closure: Closure | None) -> Any:
         """Evaluate a closure, if there is one, so that gradients are those to step by. Returns: its loss.
 
         Raises: OptionError: it is none, or there is none and a stage needs one.
         """
-        extra = extra_of(self.chain)
+        extra = self._extra
         if closure is not None and not callable(closure):
             raise OptionError(
                 f"closure = {shown(closure)} is {kind_of(closure)}; pass a function that returns the loss."
