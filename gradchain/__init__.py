@@ -13,6 +13,8 @@ from gradchain._chain.declare import earlier as earlier
 from gradchain._chain.declare import later as later
 from gradchain._chain.diff import Diff as Diff
 from gradchain._chain.diff import diff as diff
+from gradchain._chain.evaluation import EvaluationPoint as EvaluationPoint
+from gradchain._chain.extra_evaluation import ExtraEvaluation as ExtraEvaluation
 from gradchain._chain.functional import apply_updates as apply_updates
 from gradchain._chain.mixins import Constraint as Constraint
 from gradchain._chain.mixins import Decay as Decay

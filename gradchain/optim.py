@@ -53,6 +53,8 @@ CLASSES = {
     "AdaBelief": "adabelief",
     "LaProp": "laprop",
     "StableAdamW": "stable-adamw",
+    "AdamWScheduleFree": "schedule-free-adamw",
+    "SGDScheduleFree": "schedule-free-sgd",
 }
 """The recipes by the names of their classes: the published ones, where there are any."""
 

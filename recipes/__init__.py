@@ -35,11 +35,13 @@ from .classic import lion as lion
 from .classic import sgd as sgd
 from .gyro import gyro_adam as gyro_adam
 from .gyro import gyro_sgd as gyro_sgd
-from .muon import muon as muon
 from .layerwise import lamb as lamb
 from .layerwise import lars as lars
+from .muon import muon as muon
 from .rose import rose as rose
 from .rose import rose_1_0_2 as rose_1_0_2
+from .schedule_free import schedule_free_adamw as schedule_free_adamw
+from .schedule_free import schedule_free_sgd as schedule_free_sgd
 from .sinkgd import sinkgd as sinkgd
 
 

@@ -30,6 +30,8 @@ class Effect:
     curve: tuple[float, float] = (1.0, 6.0)
     """The curvatures of the bowl."""
     dtype: torch.dtype = torch.float32
+    evaluated: bool = False
+    """Whether the path is that of the points where the parameter is seen, and not where it is trained."""
 
 
 TWO = ((-1.6, 1.0), (-0.2, -0.9))
@@ -59,6 +61,23 @@ EFFECTS: dict[str, Effect] = {
         NORMED, [g.range_normalize(), g.cv_trust_gate(), g.divide(), lr(0.15)],
         "Two rows with different ranges: the steep one steps further, the flat one less far.",
         start=((-1.6, 1.2), (-0.5, -0.2)), steps=9,
+    ),
+    "schedule_free": Effect(
+        [lr(0.1)], [lr(0.1), g.schedule_free(0.8)],
+        "Where the parameter is seen: noise is averaged away, without a schedule that ends.", noise=3.0, steps=40,
+        evaluated=True,
+    ),
+    "average_weights": Effect(
+        [lr(0.1)], [lr(0.1), g.average_weights(0.8)],
+        "Where the parameter is seen: an average of the grey points.", noise=3.0, steps=40, evaluated=True,
+    ),
+    "lookahead": Effect(
+        [lr(0.3)], [lr(0.3), g.lookahead(5, 0.5)],
+        "After every fifth step it goes back half of the way to where it was five steps before.", steps=20,
+    ),
+    "sam": Effect(
+        [lr(0.1)], [g.sam(0.6), lr(0.1)],
+        "Takes the gradient a little further up: longer steps across the steep axis, and no rest at the minimum.",
     ),
     "first_moment": Effect([lr(0.15)], [g.first_moment(0.85), lr(0.15)], "Averages noise away.", noise=2.5),
     "track_first_moment": Effect(

@@ -34,11 +34,18 @@ def path(effect: Effect, stages: object) -> torch.Tensor:
     optimizer = gradchain.Optimizer([w], chain)
     curve, seen = torch.tensor(effect.curve), [w.detach().float().clone()]
     for step in range(1, effect.steps + 1):
-        gradient = curve * (w.detach().float() - MINIMUM)
-        gradient = gradient + effect.noise * torch.randn(gradient.shape, generator=generator)
-        w.grad = (gradient * (10.0 if step == effect.spike else 1.0)).to(effect.dtype)
-        optimizer.step()
+        noise = effect.noise * torch.randn(start.shape, generator=generator)
+        factor = 10.0 if step == effect.spike else 1.0
+
+        def evaluate(noise: torch.Tensor = noise, factor: float = factor) -> None:
+            gradient = curve * (w.detach().float() - MINIMUM)
+            w.grad = ((gradient + noise) * factor).to(effect.dtype)
+
+        optimizer.step(evaluate)
+        if effect.evaluated:
+            optimizer.eval()
         seen.append(w.detach().float().clone())
+        optimizer.train()
     return torch.stack(seen)
 
 

@@ -182,6 +182,23 @@ class Chain(Composed):
         """
         return functional.update(self, grads, state, params, hyperparameters)
 
+    def evaluated(self, params: Tree, state: ChainState, **hyperparameters: Any) -> Tree:
+        """Compute where tensors are to be seen outside training, as `Optimizer.eval` does; `params` if no stage says.
+
+        Returns: a nest like `params`; `params` themselves stay what training goes on from.
+        Raises: OptionError, StateError: hyperparameters or a state that do not fit.
+
+        >>> chain = gradchain.chain(gradchain.scale_by_learning_rate(1.0), gradchain.average_weights(0.5))
+        >>> params = torch.zeros(())
+        >>> state = chain.init(params)
+        >>> for _ in range(2):
+        ...     updates, state = chain.update(torch.tensor(-1.0), state, params)
+        ...     params = gradchain.apply_updates(params, updates)
+        >>> chain.evaluated(params, state)
+        tensor(1.5000)
+        """
+        return functional.evaluated(self, params, state, hyperparameters)
+
     def trace(
         self, grad: torch.Tensor, param: torch.Tensor, state: ChainState | None = None, **hyperparameters: Any
     ) -> Trace:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from gradchain._chain.declare import Read
 from gradchain._chain.elements import Element, Route, addressed, routes
+from gradchain._chain.evaluation import TRAIN_PARAM, EvaluationPoint
 from gradchain._chain.mixins import numbers_of
 from gradchain._core.ages import SINCE, UNTIL
 from gradchain.errors import ChainError
@@ -24,6 +25,7 @@ def check(elements: Sequence[Element]) -> None:
         _check_scale(route)
         _check_neighbours(route)
         _check_followed_keys(route)
+        _check_seen_once(route)
 
 
 def _check_slots(route: Route) -> None:
@@ -33,6 +35,11 @@ def _check_slots(route: Route) -> None:
             if slot in (SINCE, UNTIL):
                 raise ChainError(
                     f"{address} has a slot {slot!r}, under which an optimizer keeps the age of a stage; call it otherwise.",
+                    stage=address,
+                )
+            if slot == TRAIN_PARAM:
+                raise ChainError(
+                    f"{address} has a slot {slot!r}, under which an optimizer keeps what eval() hides; call it otherwise.",
                     stage=address,
                 )
             if slot in owners:
@@ -130,3 +137,13 @@ def _check_followed_keys(route: Route) -> None:
                     f"{address} follows hyperparameter {key!r}, which no stage provides. {hint}, or remove {address}.",
                     stage=address,
                 )
+
+
+def _check_seen_once(route: Route) -> None:
+    points = [address for address, stage in route if isinstance(stage, EvaluationPoint)]
+    if len(points) > 1:
+        raise ChainError(
+            f"{points[0]} and {points[1]} both say where a parameter is seen outside training, and it can be seen at one "
+            "point only. Remove one of them.",
+            stage=points[1],
+        )

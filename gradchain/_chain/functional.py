@@ -12,6 +12,8 @@ from torch.utils import _pytree as pytree
 
 from gradchain._chain import shared
 from gradchain._chain.elements import Composed
+from gradchain._chain.evaluation import seen_at
+from gradchain._chain.extra_evaluation import check_single
 from gradchain._chain.lockstep import run_lockstep
 from gradchain._chain.program import Outcome, Program, Running, Witness
 from gradchain._chain.routes_table import program_bytes
@@ -21,7 +23,7 @@ from gradchain._core.counters import COUNTER
 from gradchain._core.fields import DTYPES, reading
 from gradchain._core.noise import parameter_key_tensor, parameter_salt
 from gradchain._core.parameters import listed
-from gradchain._core.shard import is_distributed
+from gradchain._core.shard import Shard, is_distributed
 from gradchain._core.untraced import untraced
 from gradchain.errors import GradientError, OptionError, StateError, UnknownOptionError, kind_of, nearest, shown
 from gradchain.roles import Rule, assign, roles_of
@@ -103,18 +105,11 @@ def stepped(
     witness: Witness | None = None,
 ) -> Stepped:
     """One step of all tensors; `witness` sees what each stage makes."""
-    for name in hyperparameters:
-        if name not in chain.hyperparameters:
-            raise UnknownOptionError(f"unknown hyperparameter {shown(name)}. {nearest(name, chain.hyperparameters)}")
-    group = {**chain.hyperparameters, **hyperparameters}
-    chain.bindings.check(group)
-    for _, stage in chain.addressed:
-        group = {**stage.initial_entries(chain.hyperparameters), **group}
+    check_single(chain, "a pure function is given one gradient")
+    group = _group(chain, hyperparameters)
     _check_state(state)
     (leaves, spec), gradients = _leaves(params, "parameter"), _leaves(grads, "gradient")[0]
-    known = _shared_numbers(chain, state) or shared.initial(
-        chain, chain.hyperparameters, shared.device_of(leaves.values())
-    )
+    known = _known_numbers(chain, state, leaves)
     group |= known
     if _structure(grads) != _structure(params):
         raise OptionError(
@@ -141,6 +136,42 @@ def stepped(
     counts = {name: steps[name] for name in order}
     new_state = {"step": counts, "slots": after, "shared": known | changed}
     return Stepped(outcomes, pytree.tree_unflatten(updates, spec), new_state)
+
+
+@untraced
+def evaluated(chain: Composed, params: Tree, state: ChainState, hyperparameters: Mapping[str, Any]) -> Tree:
+    group = _group(chain, hyperparameters)
+    _check_state(state)
+    leaves, spec = _leaves(params, "parameter")
+    group |= _known_numbers(chain, state, leaves)
+    _check_alike(leaves, leaves, state)
+    seen: list[torch.Tensor] = []
+    for name, param in leaves.items():
+        program, slots, step = chain.route(name, param), state["slots"][name], state["step"][name]
+        _check_slots(name, slots, program.plan(param.shape, param.dtype))
+        numbers = program.numbers(chain.bindings, group, step.to(torch.float64))
+        with no_autocast():
+            value = seen_at(program, param, slots, numbers, Shard.whole(param.shape))
+        seen.append(torch.where(step > 0, value, param))
+    return pytree.tree_unflatten(seen, spec)
+
+
+def _group(chain: Composed, hyperparameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyperparameters in force, by key; checked."""
+    for name in hyperparameters:
+        if name not in chain.hyperparameters:
+            raise UnknownOptionError(f"unknown hyperparameter {shown(name)}. {nearest(name, chain.hyperparameters)}")
+    group = {**chain.hyperparameters, **hyperparameters}
+    chain.bindings.check(group)
+    for _, stage in chain.addressed:
+        group = {**stage.initial_entries(chain.hyperparameters), **group}
+    return group
+
+
+def _known_numbers(chain: Composed, state: ChainState, leaves: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """The shared numbers of a state, or those before the first step."""
+    device = shared.device_of(leaves.values())
+    return _shared_numbers(chain, state) or shared.initial(chain, chain.hyperparameters, device)
 
 
 def _structure(tree: Tree) -> Any:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from gradchain._chain.elements import Composed
+from gradchain._chain.extra_evaluation import check_single
 from gradchain._chain.tracing import reaching_out
 from gradchain._core.totals import APART
 from gradchain.errors import OptionError, kind_of, shown
@@ -97,6 +98,7 @@ def partition_of_all(
                 "depends on its place among all parameters."
             )
         return ALONE
+    check_single(chain, "with partition_of each process knows some of the parameters")
     params = list(whole.parameters()) if isinstance(whole, nn.Module) else whole
     if not isinstance(params, Iterable) or isinstance(params, (str, torch.Tensor)):
         raise OptionError(f"partition_of = {shown(whole)} is {kind_of(whole)}; pass the model, or all its parameters.")

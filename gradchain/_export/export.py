@@ -8,13 +8,15 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from gradchain._chain.chain import Chain
+from gradchain._chain.evaluation import EvaluationPoint
+from gradchain._chain.extra_evaluation import check_single
 from gradchain._chain.recipes import find_recipe, load_chain, recipe_names
 from gradchain._core.fields import as_tuple, dtype_name
 from gradchain._export.cases import Cases
 from gradchain._export.module import Described, Module
 from gradchain._export.trace import Tracer
 from gradchain._export.verify import verify
-from gradchain.errors import OptionError, shown
+from gradchain.errors import ChainError, OptionError, shown
 from gradchain.optim import class_name
 
 
@@ -44,6 +46,8 @@ def export(chain: Chain | str, *, name: str | None = None, dtypes: Sequence[str]
     if not isinstance(chosen, str) or not chosen.isidentifier() or keyword.iskeyword(chosen):
         raise OptionError(f"name = {shown(name)} cannot be the name of a class. Pass one such as 'MyOptimizer'.")
     wanted = _dtypes(dtypes)
+    _check_one_point(built)
+    check_single(built, "the optimizer of a file evaluates a closure once")
     tracer = Tracer(built)
     cases = Cases(tracer)
     steps = cases.all(wanted)
@@ -54,6 +58,17 @@ def export(chain: Chain | str, *, name: str | None = None, dtypes: Sequence[str]
     text = module.write(Described(chosen, title, origin, _version()))
     verify(built, text, chosen, wanted)
     return text
+
+
+def _check_one_point(chain: Chain) -> None:
+    """Raise `ChainError` if parameters are to be seen at another point than the one that they are trained at."""
+    point = next((address for address, stage in chain.addressed if isinstance(stage, EvaluationPoint)), None)
+    if point is not None:
+        raise ChainError(
+            f"{point} shows parameters at another point than the one that it trains them at, by optimizer.eval(), which the "
+            "optimizer of a file has not. Remove it, or train with gradchain itself.",
+            stage=point,
+        )
 
 
 def _dtypes(given: Any) -> tuple[str, ...]:

@@ -6,8 +6,8 @@ from gradchain._chain.chain import Chain
 from gradchain.errors import OptionError, kind_of, shown
 
 
-def check_arguments(params: object, chain: object, compile: object, capturable: object) -> None:
-    """Raise `OptionError` for what is not a chain, or not a choice."""
+def check_arguments(params: object, chain: object, compile: object, capturable: object, nonfinite: object) -> None:
+    """Raise `OptionError` for what is not a chain, or not a choice, or for choices that contradict each other."""
     if not isinstance(chain, Chain):
         if isinstance(params, Chain):
             raise OptionError("the arguments are swapped: pass the parameters first, Optimizer(params, chain).")
@@ -20,3 +20,8 @@ def check_arguments(params: object, chain: object, compile: object, capturable: 
         raise OptionError(f"compile = {shown(compile)} is not one of 'auto', True, False. Pass one of these.")
     if not isinstance(capturable, bool):
         raise OptionError(f"capturable = {shown(capturable)} is not True or False. Pass one of these.")
+    if capturable and nonfinite == "error":
+        raise OptionError(
+            "nonfinite = 'error' has to read from the device at every step, which capturable=True promises not to do. Pass "
+            "nonfinite='skip', and look at nonfinite_report() now and then."
+        )

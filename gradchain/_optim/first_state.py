@@ -12,6 +12,7 @@ from gradchain._core import ages
 from gradchain._core.counters import COUNTER, counter_of
 from gradchain._dist.initial import expected, initial_state
 from gradchain._optim.state import check_counted, check_held
+from gradchain._optim.train_value import check_train_values
 from gradchain.errors import OptionError, StateError
 
 
@@ -48,6 +49,7 @@ def renew_state(
     """
     param, name, role, program, route = of
     check_counted(state, name)
+    check_train_values(state)
     # Where only the device knows the count, a state that was not replaced is taken for one before its first step.
     if "step" not in state or (fresh is state["step"] and (capturable or float(state["step"]) == 0)):
         counter = state.get("step")

@@ -25,6 +25,8 @@ from gradchain._engine.replay import ReplayPlan
 from gradchain._engine.report import CompileReport
 from gradchain._optim.arguments import check_arguments
 from gradchain._optim.checkpoint import Compile
+from gradchain._optim.evaluated_twice import EvaluatedTwice
+from gradchain._optim.evaluation import modes
 from gradchain._optim.guests import check_guests
 from gradchain._optim.nonfinite import Guard, NonfiniteReport, Policy, Scope, any_kept
 from gradchain._optim.nonfinite import origins as origins_of
@@ -33,12 +35,11 @@ from gradchain._optim.routing import Settings, labels_of, parameter_names, stage
 from gradchain._optim.shadows import check_shadows
 from gradchain._optim.table import ParamTable, StepInfo
 from gradchain._optim.telemetry import Recorded, Telemetry
-from gradchain._optim.watched import Watched
-from gradchain.errors import ChainError, OptionError, UnknownOptionError, kind_of, nearest, shown
+from gradchain.errors import ChainError, OptionError, UnknownOptionError, nearest, shown
 from gradchain.roles import Rule, assign, check_matched, roles_of
 
 
-class Optimizer(Watched):
+class Optimizer(EvaluatedTwice):
     """Runs a chain over parameters, with the interface of `torch.optim.AdamW`.
 
     Args:
@@ -96,18 +97,13 @@ class Optimizer(Watched):
         shadows: Mapping[str, Chain] | None = None,
         **hyperparameters: Any,
     ) -> None:
-        check_arguments(params, chain, compile, capturable)
+        check_arguments(params, chain, compile, capturable, nonfinite)
         disable = stage_names(disable)
         self.chain = chain
         self.name = type(self).__name__
         self.compile: Compile = compile
         self.capturable = capturable
         self._guard = Guard(nonfinite, nonfinite_scope)
-        if capturable and nonfinite == "error":
-            raise OptionError(
-                "nonfinite = 'error' has to read from the device at every step, which capturable=True promises not to do. "
-                "Pass nonfinite='skip', and look at nonfinite_report() now and then."
-            )
         self._table = ParamTable(chain)
         self._executor = engine.Executor()
         self._replay_plan: ReplayPlan | None = None
@@ -123,6 +119,7 @@ class Optimizer(Watched):
             "role": None,
             "maximize": maximize,
             "telemetry": telemetry,
+            **modes(chain),
         }
         for name, value in hyperparameters.items():
             if name not in chain.hyperparameters:
@@ -136,6 +133,7 @@ class Optimizer(Watched):
         watch_zero(self._needs_partition())
         self._shadows = self._shadowed_by(check_shadows(shadows, partition_of))
         check_matched(role, names, self._parameters(), [r for group in self.param_groups for r in roles_of(group)])
+        self._remind(params)
 
     # Groups.
 
@@ -188,14 +186,8 @@ class Optimizer(Watched):
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """Step every parameter that has a gradient; a step that fails writes nothing. Returns: the closure's loss."""
-        loss = None
-        if closure is not None and not callable(closure):
-            raise OptionError(
-                f"closure = {shown(closure)} is {kind_of(closure)}; pass a function that returns the loss."
-            )
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        self._check_mode()
+        loss = self._evaluate(closure)
         with torch.no_grad(), no_autocast():
             if self._shadows is None:
                 self.advance()
@@ -279,6 +271,7 @@ class Optimizer(Watched):
 
         Raises: GradientError: the gradient cannot be used. ChainError: a stage needs those of all parameters.
         """
+        self._check_mode()
         due = [self._table.due_one(param, self.param_groups, self._info())]
         if self._alone is not self._table.membership:
             self.check_one_by_one()

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from gradchain._chain.chain import Chain
+from gradchain._chain.extra_evaluation import check_single
 from gradchain._core.shard import Shard
 from gradchain._optim.telemetry import ratio
 from gradchain.errors import GradchainError, OptionError, ParameterError, StateError, kind_of, shown
@@ -201,6 +202,7 @@ def check_shadows(shadows: object, partition_of: object) -> dict[str, Chain]:
             raise OptionError(f"shadows has the key {shown(name)}; shadows have names without '/', such as 'no_gate'.")
         if not isinstance(chain, Chain):
             raise OptionError(f"shadows[{name!r}] = {shown(chain)} is {kind_of(chain)}; pass a chain.")
+        check_single(chain, f"shadows[{name!r}] sees the gradients of the run")
         found[name] = chain
     if found and partition_of is not None:
         raise OptionError("shadows compare steps of whole models, and with partition_of each process steps a part.")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from gradchain._chain.evaluation import TRAIN_MODE, point_of
 from gradchain._chain.program import Program
 from gradchain._core import ages
 from gradchain._core.ages import is_age
@@ -20,6 +21,7 @@ from gradchain._core.shard import take
 from gradchain._dist.initial import expected, initial_state
 from gradchain._optim.routing import Routing, Settings, parameter_names
 from gradchain._optim.saved import Saved, described, fault_of_count, shown_few
+from gradchain._optim.train_value import fit_train_value, split_train_value
 from gradchain.errors import GradchainError, StateError, kind_of
 
 SHOWN, WIDTH = 20, 500
@@ -141,7 +143,10 @@ def fit_states(
             wanted |= {slot: value for slot, value in idle.items() if slot in saved and slot not in wanted}
             full = routing.chain.route(name, param, role) if disable else program
             make = functools.partial(_initial, (full, program), param, name)
-            states[param] = fit_slots(saved, wanted, make, what, report, saved_dict.chain is not None)
+            slots = saved if point_of(full) is None else split_train_value(saved)
+            states[param] = fit_slots(slots, wanted, make, what, report, saved_dict.chain is not None)
+            fault = fit_train_value(saved, states[param], (full, param), old.get(TRAIN_MODE) is False, what)
+            report.differences += [] if fault is None else [fault]
     return states
 
 

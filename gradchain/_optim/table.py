@@ -191,7 +191,7 @@ class ParamTable:
         if state:
             self.fresh[param] = state["step"]
 
-    def _record(
+    def record(
         self, param: torch.Tensor, settings: Settings, group: Group, position: int, info: StepInfo
     ) -> ParamRecord:
         """The record of a parameter; made anew where its settings or its state are not those that it knows."""
@@ -267,7 +267,7 @@ class ParamTable:
         grad = cast("torch.Tensor", param.grad)
         if grad.layout != torch.strided or grad.is_complex():
             raise _refused(param, parameter_names(group)[position] or f"{position} of group {number}")
-        record = self._record(param, settings, group, position, info)
+        record = self.record(param, settings, group, position, info)
         if info.capturable:
             counter_of(record.state, param.device)
             item = ParamStep(*record.local(grad), record, group)

@@ -13,7 +13,7 @@ from torch import nn
 from gradchain._chain.named import find_place, is_place
 from gradchain._chain.registry import find
 from gradchain.ablation.errors import StudyError
-from gradchain.ablation.trial import MakeOptimizer, Metric, Training, Trial
+from gradchain.ablation.trial import MakeOptimizer, Metric, Training, Trial, seen
 from gradchain.errors import kind_of, shown
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp64": torch.float64}
@@ -168,9 +168,9 @@ class Task:
             if scheduler is not None:
                 scheduler.step()
             if step % steps == 0:
-                trial.report(step, validation_loss=self._evaluated(model, split.validation)["loss"])
-        found = self._evaluated(model, split.test)
-        return {**found, "validation_loss": self._evaluated(model, split.validation)["loss"]}
+                trial.report(step, validation_loss=self._evaluated(model, split.validation, optimizer)["loss"])
+        found = self._evaluated(model, split.test, optimizer)
+        return {**found, "validation_loss": self._evaluated(model, split.validation, optimizer)["loss"]}
 
     def _scheduler(self, optimizer: torch.optim.Optimizer, examples: int, epochs: int) -> Any:
         if self.schedule is None:
@@ -187,9 +187,10 @@ class Task:
         return outputs.float() if self.dtype == "bf16" else outputs
 
     @torch.no_grad()
-    def _evaluated(self, model: nn.Module, part: Part) -> dict[str, float]:
+    def _evaluated(self, model: nn.Module, part: Part, optimizer: torch.optim.Optimizer) -> dict[str, float]:
         training = model.training
-        outputs = self._outputs(model.eval(), part)
+        with seen(optimizer):
+            outputs = self._outputs(model.eval(), part)
         model.train(training)
         measured = {name: float(measure(outputs, part.targets)) for name, measure in self.measures.items()}
         return {**measured, "loss": float(self.loss(outputs, part.targets))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -204,6 +204,17 @@ class Training:
     def train(self, make_optimizer: MakeOptimizer, trial: Trial) -> Mapping[str, float] | float:
         """Call the function. Returns: what it returns."""
         return self.function(make_optimizer, trial)
+
+
+@contextlib.contextmanager
+def seen(optimizer: torch.optim.Optimizer) -> Generator[None]:
+    """The parameters at the point where an optimizer wants them seen, if that is not where it trains them."""
+    turns: list[Callable[[], object]] = [getattr(optimizer, mode, lambda: None) for mode in ("eval", "train")]
+    turns[0]()
+    try:
+        yield
+    finally:
+        turns[1]()
 
 
 def as_number(name: str, value: Any) -> float:

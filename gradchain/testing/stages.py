@@ -13,6 +13,7 @@ import torch
 from gradchain import transforms as t
 from gradchain._chain import shared
 from gradchain._chain.chain import Chain, Stages, chain
+from gradchain._chain.extra_evaluation import check_single
 from gradchain._chain.numbers import Numbers
 from gradchain._chain.program import Outcome, Program, State
 from gradchain._chain.stage import Stage
@@ -204,5 +205,6 @@ def _elements(around: Around) -> tuple[Any, ...]:
 
 def _placed(stage: Stage, before: tuple[Any, ...], after: tuple[Any, ...]) -> Bench:
     built = chain(*before, stage, *after)
+    check_single(built, "laws are examined without closures")
     (address,) = [at for at, held in built.addressed if held is stage] or [stage.address]
     return Bench(stage, built, address)

@@ -1,10 +1,10 @@
 """The transforms, one small module a family."""
 
 from gradchain.transforms.adopt import adopt, step_clip
+from gradchain.transforms.averaging import average_weights, lookahead
+from gradchain.transforms.belief import belief_moment
 from gradchain.transforms.blocks import block_second_moment
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_value
-from gradchain.transforms.belief import belief_moment
-from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_value
 from gradchain.transforms.clip_by_scale import clip_by_scale
 from gradchain.transforms.debias import debias
 from gradchain.transforms.decay import (
@@ -22,8 +22,8 @@ from gradchain.transforms.kourkoutas import kourkoutas_beta
 from gradchain.transforms.mars import mars
 from gradchain.transforms.moments import first_moment, second_moment, track_first_moment
 from gradchain.transforms.momentum import heavy_ball, lion_interpolate
-from gradchain.transforms.orthogonalize import orthogonalize
 from gradchain.transforms.nadam import nadam_momentum
+from gradchain.transforms.orthogonalize import orthogonalize
 from gradchain.transforms.orthograd import orthograd
 from gradchain.transforms.precision import master_weights, promote, stochastic_round
 from gradchain.transforms.prodigy import prodigy
@@ -31,9 +31,11 @@ from gradchain.transforms.project import momentum_project
 from gradchain.transforms.radam import rectify
 from gradchain.transforms.range import centralize, cv_trust_gate, range_normalize
 from gradchain.transforms.resolve import atan2_scale, divide
-from gradchain.transforms.row_moment import row_second_moment
 from gradchain.transforms.row_column import confidence, row_column_moment
+from gradchain.transforms.row_moment import row_second_moment
+from gradchain.transforms.sam import sam
 from gradchain.transforms.scale import scale_update
+from gradchain.transforms.schedule_free import schedule_free
 from gradchain.transforms.shape_scale import normalize_rms, scale_by_shape
 from gradchain.transforms.signs import (
     freeze_on_flip,
@@ -51,8 +53,9 @@ __all__ = [
     "ademamix",
     "adopt",
     "atan2_scale",
-    "block_second_moment",
+    "average_weights",
     "belief_moment",
+    "block_second_moment",
     "cautious",
     "cautious_decay",
     "centered_decay",
@@ -77,6 +80,7 @@ __all__ = [
     "kourkoutas_beta",
     "lion_interpolate",
     "lion_k",
+    "lookahead",
     "mars",
     "master_weights",
     "momentum_project",
@@ -90,15 +94,16 @@ __all__ = [
     "projected_adaptivity",
     "promote",
     "range_normalize",
-    "row_second_moment",
     "rectify",
-    "scale_by_learning_rate",
-    "scale_by_shape",
     "relative_step",
     "row_column_moment",
+    "row_second_moment",
+    "sam",
     "scale_by_learning_rate",
     "scale_by_param_rms",
+    "scale_by_shape",
     "scale_update",
+    "schedule_free",
     "second_moment",
     "sign",
     "sinkhorn",

@@ -57,6 +57,7 @@ LR = gc.scale_by_learning_rate(0.05)
 PROJECT = gc.momentum_project(0.05, 0.9, 0)
 GIVEN = {"horizon": "it sets the default of warmup_steps, which is given"}
 NO_BLOCKS = {"oft_scale_factor": "there are no parameters with role oft"}
+WITHOUT_HESSIAN = dict.fromkeys(("gamma", "hessian_beta"), "no estimate of the Hessian is given")
 DETECTOR = {"track_first_moment": "it only keeps state for other stages"}
 
 
@@ -93,7 +94,10 @@ TRANSFORMS: dict[str, Case] = {
     "atan2_scale/range": invariant(
         gc.range_normalize(floor=0.1), gc.atan2_scale(), LR, units=("damping", "floor")
     ),
-    "block_second_moment": invariant(gc.block_second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
+    "average_weights": equivariant(
+        LR, gc.average_weights(0.8), silent={"average_weights": "it is seen in eval mode only"},
+        inert={"decay": "the average is seen in eval mode only"},
+    ),
     # The eps inside of the average has the unit of a square, so that it is small.
     "belief_moment": invariant(
         gc.first_moment(0.8), gc.belief_moment(0.9, 0.3), gc.divide(0.3), LR, scaling_shapes=NO_UNIT
@@ -101,6 +105,7 @@ TRANSFORMS: dict[str, Case] = {
     "belief_moment/raw": invariant(
         gc.first_moment(0.8), gc.belief_moment(0.9, 0.0, bias_correction=False), gc.divide(0.0), LR
     ),
+    "block_second_moment": invariant(gc.block_second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
     "cautious_decay": equivariant(gc.first_moment(0.8), LR, gc.cautious_decay(), gc.decoupled_decay(0.1)),
     **{
         f"centered_decay/{anchor}": equivariant(LR, gc.centered_decay(0.5, anchor=anchor))
@@ -112,14 +117,15 @@ TRANSFORMS: dict[str, Case] = {
         gc.sign(), gc.first_moment(0.8), LR, gc.centered_decay(0.5, anchor="int8", geometric=True, snr=True)
     ),
     "cautious": equivariant(gc.lion_interpolate(0.9, 0.5), gc.cautious(), LR),
+    "cautious/raw": equivariant(gc.orthograd(), gc.cautious(), LR),
     "centralize": equivariant(gc.centralize(), LR),
     "centralize/singletons": equivariant(gc.centralize(skip_singletons=False), LR),
     "clip_by_global_norm": equivariant(gc.clip_by_global_norm(2.0), LR, units=("max_norm",)),
     "clip_by_norm": equivariant(gc.clip_by_norm(0.5), LR, units=("max_norm",)),
-    "clip_by_rms": equivariant(gc.clip_by_rms(0.5), LR, units=("max_rms",)),
     "clip_by_scale": invariant(
         gc.second_moment(0.5), gc.clip_by_scale(0.7), gc.divide(0.1), LR, gc.decoupled_decay(0.1), units=("eps",)
     ),
+    "clip_by_rms": equivariant(gc.clip_by_rms(0.5), LR, units=("max_rms",)),
     "clip_by_value": equivariant(gc.clip_by_value(0.3), LR, units=("max_value",)),
     "confidence": invariant(
         gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.confidence(0.9, 0.01), gc.divide(0.1), LR
@@ -140,6 +146,7 @@ TRANSFORMS: dict[str, Case] = {
     "divide/by_size": invariant(
         gc.sign(), gc.second_moment(0.9, bias_correction=False), gc.divide(None), LR  # signs have no units
     ),
+    "divide_by_hessian": invariant(gc.divide_by_hessian(0.5, 0.3), LR, units=("eps",), inert=WITHOUT_HESSIAN),
     "factored_moment": invariant(gc.factored_moment(0.8, 0.9), gc.divide(0.1), LR, units=("eps",)),
     "factored_moment/raw": invariant(
         gc.factored_moment(0.8, 0.9, bias_correction=False, vectors=True), gc.divide(0.1), LR, units=("eps",)
@@ -190,6 +197,7 @@ TRANSFORMS: dict[str, Case] = {
     "lion_k/2": invariant(gc.lion_k(2.0), LR),
     "lion_k/1.5": invariant(gc.lion_k(1.5), LR),
     "lion_k/auto": invariant(gc.lion_k(auto=True), LR),
+    "lookahead": equivariant(gc.decoupled_decay(0.1), LR, gc.lookahead(2, 0.7)),
     "mars": equivariant(gc.mars(0.3, 0.8), LR),
     "mars/zero": equivariant(gc.mars(0.3, 0.8, initial="zero"), gc.first_moment(0.8), LR),
     "master_weights": equivariant(gc.master_weights(), LR),
@@ -248,23 +256,23 @@ TRANSFORMS: dict[str, Case] = {
         scaling_shapes=((), (1,), (7,), *MATRICES),  # a positive slice of one element has range 0 and passes undivided
     ),
     "multiply": equivariant(gc.multiply(-0.5), LR),
-    "row_second_moment": invariant(
-        gc.partition({"tensor": [gc.row_second_moment(0.9), gc.divide(0.1)], "scalar": []}, tensor_or_scalar), LR,
-        units=("eps",), scaling_shapes=tuple(SHAPES[1:]),
     "rectify": invariant(
         gc.second_moment(0.9, bias_correction=False), gc.rectify(0.9, 0.1), LR,
         scaling_shapes=NO_UNIT,  # five steps take the gradient as it is, and those after them divide it
     ),
-    "scale_by_learning_rate": equivariant(LR),
-    "scale_by_shape": equivariant(gc.scale_by_shape("unit"), LR),
-    "scale_by_shape/rms": equivariant(gc.scale_by_shape("rms"), LR),
     "relative_step": equivariant(gc.relative_step(0.5)),
     "row_column_moment": invariant(gc.row_column_moment(-0.6), gc.divide(0.1), LR, units=("eps",)),
     "row_column_moment/constant": invariant(
         gc.row_column_moment(eps=1e-12, constant=True, beta=0.9, floor=False), gc.atan2_scale(), LR
     ),
+    "row_second_moment": invariant(
+        gc.partition({"tensor": [gc.row_second_moment(0.9), gc.divide(0.1)], "scalar": []}, tensor_or_scalar), LR,
+        units=("eps",), scaling_shapes=tuple(SHAPES[1:]),
+    ),
     "scale_by_learning_rate": equivariant(LR),
     "scale_by_param_rms": equivariant(gc.scale_by_param_rms(0.3), LR),
+    "scale_by_shape": equivariant(gc.scale_by_shape("unit"), LR),
+    "scale_by_shape/rms": equivariant(gc.scale_by_shape("rms"), LR),
     "scale_update": invariant(
         gc.scale_update(), LR, inert=NO_BLOCKS,
         scaling_shapes=((), (1,), (7,), (8, 16), (2, 4, 3)),  # those whose directions are above the floor
@@ -275,6 +283,7 @@ TRANSFORMS: dict[str, Case] = {
     "scale_update/one_sided": invariant(
         gc.scale_update(vectors="l2", blocks="l2", power="one_sided"), LR, inert=NO_BLOCKS
     ),
+    "schedule_free": equivariant(gc.decoupled_decay(0.1), LR, gc.schedule_free(0.7, 2, 1.0)),
     "second_moment": invariant(gc.second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/raw": invariant(
         gc.second_moment(0.9, bias_correction=False, storage="fp32"), gc.divide(0.1), LR, units=("eps",)
@@ -357,6 +366,21 @@ RECIPES: dict[str, Case] = {
         adjust_lr_fn="match_rms_adamw", adam_lr_ratio=0.5,  # bfloat16 rounds scaled matrices otherwise
     ),
     "adam-atan2": recipe("adam-atan2", "invariant"),
+    "schedule-free-adamw": recipe("schedule-free-adamw", "invariant", ("eps",), weight_decay=0.1, warmup_steps=2),
+    "schedule-free-sgd": recipe("schedule-free-sgd", "equivariant", weight_decay=0.1, warmup_steps=2, r=1.0),
+    "radam": recipe("radam", "invariant", (), NO_UNIT),
+    "radam:decoupled": recipe(
+        "radam", "invariant", (), NO_UNIT, betas=(0.8, 0.9), weight_decay=0.1, decoupled_weight_decay=True
+    ),
+    "mars-adamw": recipe("mars-adamw", "invariant", (), NO_UNIT, betas=(0.8, 0.9), weight_decay=0.1),
+    "adabelief": recipe("adabelief", "invariant", (), NO_UNIT, eps=1e-4),
+    "laprop": recipe("laprop", "invariant", ("eps",), weight_decay=0.1),
+    "sophia": recipe("sophia", "invariant", ("eps",), eps=0.3, inert=WITHOUT_HESSIAN),
+    "stable-adamw": recipe("stable-adamw", "invariant", ("eps",), betas=(0.8, 0.5)),
+    "nadam": recipe("nadam", "invariant", ("eps", "weight_decay")),
+    "nadam:decoupled": recipe(
+        "nadam", "invariant", ("eps",), momentum_decay=0.5, weight_decay=0.1, decoupled_weight_decay=True
+    ),
     "adafactor": recipe("adafactor", "invariant", ("divide_eps",), weight_decay=0.1),
     "adafactor:all": recipe(
         "adafactor", "invariant", ("divide_eps",), NO_UNIT, beta2_decay=-0.5, eps=(0.1, 0.5), d=0.5, weight_decay=0.1
@@ -371,17 +395,6 @@ RECIPES: dict[str, Case] = {
     "lars:momentum": recipe(
         "lars", "invariant", ("eps",), NO_UNIT, momentum=0.9, dampening=0.1, trust_coeff=0.1, trust_clip=True,
         always_adapt=True,
-    "radam": recipe("radam", "invariant", (), NO_UNIT),
-    "radam:decoupled": recipe(
-        "radam", "invariant", (), NO_UNIT, betas=(0.8, 0.9), weight_decay=0.1, decoupled_weight_decay=True
-    ),
-    "mars-adamw": recipe("mars-adamw", "invariant", (), NO_UNIT, betas=(0.8, 0.9), weight_decay=0.1),
-    "adabelief": recipe("adabelief", "invariant", (), NO_UNIT, eps=1e-4),
-    "laprop": recipe("laprop", "invariant", ("eps",), weight_decay=0.1),
-    "stable-adamw": recipe("stable-adamw", "invariant", ("eps",), betas=(0.8, 0.5)),
-    "nadam": recipe("nadam", "invariant", ("eps", "weight_decay")),
-    "nadam:decoupled": recipe(
-        "nadam", "invariant", ("eps",), momentum_decay=0.5, weight_decay=0.1, decoupled_weight_decay=True
     ),
     "adv-adamw": recipe("adv-adamw", "invariant", ("eps",)),
     "adv-adamw:all": recipe(

@@ -18,7 +18,12 @@ from tests.laws.cases import TRANSFORMS as CASES
 
 LONG = ("compiled", "compiled_outside", "options_act")
 
-STAGES = {name: value for name in transforms.__all__ if inspect.isclass(value := getattr(transforms, name))}
+STAGES = {
+    name: value
+    for name in transforms.__all__
+    if inspect.isclass(value := getattr(transforms, name)) and not issubclass(value, gradchain.ExtraEvaluation)
+}
+"""Those that can be stepped without a closure."""
 ARGUMENTS: dict[str, Any] = {
     "clip_by_global_norm": 2.0,
     "clip_by_norm": 0.5,

@@ -16,6 +16,7 @@ import torch
 
 from gradchain._chain.declare import ParamInfo
 from gradchain._chain.elements import Composed, routes
+from gradchain._chain.extra_evaluation import ExtraEvaluation
 from gradchain._chain.mixins import SharedNumbers
 from gradchain._chain.program import Numbers, Program
 from gradchain._chain.stage import Stage
@@ -143,8 +144,8 @@ def reaching_out(chain: Composed, params: Iterable[torch.Tensor]) -> str | None:
 
 
 def sharing(stages: Iterable[tuple[str, Stage]]) -> str | None:
-    """The first stage that computes numbers for all parameters."""
-    return next((at for at, stage in stages if isinstance(stage, SharedNumbers)), None)
+    """The first stage that computes numbers for all parameters, or takes their gradient at another point."""
+    return next((at for at, stage in stages if isinstance(stage, (SharedNumbers, ExtraEvaluation))), None)
 
 
 # The examination.

@@ -12,7 +12,7 @@ from torch import nn
 
 from gradchain.ablation.builtin import text
 from gradchain.ablation.task import register_task
-from gradchain.ablation.trial import MakeOptimizer, Metric, Training, Trial
+from gradchain.ablation.trial import MakeOptimizer, Metric, Training, Trial, seen
 
 WIDTH, HEADS, LAYERS, LENGTH, BATCH = 64, 4, 2, 64, 8
 STEPS = 600
@@ -112,10 +112,12 @@ def fit(
         if not math.isfinite(value):
             break
         if step % EVERY == 0 and step < steps:
-            trial.report(step, validation_loss=measured(model, parts["validation"], 64))
-    validation = measured(model, parts["validation"], 64)
-    trial.report(steps, validation_loss=validation)
-    return {"loss": measured(model, parts["test"], 512), "validation_loss": validation}
+            with seen(optimizer):
+                trial.report(step, validation_loss=measured(model, parts["validation"], 64))
+    with seen(optimizer):
+        validation = measured(model, parts["validation"], 64)
+        trial.report(steps, validation_loss=validation)
+        return {"loss": measured(model, parts["test"], 512), "validation_loss": validation}
 
 
 def charlm(make_optimizer: MakeOptimizer, trial: Trial) -> dict[str, float]:
