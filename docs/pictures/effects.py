@@ -263,6 +263,22 @@ EFFECTS: dict[str, Effect] = {
         [lr(0.08)], [lr(0.08), g.spectral_decay(1.2)],
         "Two rows as one matrix: only its largest singular value shrinks.", start=TWO,
     ),
+    "orthogonalize": Effect(
+        [g.scale_update(), lr(0.25)], [g.orthogonalize("svd"), lr(0.1)],
+        "Two rows as one matrix: both of its directions step equally far, also the one that the gradient hardly shows.",
+        start=TWO, steps=16,
+    ),
+    "scale_by_shape": Effect(
+        [g.orthogonalize("svd"), lr(0.1)], [g.orthogonalize("svd"), g.scale_by_shape("rms"), lr(0.1)],
+        "Two rows: the size of a step follows from the shape, here 0.28 of what it was.", start=TWO, steps=16,
+    ),
+    "normalize_rms": Effect(
+        [lr(0.03)], [g.normalize_rms(1.0), lr(0.1)], "Steps keep their length however flat the slope is.", steps=20,
+    ),
+    "row_second_moment": Effect(
+        [lr(0.05)], [g.row_second_moment(0.8), g.divide(1e-8), lr(0.08)],
+        "Two rows, each over its own size: both keep their directions, and move at one pace.", start=TWO, steps=16,
+    ),
     "clip_by_global_norm": Effect(
         [lr(0.06)], [g.clip_by_global_norm(2.0), lr(0.06)],
         "A gradient that is too long is shortened, with those of all other parameters.", spike=4, steps=12, curve=(1.0, 3.0),
