@@ -10,7 +10,6 @@ from gradchain._chain.partition import partition
 from gradchain._chain.recipes import register_recipe
 from gradchain.errors import OptionError, shown
 from gradchain.transforms.polar import QUINTIC
-from gradchain.transforms.spectral import matrix_or_vector
 
 RULES = {None: "spectral", "original": "spectral", "match_rms_adamw": "rms"}
 """The rules that torch.optim.Muon calls by other names."""
