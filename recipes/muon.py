@@ -9,6 +9,7 @@ from gradchain._chain.chain import Chain, chain
 from gradchain._chain.partition import partition
 from gradchain._chain.recipes import register_recipe
 from gradchain.errors import OptionError, shown
+from gradchain.transforms.hidden import hidden_matrices
 from gradchain.transforms.polar import QUINTIC
 
 RULES = {None: "spectral", "original": "spectral", "match_rms_adamw": "rms"}
@@ -45,10 +46,9 @@ def muon(
         t.scale_by_shape(RULES[adjust_lr_fn]),
         t.decoupled_decay(weight_decay),
     ]
+    other = adam(adam_betas, adam_eps, adam_weight_decay, adam_lr_ratio)
     return chain(
-        partition(
-            {"matrix": matrix, "vector": adam(adam_betas, adam_eps, adam_weight_decay, adam_lr_ratio)}, matrix_or_vector
-        ),
+        partition({"matrix": matrix, "other": other}, hidden_matrices),
         t.scale_by_learning_rate(lr),
     )
 
