@@ -55,6 +55,7 @@ CLASSES = {
     "StableAdamW": "stable-adamw",
     "AdamWScheduleFree": "schedule-free-adamw",
     "SGDScheduleFree": "schedule-free-sgd",
+    "Sophia": "sophia",
 }
 """The recipes by the names of their classes: the published ones, where there are any."""
 

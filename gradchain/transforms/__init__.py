@@ -2,6 +2,7 @@
 
 from gradchain.transforms.adopt import adopt, step_clip
 from gradchain.transforms.averaging import average_weights, lookahead
+from gradchain.transforms.agreement import cautious, grams
 from gradchain.transforms.belief import belief_moment
 from gradchain.transforms.blocks import block_second_moment
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_value
@@ -15,7 +16,7 @@ from gradchain.transforms.decay import (
     fisher_decay,
     geometric_decay,
 )
-from gradchain.transforms.direction import ademamix, cautious, grams, nesterov
+from gradchain.transforms.direction import ademamix, nesterov
 from gradchain.transforms.elementwise import multiply, scale_by_learning_rate, sign
 from gradchain.transforms.factored import factored_moment
 from gradchain.transforms.kourkoutas import kourkoutas_beta
@@ -45,6 +46,7 @@ from gradchain.transforms.signs import (
     stochastic_sign,
 )
 from gradchain.transforms.sinkhorn import sinkhorn
+from gradchain.transforms.sophia import divide_by_hessian
 from gradchain.transforms.spectral import spectral_decay
 from gradchain.transforms.trust import relative_step, scale_by_param_rms, trust_ratio
 
@@ -70,6 +72,7 @@ __all__ = [
     "debias",
     "decoupled_decay",
     "divide",
+    "divide_by_hessian",
     "factored_moment",
     "first_moment",
     "fisher_decay",

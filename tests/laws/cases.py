@@ -70,6 +70,7 @@ def tensor_or_scalar(name: str, param: Any) -> str:
 # others.
 STUCK = dict.fromkeys(("d_coef", "growth_rate", "beta3", "prodigy_steps"), "d never grows")
 SMALL = {"promote": "steps of d = 1e-6 round away in bfloat16", "stochastic_round": "the same"}
+WITHOUT_HESSIAN = dict.fromkeys(("gamma", "hessian_beta"), "no estimate of the Hessian is given")
 NO_UNIT: tuple[tuple[int, ...], ...] = ()
 """Shapes of the scaling law for chains that compare gradients with a fixed number."""
 
