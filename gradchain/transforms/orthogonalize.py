@@ -54,9 +54,9 @@ class orthogonalize(Stage):
 
     >>> chain = gradchain.chain(gradchain.orthogonalize("svd"), gradchain.scale_by_learning_rate(1.0))
     >>> updates, _ = chain.update(torch.diag(torch.tensor([3.0, -0.1])), chain.init(torch.eye(2)), torch.eye(2))
-    >>> updates
-    tensor([[-1., -0.],
-            [-0., 1.]])
+    >>> updates + 0.0  # no negative zeros
+    tensor([[-1.,  0.],
+            [ 0.,  1.]])
     """
 
     source = "Muon, kellerjordan.github.io/posts/muon; arXiv:2409.20325"
