@@ -125,8 +125,8 @@ class confidence(Stage):
     Raises: OptionError: a value out of range; ChainError: no stage before it owns `exp_avg`.
     Source: Luo et al. (2023), CAME, arXiv:2307.02047.
 
-    >>> gradchain.recipe("adamw").insert_after("divide", gradchain.confidence(), gradchain.divide()).names[3]
-    'confidence'
+    >>> gradchain.chain(gradchain.first_moment(), gradchain.confidence(), gradchain.divide()).names
+    ('first_moment', 'confidence', 'divide')
     """
 
     scale = "sets"
