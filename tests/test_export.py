@@ -44,6 +44,12 @@ OPTIONS: dict[str, tuple[Callable[[], gradchain.Chain], bool]] = {
     "int8 state": (lambda: gradchain.recipe("adv-adamw", state_precision="int8_sr"), False),
     "layers": (lambda: gradchain.recipe("adv-adamw", kourkoutas_beta=True, k_warmup_steps=3), False),
     "iterative": (lambda: gradchain.recipe("adv-adamw", orthogonal_gradient="iterative"), False),
+    "rows and columns": (
+        lambda: gradchain.recipe(
+            "adv-sinksgd", momentum=0.9, normed_momentum=True, snr_cond=True, geometric_wd=True, weight_decay=0.1
+        ),
+        False,
+    ),
     "warmup": (lambda: gradchain.recipe("gyro-adam", warmup_steps=2), False),
     "schedule": (lambda: gradchain.recipe("rose", wd_schedule=True), False),
     "shared numbers": (lambda: gradchain.recipe("adv-prodigy", d_limiter=True, prodigy_steps=5, beta3=0.99), False),

@@ -335,6 +335,7 @@ def test_n2_nesterov_mixes_in_the_raw_gradient(name: str) -> None:
         ("AdamW_adv", {"normed_momentum": True}),
         ("AdamW_adv", {"orthogonal_gradient": "iterative"}),
         ("SignSGD_adv", {"normed_momentum": True}),
+        ("SinkSGD_adv", {"normed_momentum": True, "momentum": 0.9}),
     ],
 )
 def test_n3_gradients_are_written_into(name: str, options: Options) -> None:
@@ -391,3 +392,65 @@ def test_second_moments_below_1e_12_are_lost(options: Options, shape: tuple[int,
     # 10,000 times where Prodigy starts. Ours are divided by their sum.
     assert distance("Prodigy_adv", shape=shape, steps=2, d0=1e-3, **options) < 1e-4
     assert distance("Prodigy_adv", shape=shape, steps=2, d0=1e-6, **options) > 1e-2
+
+
+# SinkSGD: faults S1 to S7 of docs/recipes/adv-optm.md.
+
+
+def sinksgd_step(grad: torch.Tensor, **options: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What one step takes from ones, by ours and by theirs, with the learning rate 1."""
+    taken: list[torch.Tensor] = []
+    for make in (lambda p: gradchain.optimizer("adv-sinksgd", p, lr=1.0, compile=False, **options),
+                 lambda p: adv_optm.SinkSGD_adv(p, lr=1.0, **options)):  # fmt: skip
+        param = nn.Parameter(torch.ones_like(grad))
+        param.grad = grad.clone()
+        make([param]).step()
+        taken.append(1 - param.detach())
+    return taken[0], taken[1]
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_s1_small_gradients_make_small_steps() -> None:
+    mine, theirs = sinksgd_step(1e-6 * noise(8, 16), sinkhorn_iterations=1)
+    torch.testing.assert_close(mine, theirs)
+    assert theirs.square().mean().sqrt() < 1e-3
+
+
+@pytest.mark.parametrize("shape", [(6, 1), (1, 6), (1, 2, 3)])
+def test_s2_orthogonal_sinkhorn_freezes_single_lines(shape: tuple[int, ...]) -> None:
+    mine, theirs = sinksgd_step(noise(*shape), orthogonal_sinkhorn=True)
+    assert theirs.abs().max() < 1e-6
+    assert float(mine.square().mean()) == pytest.approx(1.0)
+    assert abs(float(mine.mean())) < 1e-6  # orthogonal to the ones
+
+
+def test_s3_factored_states_need_a_momentum() -> None:
+    with pytest.raises(KeyError, match="effective_shape"):
+        sinksgd_step(noise(4, 6), state_precision="factored")
+
+
+def test_s4_snr_needs_both() -> None:
+    param = nn.Parameter(noise(4, 6))
+    param.grad = noise(4, 6)
+    with pytest.raises(AttributeError):
+        adv_optm.SinkSGD_adv([param], normed_momentum=True, snr_cond=True).step()
+    still = param.detach().clone()
+    adv_optm.SinkSGD_adv([param], lr=1.0, momentum=0.9, snr_cond=True).step()
+    assert float((param.detach() - still).square().mean().sqrt()) == pytest.approx(4 / math.pi, rel=1e-2)
+
+
+def test_s6_any_layout() -> None:
+    grad = noise(4, 3, 2, 2).to(memory_format=torch.channels_last)
+    with pytest.raises(RuntimeError, match="view"):
+        sinksgd_step(grad)
+
+
+def test_s7_what_is_ignored() -> None:
+    theirs = [sinksgd_step(noise(4, 6))[1]]
+    param = nn.Parameter(torch.ones(4, 6))
+    param.grad = noise(4, 6)
+    adv_optm.SinkSGD_adv([param], lr=1.0, nesterov=True).step()
+    assert torch.equal(theirs[0], 1 - param.detach())
