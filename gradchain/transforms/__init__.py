@@ -1,8 +1,8 @@
 """The transforms, one small module a family."""
 
 from gradchain.transforms.adopt import adopt, step_clip
-from gradchain.transforms.averaging import average_weights, lookahead
 from gradchain.transforms.agreement import cautious, grams
+from gradchain.transforms.averaging import average_weights, lookahead
 from gradchain.transforms.belief import belief_moment
 from gradchain.transforms.blocks import block_second_moment
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_value
