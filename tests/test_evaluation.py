@@ -422,8 +422,8 @@ def test_a_study_measures_what_is_to_be_seen(tmp_path: Path) -> None:
         found = task.train(make, trial)["validation_loss"]
         model, optimizer = made[-1]
         part = task.split(0).validation
-        trained = float(task.loss(model(part.inputs), part.targets))
+        trained = task.loss(model(part.inputs), part.targets).item()
         optimizer.eval()
-        shown = float(task.loss(model(part.inputs), part.targets))
+        shown = task.loss(model(part.inputs), part.targets).item()
         assert found == pytest.approx(shown)
         assert (trained == pytest.approx(shown)) is same_point

@@ -1,4 +1,4 @@
-"""SAM of pytorch_optimizer 4.1, next to ours."""
+"""SAM of pytorch_optimizer 4.1, next to ours. It takes the norm of the gradients in float32, whatever the parameters."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ def test_the_package_takes_the_same_steps(adaptive: bool, dtype: torch.dtype) ->
         ours.step(closure_of(ours, loss))
         closure_of(theirs, its_loss)()
         theirs.step(closure_of(theirs, its_loss))
-    tolerance = 1e-12 if dtype == torch.float64 else 2e-5
+    tolerance = 1e-8 if dtype == torch.float64 else 2e-5
     torch.testing.assert_close(values(model), values(plain), rtol=0, atol=tolerance)
