@@ -35,6 +35,8 @@ CLASSES = {
     "Lion_adv": "adv-lion",
     "Lion_Prodigy_adv": "adv-lion-prodigy",
     "SignSGD_adv": "adv-signsgd",
+    "Muon_adv": "adv-muon",
+    "AdaMuon_adv": "adv-adamuon",
     "SinkSGD_adv": "adv-sinksgd",
     "SinkGD": "sinkgd",
     "AdamW": "adamw",

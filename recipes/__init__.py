@@ -18,6 +18,8 @@ from .adam_variants import radam as radam
 from .adam_variants import sophia as sophia
 from .adam_variants import stable_adamw as stable_adamw
 from .adams import adams as adams
+from .adv_muon import adv_adamuon as adv_adamuon
+from .adv_muon import adv_muon as adv_muon
 from .adv_optm import adv_adamw as adv_adamw
 from .adv_optm import adv_adamw_orthograd as adv_adamw_orthograd
 from .adv_optm import adv_adamw_scaled as adv_adamw_scaled

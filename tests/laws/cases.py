@@ -425,6 +425,17 @@ RECIPES: dict[str, Case] = {
     "adv-lion:round": recipe("adv-lion", "invariant", kappa_p=2.0, weight_decay=0.1, cautious_wd=True),
     "adv-lion:frozen": recipe("adv-lion", "invariant", freeze_on_flip=True, nnmf_factor=True, auto_kappa_p=True),
     "adv-lion-prodigy": recipe("adv-lion-prodigy", "invariant", inert=STUCK, d0=0.1, slice_p=1),
+    "adv-muon": recipe("adv-muon", "invariant", ("adam_eps",), NO_UNIT, weight_decay=0.1),
+    "adv-muon:rows": recipe(
+        "adv-muon", "invariant", ("adam_eps",), NO_UNIT, ns_precision="fp32", accelerated_ns=True, normuon_variant=True,
+        rms_rescaling=False, approx_mars=True, weight_decay=0.3, cautious_wd=True, adam_weight_decay=0.2,
+        adam_use_atan2=True, adam_nesterov=True, nnmf_factor=True,
+    ),
+    "adv-adamuon": recipe("adv-adamuon", "invariant", ("adam_eps",), NO_UNIT, ns_precision="fp32"),
+    "adv-adamuon:power": recipe(
+        "adv-adamuon", "invariant", ("adam_eps",), NO_UNIT, ns_precision="fp32", auto_projection=False, kappa_p=1.5,
+        use_atan2=True, rms_rescaling=False, factored_2nd=True, weight_decay=0.1,
+    ),
     "adv-signsgd": recipe("adv-signsgd", "invariant", weight_decay=0.1),
     "adv-signsgd:snr": recipe(
         "adv-signsgd", "invariant", normed_momentum=True, snr_cond=True, geometric_wd=True, weight_decay=0.1,

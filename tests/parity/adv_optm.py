@@ -7,9 +7,10 @@ goldens show; those are put together here from our stages, so that the recipes s
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -29,6 +30,8 @@ RECIPES = {
     "Lion_Prodigy_adv": "adv-lion-prodigy",
     "SignSGD_adv": "adv-signsgd",
     "SinkSGD_adv": "adv-sinksgd",
+    "Muon_adv": "adv-muon",
+    "AdaMuon_adv": "adv-adamuon",
 }
 RENAMED = {
     "use_AdEMAMix": "ademamix",
@@ -73,6 +76,8 @@ def translate(case: Case) -> Translation:
     options = {**{key: value for key, value in _defaults(version, published).items() if key in known}, **given}
     result = Translation(recipe, options)
     _translate_old(version, published, case, result)
+    if published in ("Muon_adv", "AdaMuon_adv"):
+        _published_muon(case, result)
     if options.get("use_atan2"):  # published: without effect
         options.pop("eps", None)
         options.pop("clip_lambda", None)
@@ -182,6 +187,33 @@ def _published_spectral(options: dict[str, Any], published: str, result: Transla
         result.edits.append(lambda chain: chain.insert_after("scale_update", gradchain.debias(beta1)))
 
 
+def _published_muon(case: Case, result: Translation) -> None:
+    """What 2.5.16 does otherwise: MARS begins at a gradient of 0 (M19), AdaMuon's arctangent makes steps longer (M8)."""
+    options = result.options
+    if options.get("approx_mars"):
+        options.setdefault("mars_initial", "zero")
+    if options.get("spectral_normalization"):
+        options["rms_rescaling"] = False  # published: switched off, with a warning
+    if options.get("use_atan2") and options.get("rms_rescaling", True):
+        result.edits.append(lambda chain: chain.insert_after("normalize_rms", gradchain.multiply(4 / math.pi)))
+    if options.get("low_rank_ortho"):
+        recorded_sketches.recorded = case["trace"]["sketches"]
+        result.edits.append(lambda chain: chain.replace("orthogonalize", recorded_sketches(rank=options["ortho_rank"])))
+
+
+class recorded_sketches(gradchain.orthogonalize):
+    """Orthogonalisation in the span of sketches that adv_optm has drawn; its generator is not ours."""
+
+    recorded: ClassVar[Any] = ()
+
+    def scalars(self, step: Any) -> dict[str, Any]:
+        return {"at": step}
+
+    def sketch(self, ctx: gradchain.Context, columns: int, rank: int) -> torch.Tensor:
+        drawn = [x for x in self.recorded[min(int(ctx["at"]), len(self.recorded)) - 1] if x.shape == (columns, rank)]
+        return drawn[0] if drawn else super().sketch(ctx, columns, rank)
+
+
 class lion_of_raw_gradients(gradchain.Stage):
     """Lion_Prodigy_adv of 0.1.4: its direction mixes the momentum of scaled gradients with the raw gradient (a fault)."""
 
@@ -230,8 +262,8 @@ def load_start(case: Case, optimizer: gradchain.Optimizer) -> None:
     changed = False
     for index, start in enumerate(case.get("state0") or []):
         for name in ("spectral_u", "spectral_v"):
-            key = f"scale_update.{name}"
-            if name in (start or {}) and key in saved["state"][index]:
+            key = next((key for key in saved["state"][index] if key.endswith(f"scale_update.{name}")), "")
+            if name in (start or {}) and key:
                 saved["state"][index][key] = start[name].reshape(saved["state"][index][key].shape)
                 changed = True
     if changed:

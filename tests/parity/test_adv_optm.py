@@ -40,6 +40,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def assert_matches(case: Mapping[str, Any], snapshots: Mapping[int, list[torch.Tensor]], ulps: int) -> None:
+    # Newton-Schulz runs in bfloat16, where one flipped rounding shows: 7e-3 of the largest move in the published package.
     # In units of the largest move of a parameter. In bfloat16, some units in the last place of the parameter and of its
     # move: the published arithmetic rounds each intermediate result, ours does so in other places, and a compiled kernel
     # only at the end.
@@ -47,14 +48,14 @@ def assert_matches(case: Mapping[str, Any], snapshots: Mapping[int, list[torch.T
     for step, expected in case["snapshots"].items():
         for index, (ours, theirs) in enumerate(zip(snapshots[step], expected, strict=True)):
             error = (ours.double() - theirs.double()).abs()
-            allowed = torch.full_like(error, 5e-5 * case["max_move"])
+            allowed = torch.full_like(error, (1e-2 if "uon_adv" in case["optimizer"] else 5e-5) * case["max_move"])
             if loose:
                 allowed = ulps * 2**-8 * (theirs.double().abs() + case["max_move"])
             assert (error <= allowed).all(), f"step {step}, tensor {index}: off by {float(error.max()):.2e}"
 
 
 def test_the_golden_set_is_complete() -> None:
-    assert len(CASES) == 107
+    assert len(CASES) == 118
     assert set(COMPILED) < set(CASES)
 
 
@@ -100,6 +101,7 @@ FACTORS = {
     ("mu_m_slow_nmf", "mv_m_slow_nmf", "sign_slow"): ("exp_avg_slow",),
     ("mu_v_nmf", "mv_v_nmf", None): ("exp_avg_sq",),
     ("mu_b_nmf", "mv_b_nmf", "sign"): ("exp_avg",),  # SinkSGD's
+    ("mu_vbuf_nmf", "mv_vbuf_nmf", None): ("exp_avg_sq",),  # AdaMuon's
 }
 
 
@@ -111,6 +113,9 @@ def check_state(case: Mapping[str, Any], replayed: Replayed) -> None:
         for (row, column, sign), slot in FACTORS.items():
             if row in published:
                 check_factors(published[row], published[column], published.get(sign), slot, state, param.shape)
+        if "normuon_v" in published:
+            rows = next(value for key, value in state.items() if key.endswith("exp_avg_sq_row"))
+            torch.testing.assert_close(rows, published["normuon_v"].flatten(), rtol=2e-2, atol=2e-2 * float(rows.max()))
         if "prev_sign" in published:
             words = next(value for key, value in state.items() if key.endswith("prev_sign"))
             shape = param.shape
