@@ -24,6 +24,7 @@ from gradchain._chain.partition import Partition as Partition
 from gradchain._chain.partition import partition as partition
 from gradchain._chain.recipes import recipe as recipe
 from gradchain._chain.recipes import register_recipe as register_recipe
+from gradchain._chain.refresh import refresh_due as refresh_due
 from gradchain._chain.registry import label_function as label_function
 from gradchain._chain.stage import Stage as Stage
 from gradchain._chain.stage import Yields as Yields

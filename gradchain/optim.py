@@ -43,6 +43,8 @@ CLASSES = {
     "SGD": "sgd",
     "Lion": "lion",
     "Muon": "muon",
+    "SOAP": "soap",
+    "Shampoo": "shampoo",
     "AdamATan2": "adam-atan2",
     "Adafactor": "adafactor",
     "CAME": "came",

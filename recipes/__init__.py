@@ -41,6 +41,8 @@ from .gyro import gyro_sgd as gyro_sgd
 from .layerwise import lamb as lamb
 from .layerwise import lars as lars
 from .muon import muon as muon
+from .preconditioned import shampoo as shampoo
+from .preconditioned import soap as soap
 from .rose import rose as rose
 from .rose import rose_1_0_2 as rose_1_0_2
 from .schedule_free import schedule_free_adamw as schedule_free_adamw

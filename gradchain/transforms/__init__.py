@@ -37,6 +37,7 @@ from gradchain.transforms.row_moment import row_second_moment
 from gradchain.transforms.sam import sam
 from gradchain.transforms.scale import scale_update
 from gradchain.transforms.schedule_free import schedule_free
+from gradchain.transforms.shampoo import shampoo
 from gradchain.transforms.shape_scale import normalize_rms, scale_by_shape
 from gradchain.transforms.signs import (
     freeze_on_flip,
@@ -46,6 +47,7 @@ from gradchain.transforms.signs import (
     stochastic_sign,
 )
 from gradchain.transforms.sinkhorn import sinkhorn
+from gradchain.transforms.soap import soap
 from gradchain.transforms.sophia import divide_by_hessian
 from gradchain.transforms.spectral import spectral_decay
 from gradchain.transforms.trust import relative_step, scale_by_param_rms, trust_ratio
@@ -108,9 +110,11 @@ __all__ = [
     "scale_update",
     "schedule_free",
     "second_moment",
+    "shampoo",
     "sign",
     "sinkhorn",
     "snr_precondition",
+    "soap",
     "spectral_decay",
     "step_clip",
     "stochastic_round",

@@ -285,6 +285,14 @@ TRANSFORMS: dict[str, Case] = {
         gc.scale_update(vectors="l2", blocks="l2", power="one_sided"), LR, inert=NO_BLOCKS
     ),
     "schedule_free": equivariant(gc.decoupled_decay(0.1), LR, gc.schedule_free(0.7, 2, 1.0)),
+    "shampoo": invariant(of_matrices(gc.shampoo(0.8, 1e-12, 2)), LR, scaling_shapes=NO_UNIT),
+    "shampoo/ungrafted": equivariant(
+        of_matrices(gc.first_moment(0.8), gc.shampoo(0.8, 0.3, 1, exponent=0.5, graft=False)), LR, scaling_shapes=NO_UNIT
+    ),
+    "soap": invariant(of_matrices(gc.soap(0.8, 0.9, 0.7, 0.1, every=2)), LR, units=("eps",)),
+    "soap/one_side": invariant(
+        of_matrices(gc.soap(0.8, 0.9, eps=0.1, every=3, largest=8, storage="fp32")), LR, units=("eps",)
+    ),
     "second_moment": invariant(gc.second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/raw": invariant(
         gc.second_moment(0.9, bias_correction=False, storage="fp32"), gc.divide(0.1), LR, units=("eps",)
@@ -366,6 +374,8 @@ RECIPES: dict[str, Case] = {
         "muon", "invariant", ("adam_eps",), (), momentum=0.8, weight_decay=0.3,
         adjust_lr_fn="match_rms_adamw", adam_lr_ratio=0.5,  # bfloat16 rounds scaled matrices otherwise
     ),
+    "soap": recipe("soap", "invariant", ("eps",), NO_UNIT, precondition_frequency=2, eps=1e-3),
+    "shampoo": recipe("shampoo", "invariant", ("eps",), NO_UNIT, precondition_frequency=2),
     "adam-atan2": recipe("adam-atan2", "invariant"),
     "schedule-free-adamw": recipe("schedule-free-adamw", "invariant", ("eps",), weight_decay=0.1, warmup_steps=2),
     "schedule-free-sgd": recipe("schedule-free-sgd", "equivariant", weight_decay=0.1, warmup_steps=2, r=1.0),
