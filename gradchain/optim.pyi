@@ -650,6 +650,7 @@ class AdamW(gradchain.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-08,
         weight_decay: float = 0.01,
+        amsgrad: bool = False,
         *,
         disable: collections.abc.Iterable[str] = (),
         compile: typing.Literal["auto"] | bool = "auto",

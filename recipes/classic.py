@@ -9,16 +9,22 @@ from gradchain._chain.recipes import register_recipe
 
 @register_recipe("adamw", source="arXiv:1711.05101, torch.optim.AdamW")
 def adamw(
-    lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8, weight_decay: float = 1e-2
+    lr: float = 1e-3,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 1e-2,
+    amsgrad: bool = False,
 ) -> Chain:
     """AdamW: Adam with decoupled weight decay.
+
+    With `amsgrad`, the divisor never shrinks.
 
     Returns: the chain.
     Raises: OptionError: a value out of range.
     """
     return chain(
         t.first_moment(betas[0]),
-        t.second_moment(betas[1]),
+        t.second_moment(betas[1], amsgrad=amsgrad),
         t.divide(eps),
         t.decoupled_decay(weight_decay),
         t.scale_by_learning_rate(lr),

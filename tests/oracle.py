@@ -195,14 +195,18 @@ class Adams:
 
 @dataclass
 class AdamW:
-    """Loshchilov & Hutter, algorithm 2."""
+    """Loshchilov & Hutter, algorithm 2; Reddi et al., algorithm 2, with the bias corrected after the maximum."""
 
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
     weight_decay: float = 1e-2
+    amsgrad: bool = False
 
     def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
         m_hat, v_hat = _adam_moments(theta, g, state, self.betas)
+        if self.amsgrad:
+            most = state["most"] = np.maximum(state.get("most", 0.0), state["v"])
+            v_hat = most / (1 - self.betas[1] ** state["t"])
         return theta - lr * (m_hat / (np.sqrt(v_hat) + self.eps) + self.weight_decay * theta)
 
 

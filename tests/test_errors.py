@@ -81,7 +81,7 @@ def test_a_bad_option_is_explained(name: str, options: dict[str, Any], words: li
         (lambda: gradchain.recipe(None), LookupError, ["None"]),
         (lambda: gradchain.recipe(["rose"]), LookupError, ["['rose']"]),
         (lambda: gradchain.optimizer("rose", make_params(), weigth_decay=0.1), TypeError, ["'rose'", "'weight_decay'"]),
-        (lambda: gradchain.recipe("adamw", amsgrad=True), TypeError, ["'adamw'", "'amsgrad'", "betas"]),
+        (lambda: gradchain.recipe("adamw", fused=True), TypeError, ["'adamw'", "'fused'", "betas"]),
         (lambda: t.divide(epsilon=1.0), TypeError, ["divide", "'epsilon'", "eps"]),
         (lambda: t.divide(1.0, 2.0, 3.0), TypeError, ["divide"]),
         (lambda: t.divide(name=5), gradchain.OptionError, ["name", "5"]),

@@ -64,6 +64,7 @@ def adam(chain: gradchain.Chain) -> gradchain.Chain:
 
 CASES: dict[str, tuple[Make, Callable[[], gradchain.Chain]]] = {
     "AdamW": (lambda p: torch.optim.AdamW(p, lr=3e-2, betas=(0.8, 0.95), eps=1e-6, weight_decay=0.2), adamw),
+    "AdamW-amsgrad": (lambda p: torch.optim.AdamW(p, lr=1e-2, amsgrad=True), lambda: adamw(amsgrad=True)),
     "AdamW-maximize": (lambda p: torch.optim.AdamW(p, lr=1e-2, maximize=True), adamw),
     "Adam": (lambda p: torch.optim.Adam(p, lr=1e-2), adamw),
     "Adam-l2": (lambda p: torch.optim.Adam(p, lr=1e-2, weight_decay=0.1), lambda: adam(adamw())),
@@ -145,6 +146,7 @@ def stepped(make: Make) -> torch.optim.Optimizer:
 
 REFUSED: dict[str, tuple[Make, Any, type[Exception], str]] = {
     "amsgrad": (lambda p: torch.optim.AdamW(p, amsgrad=True), adamw(), gradchain.OptionError, "amsgrad = True"),
+    "no-amsgrad": (torch.optim.AdamW, adamw(amsgrad=True), gradchain.OptionError, "amsgrad = False"),
     "decay-of-another-kind": (
         lambda p: torch.optim.Adam(p, weight_decay=0.1),
         adamw(),
@@ -284,6 +286,12 @@ EXPORTS: dict[str, tuple[gradchain.Chain, Any, type[Exception], str]] = {
         torch.optim.AdamW(parameters(), amsgrad=True),
         gradchain.OptionError,
         "amsgrad = True",
+    ),
+    "no-amsgrad": (
+        adamw(amsgrad=True),
+        torch.optim.AdamW(parameters()),
+        gradchain.OptionError,
+        "amsgrad = False",
     ),
     "groups": (adamw(), torch.optim.AdamW(parameters()[:2]), gradchain.StateError, "other groups"),
 }

@@ -117,7 +117,7 @@ def test_wrong_options(kind: type[Exception], said: str, arguments: Any) -> None
 
 def test_too_many_positions_and_none() -> None:
     with pytest.raises(gradchain.UnknownOptionError, match="too many positional"):
-        optim.AdamW(params(), 0.1, (0.9, 0.99), 1e-8, 0.1, ())  # type: ignore[call-arg]
+        optim.AdamW(params(), 0.1, (0.9, 0.99), 1e-8, 0.1, False, ())  # type: ignore[call-arg]
     with pytest.raises(gradchain.UnknownOptionError, match="params"):
         optim.AdamW()  # type: ignore[call-arg]
 

@@ -2,6 +2,7 @@
 
 from gradchain.transforms.adopt import adopt, step_clip
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_value
+from gradchain.transforms.debias import debias
 from gradchain.transforms.decay import (
     add_decayed_weights,
     cautious_decay,
@@ -14,7 +15,7 @@ from gradchain.transforms.direction import ademamix, cautious, grams, nesterov
 from gradchain.transforms.elementwise import multiply, scale_by_learning_rate, sign
 from gradchain.transforms.factored import factored_moment
 from gradchain.transforms.kourkoutas import kourkoutas_beta
-from gradchain.transforms.moments import debias, first_moment, second_moment, track_first_moment
+from gradchain.transforms.moments import first_moment, second_moment, track_first_moment
 from gradchain.transforms.momentum import heavy_ball, lion_interpolate
 from gradchain.transforms.orthograd import orthograd
 from gradchain.transforms.precision import master_weights, promote, stochastic_round

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot, earlier
 from gradchain._chain.stage import Number, Slots, Stage, storage_field
@@ -95,10 +97,13 @@ class second_moment(Stage):
         beta: $\beta \in [0, 1)$, default 0.999; `betas[1]` in `param_groups`. A stage before that provides `beta2` takes
             its place in the average.
         bias_correction: divide by $\sqrt{1-\beta^t}$ (default).
-        storage: how `exp_avg_sq` (the parameter's shape, zeros at first, never negative) is kept.
+        storage: how the slots are kept.
+        amsgrad: never let the scale shrink: $\hat v \leftarrow \max(\hat v, v)$ takes the place of $v$ in $D$.
 
+    Slots: `exp_avg_sq` ($v$) and, with `amsgrad`, `max_exp_avg_sq` ($\hat v$): the parameter's shape, zeros at first, never
+    negative.
     Raises: OptionError: a value out of range.
-    Source: Kingma & Ba (2014), Adam, arXiv:1412.6980.
+    Source: Kingma & Ba (2014), Adam, arXiv:1412.6980; `amsgrad`: Reddi et al. (2018), arXiv:1904.09237, as in `torch.optim`.
 
     >>> gradchain.chain(gradchain.second_moment(0.99), gradchain.divide(1e-8)).hyperparameters
     {'betas': (None, 0.99), 'eps': 1e-08}
@@ -111,43 +116,19 @@ class second_moment(Stage):
     beta: float = hyper(default=0.999, ge=0, lt=1, key="betas[1]")
     bias_correction: bool = static(default=True)
     storage: str = storage_field()
+    amsgrad: bool = static(default=False)
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
-        return {"exp_avg_sq": Slot(nonnegative=True, storage=self.storage)}
+        names = ("exp_avg_sq", "max_exp_avg_sq") if self.amsgrad else ("exp_avg_sq",)
+        return {name: Slot(nonnegative=True, storage=self.storage) for name in names}
 
     def scalars(self, step: Number) -> dict[str, Number]:
         return {"correction": (1 - self.beta**step) ** 0.5 if self.bias_correction else 1.0}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         v = ema(ctx.read("exp_avg_sq"), update.gradient.square(), supplied_beta2(ctx, self.beta))
+        slots = {"exp_avg_sq": v}
+        if self.amsgrad:
+            v = slots["max_exp_avg_sq"] = torch.maximum(ctx.read("max_exp_avg_sq"), v)
         scale = root(v) / ctx["correction"] if self.bias_correction else root(v)
-        return update.replace(scale=scale), {"exp_avg_sq": v}
-
-
-class debias(Stage):
-    r"""Divide the direction by $1-\beta^t$: the first moment's bias correction, applied where this stage stands.
-
-    $$u \leftarrow \frac{u}{1-\beta^t}$$
-
-    Args:
-        beta: $\beta \in [0, 1)$, default 0.9; shares `betas[0]` with the first moment.
-
-    Raises: OptionError: a value out of range; ChainError: no stage before it owns `exp_avg`.
-    Source: Adams applies it outside the arctangent, so that a step may reach $\frac{\eta}{1-\beta}\frac{\pi}{2}$.
-
-    >>> gradchain.chain(
-    ...     gradchain.first_moment(0.9, bias_correction=False), gradchain.debias(0.9)
-    ... ).hyperparameters
-    {'betas': (0.9,)}
-    """
-
-    reads = (earlier("exp_avg"),)
-    source = "Adams, pypi.org/project/adams-torch"
-
-    beta: float = hyper(default=0.9, ge=0, lt=1, key="betas[0]")
-
-    def scalars(self, step: Number) -> dict[str, Number]:
-        return {"correction": 1 - self.beta**step}
-
-    def update(self, update: Update, ctx: Context) -> Update:
-        return update.replace(value=update.value / ctx["correction"])
+        return update.replace(scale=scale), slots

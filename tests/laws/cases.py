@@ -226,6 +226,7 @@ TRANSFORMS: dict[str, Case] = {
     "second_moment/int8": invariant(gc.second_moment(0.9, storage="int8"), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/factored": invariant(gc.second_moment(0.9, storage="factored"), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/bf16": invariant(gc.second_moment(0.9, storage="bf16"), gc.divide(0.1), LR, units=("eps",)),
+    "second_moment/amsgrad": invariant(gc.second_moment(0.9, amsgrad=True), gc.divide(0.1), LR, units=("eps",)),
     "sign": invariant(gc.sign(), LR),
     "snr_precondition": invariant(
         gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.snr_precondition(), LR

@@ -45,6 +45,16 @@ def test_second_moment_without_correction() -> None:
     close(torch.stack(u), [[2 / math.sqrt(2)], [4 / 3]])
 
 
+def test_amsgrad_keeps_the_largest_second_moment() -> None:
+    # v = 8, then 4 + 0.5 = 4.5 and 2.25 + 18 = 20.25; the largest are 8, 8, 20.25
+    u, state = run(gc.second_moment(0.5, amsgrad=True), gc.divide(), grads=[[4.0], [1.0], [6.0]])
+    corrections = [math.sqrt(1 - 0.5**t) for t in (1, 2, 3)]
+    wanted = [g / math.sqrt(v) * c for g, v, c in zip((4, 1, 6), (8, 8, 20.25), corrections)]
+    close(torch.cat(u), wanted)
+    close(slot(state, "second_moment.exp_avg_sq"), [20.25])
+    close(slot(state, "second_moment.max_exp_avg_sq"), [20.25])
+
+
 def test_second_moment_squares_what_the_first_averaged() -> None:
     # Of the gradients 2 and 4, and not of their average.
     after = directions(gc.first_moment(0.5), gc.second_moment(0.5), gc.divide(), grads=[[2.0], [4.0]])[1]
@@ -80,7 +90,14 @@ def test_moments_share_their_betas_with_the_group() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize(
     "options",
-    [{}, {"betas": (0.5, 0.9)}, {"eps": 1e-3}, {"weight_decay": 0.3}, {"lr": 0.1, "weight_decay": 0.0}],
+    [
+        {},
+        {"amsgrad": True},
+        {"betas": (0.5, 0.9)},
+        {"eps": 1e-3},
+        {"weight_decay": 0.3},
+        {"lr": 0.1, "weight_decay": 0.0},
+    ],
     ids=str,
 )
 def test_adamw_is_torch_adamw(dtype: torch.dtype, options: dict[str, float]) -> None:

@@ -96,7 +96,12 @@ CASES: dict[str, tuple[str, type, dict[str, st.SearchStrategy[Any]], dict[str, A
         },
         {"master_dtype": "fp64"},
     ),
-    "adamw": ("adamw", oracle.AdamW, {"betas": BETAS, "weight_decay": DECAY, "eps": st.just(1e-8)}, {}),
+    "adamw": (
+        "adamw",
+        oracle.AdamW,
+        {"betas": BETAS, "weight_decay": DECAY, "eps": st.just(1e-8), "amsgrad": st.booleans()},
+        {},
+    ),
     "adam-atan2": (
         "adam-atan2",
         oracle.AdamAtan2,

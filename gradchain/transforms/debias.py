@@ -1,0 +1,38 @@
+"""The bias correction of a moment, as a stage of its own."""
+
+from __future__ import annotations
+
+from gradchain._chain.context import Context
+from gradchain._chain.declare import earlier
+from gradchain._chain.stage import Number, Stage
+from gradchain._core.fields import hyper
+from gradchain._core.update import Update
+
+
+class debias(Stage):
+    r"""Divide the direction by $1-\beta^t$: the first moment's bias correction, applied where this stage stands.
+
+    $$u \leftarrow \frac{u}{1-\beta^t}$$
+
+    Args:
+        beta: $\beta \in [0, 1)$, default 0.9; shares `betas[0]` with the first moment.
+
+    Raises: OptionError: a value out of range; ChainError: no stage before it owns `exp_avg`.
+    Source: Adams applies it outside the arctangent, so that a step may reach $\frac{\eta}{1-\beta}\frac{\pi}{2}$.
+
+    >>> gradchain.chain(
+    ...     gradchain.first_moment(0.9, bias_correction=False), gradchain.debias(0.9)
+    ... ).hyperparameters
+    {'betas': (0.9,)}
+    """
+
+    reads = (earlier("exp_avg"),)
+    source = "Adams, pypi.org/project/adams-torch"
+
+    beta: float = hyper(default=0.9, ge=0, lt=1, key="betas[0]")
+
+    def scalars(self, step: Number) -> dict[str, Number]:
+        return {"correction": 1 - self.beta**step}
+
+    def update(self, update: Update, ctx: Context) -> Update:
+        return update.replace(value=update.value / ctx["correction"])
