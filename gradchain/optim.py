@@ -39,6 +39,8 @@ CLASSES = {
     "SGD": "sgd",
     "Lion": "lion",
     "AdamATan2": "adam-atan2",
+    "RAdam": "radam",
+    "NAdam": "nadam",
 }
 """The recipes by the names of their classes: the published ones, where there are any."""
 

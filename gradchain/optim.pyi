@@ -753,3 +753,62 @@ class AdamATan2(gradchain.Optimizer):
         partition_group: typing.Any = None,
         shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
+
+class RAdam(gradchain.Optimizer):
+    """RAdam: Adam that does not divide before its second moment can be trusted."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        decoupled_weight_decay: bool = False,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class NAdam(gradchain.Optimizer):
+    """NAdam: Adam with Nesterov's look ahead and a momentum that warms up."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.002,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        momentum_decay: float = 0.004,
+        decoupled_weight_decay: bool = False,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...

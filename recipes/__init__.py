@@ -7,6 +7,8 @@ from types import ModuleType
 
 from gradchain._chain.recipes import recipe_names
 
+from .adam_variants import nadam as nadam
+from .adam_variants import radam as radam
 from .adams import adams as adams
 from .adv_optm import adv_adamw as adv_adamw
 from .adv_optm import adv_adamw_orthograd as adv_adamw_orthograd

@@ -262,3 +262,54 @@ class Lion:
         c = self.betas[0] * m + (1 - self.betas[0]) * g
         state["m"] = self.betas[1] * m + (1 - self.betas[1]) * g
         return theta - lr * (np.sign(c) + self.weight_decay * theta)
+
+
+@dataclass
+class RAdam:
+    """As the algorithm box of torch.optim.RAdam."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decoupled_weight_decay: bool = False
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        theta, g = _decayed(theta, g, lr, self)
+        m_hat, _ = _adam_moments(theta, g, state, self.betas)
+        b2, t = self.betas[1], state["t"]
+        rho_inf = 2 / (1 - b2) - 1
+        rho = rho_inf - 2 * t * b2**t / (1 - b2**t)
+        if rho <= 5:
+            return theta - lr * m_hat
+        length = math.sqrt(1 - b2**t) / (np.sqrt(state["v"]) + self.eps)
+        r = math.sqrt((rho - 4) * (rho - 2) * rho_inf / ((rho_inf - 4) * (rho_inf - 2) * rho))
+        return theta - lr * m_hat * r * length
+
+
+@dataclass
+class NAdam:
+    """As the algorithm box of torch.optim.NAdam; the product of the rates is a float32 there."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    momentum_decay: float = 4e-3
+    decoupled_weight_decay: bool = False
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        theta, g = _decayed(theta, g, lr, self)
+        _, v_hat = _adam_moments(theta, g, state, self.betas)
+        mu, following = (
+            self.betas[0] * (1 - 0.5 * 0.96 ** (t * self.momentum_decay)) for t in (state["t"], state["t"] + 1)
+        )
+        state["P"] = np.float32(state.get("P", 1)) * np.float32(mu)
+        product = float(state["P"])
+        m_hat = following * state["m"] / (1 - product * following) + (1 - mu) * g / (1 - product)
+        return theta - lr * m_hat / (np.sqrt(v_hat) + self.eps)
+
+
+def _decayed(theta: Array, g: Array, lr: float, options: RAdam | NAdam) -> tuple[Array, Array]:
+    """Parameter and gradient after the decay of either kind."""
+    if options.decoupled_weight_decay:
+        return theta - lr * options.weight_decay * theta, g
+    return theta, g + options.weight_decay * theta

@@ -68,6 +68,15 @@ CASES: dict[str, tuple[Make, Callable[[], gradchain.Chain]]] = {
     "AdamW-maximize": (lambda p: torch.optim.AdamW(p, lr=1e-2, maximize=True), adamw),
     "Adam": (lambda p: torch.optim.Adam(p, lr=1e-2), adamw),
     "Adam-l2": (lambda p: torch.optim.Adam(p, lr=1e-2, weight_decay=0.1), lambda: adam(adamw())),
+    "RAdam": (lambda p: torch.optim.RAdam(p, lr=1e-2, weight_decay=0.1), lambda: gradchain.recipe("radam")),
+    "RAdam-decoupled": (
+        lambda p: torch.optim.RAdam(p, lr=1e-2, weight_decay=0.1, decoupled_weight_decay=True),
+        lambda: gradchain.recipe("radam", decoupled_weight_decay=True),
+    ),
+    "NAdam": (
+        lambda p: torch.optim.NAdam(p, lr=1e-2, weight_decay=0.1, momentum_decay=0.1),
+        lambda: gradchain.recipe("nadam"),
+    ),
     "SGD": (lambda p: torch.optim.SGD(p, lr=1e-2, weight_decay=0.1), lambda: gradchain.recipe("sgd")),
     "SGD-momentum": (
         lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9, dampening=0.3, weight_decay=0.1),
@@ -207,8 +216,15 @@ REFUSED: dict[str, tuple[Make, Any, type[Exception], str]] = {
         gradchain.StateError,
         "momentum = 1.5",
     ),
-    "unknown": (torch.optim.NAdam, adamw(), gradchain.StateError, "not recognised.*mu_product"),
-    "unknown-to-torch": (torch.optim.RAdam, adamw(), gradchain.StateError, "not recognised"),
+    "decay-of-another-kind-in-NAdam": (
+        lambda p: torch.optim.NAdam(p, weight_decay=0.1),
+        gradchain.recipe("nadam", decoupled_weight_decay=True),
+        gradchain.OptionError,
+        "decoupled_weight_decay = False",
+    ),
+    "another-momentum": (torch.optim.NAdam, adamw(), gradchain.OptionError, "this chain has no momentum_decay"),
+    "unknown": (torch.optim.Adamax, adamw(), gradchain.StateError, "not recognised.*exp_inf"),
+    "unknown-to-torch": (torch.optim.Adadelta, adamw(), gradchain.StateError, "not recognised"),
     "other-groups": (
         lambda p: torch.optim.AdamW([{"params": p[:2]}, {"params": p[2:]}]),
         adamw(),
@@ -279,7 +295,8 @@ EXPORTS: dict[str, tuple[gradchain.Chain, Any, type[Exception], str]] = {
         "bias_correction = False",
     ),
     "storage": (moments("storage", "int8"), "torch.optim.AdamW", gradchain.StateError, "nothing like"),
-    "unknown": (adamw(), "torch.optim.NAdam", gradchain.UnknownNameError, "pass one of torch.optim.AdamW"),
+    "unrectified": (adamw(), "torch.optim.RAdam", gradchain.OptionError, "nothing like divide"),
+    "unknown": (adamw(), "torch.optim.Adamax", gradchain.UnknownNameError, "pass one of torch.optim.AdamW"),
     "no-such-class": (adamw(), "torch.nowhere.AdamW", gradchain.UnknownNameError, "cannot be imported"),
     "amsgrad": (
         adamw(),

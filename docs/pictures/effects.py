@@ -103,6 +103,10 @@ EFFECTS: dict[str, Effect] = {
         [g.first_moment(0.8), lr(0.08)], [g.first_moment(0.8), g.ademamix(beta3=0.97, alpha=3.0), lr(0.08)],
         "A second, slow momentum adds to the first.", curve=(0.5, 4.0),
     ),
+    "nadam_momentum": Effect(
+        [g.first_moment(0.8), lr(0.2)], [g.nadam_momentum(0.8), lr(0.2)],
+        "Half of the momentum at first, and a look ahead: it turns sooner.", curve=(1.0, 5.0),
+    ),
     "nesterov": Effect(
         [AVERAGE, lr(0.35)], [AVERAGE, g.nesterov(), lr(0.35)], "Looks a step ahead, and swings less.", curve=(1.0, 5.0),
     ),
@@ -155,6 +159,10 @@ EFFECTS: dict[str, Effect] = {
         [g.adopt(0.9, skip_first=False), g.divide(1e-8), lr(0.12)],
         [g.adopt(0.9, skip_first=False), g.atan2_scale(), lr(0.12)],
         "Resolves a scale by an arctangent: no step exceeds a bound.", spike=6, steps=9,
+    ),
+    "rectify": Effect(
+        adam(), [g.first_moment(0.8), g.second_moment(0.9, bias_correction=False), g.rectify(0.9), lr(0.12)],
+        "Plain momentum for five steps, and divided ones after them.", curve=(0.4, 2.0), steps=20,
     ),
     "scale_update": Effect(
         [lr(0.08)], [g.scale_update(), lr(0.25)],

@@ -35,7 +35,8 @@ ADAM_STAGES = frozenset({"first_moment", "second_moment", "divide", "scale_by_le
 CORRECTED = {"first_moment.bias_correction": True, "second_moment.bias_correction": True}
 MACHINE = frozenset({"foreach", "fused", "capturable", "differentiable"})
 DECAYS = frozenset({"decoupled_decay", "add_decayed_weights"})
-DECOUPLED = Flag(has("decoupled_decay"), exact=True, when="weight_decay", fixed=True)
+DECAY_KIND = Flag(has("decoupled_decay"), exact=True, when="weight_decay")
+DECOUPLED = replace(DECAY_KIND, fixed=True)
 
 TORCH = (
     Source(
@@ -50,6 +51,29 @@ TORCH = (
         algorithm=ADAM_STAGES | DECAYS,
         options=CORRECTED,
         also=("torch.optim.Adam",),
+    ),
+    Source(
+        "torch.optim.RAdam",
+        group=frozenset({"betas", "capturable", "decoupled_weight_decay"}),
+        absent=frozenset({"amsgrad", "momentum_decay"}),
+        slots=ADAM,
+        numbers=_same("lr", "betas", "eps", "weight_decay", "maximize"),
+        flags={"decoupled_weight_decay": DECAY_KIND},
+        left=MACHINE,
+        algorithm=ADAM_STAGES - {"divide"} | DECAYS | {"rectify"},
+    ),
+    Source(
+        "torch.optim.NAdam",
+        group=frozenset({"betas", "momentum_decay"}),
+        slots={
+            **{key: f"nadam_momentum.{key}" for key in ("exp_avg", "mu_product")},
+            "exp_avg_sq": ADAM["exp_avg_sq"],
+        },
+        numbers=_same("lr", "betas", "eps", "weight_decay", "momentum_decay", "maximize"),
+        flags={"decoupled_weight_decay": DECAY_KIND},
+        left=MACHINE,
+        algorithm=ADAM_STAGES - {"first_moment"} | DECAYS | {"nadam_momentum"},
+        options={"second_moment.bias_correction": True},
     ),
     Source(
         "torch.optim.SGD",

@@ -17,10 +17,12 @@ from gradchain.transforms.factored import factored_moment
 from gradchain.transforms.kourkoutas import kourkoutas_beta
 from gradchain.transforms.moments import first_moment, second_moment, track_first_moment
 from gradchain.transforms.momentum import heavy_ball, lion_interpolate
+from gradchain.transforms.nadam import nadam_momentum
 from gradchain.transforms.orthograd import orthograd
 from gradchain.transforms.precision import master_weights, promote, stochastic_round
 from gradchain.transforms.prodigy import prodigy
 from gradchain.transforms.project import momentum_project
+from gradchain.transforms.radam import rectify
 from gradchain.transforms.range import centralize, cv_trust_gate, range_normalize
 from gradchain.transforms.resolve import atan2_scale, divide
 from gradchain.transforms.scale import scale_update
@@ -62,12 +64,14 @@ __all__ = [
     "master_weights",
     "momentum_project",
     "multiply",
+    "nadam_momentum",
     "nesterov",
     "orthograd",
     "prodigy",
     "projected_adaptivity",
     "promote",
     "range_normalize",
+    "rectify",
     "scale_by_learning_rate",
     "scale_update",
     "second_moment",

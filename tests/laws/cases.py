@@ -167,6 +167,7 @@ TRANSFORMS: dict[str, Case] = {
     "momentum_project/horizon": equivariant(
         gc.momentum_project(horizon=0.6), gc.track_first_moment(0.8), LR, units=("eps",)
     ),
+    "nadam_momentum": equivariant(gc.nadam_momentum(0.8, 0.5), LR),
     "nesterov": equivariant(gc.first_moment(0.8), gc.nesterov(), LR),
     "nesterov/coef": equivariant(
         gc.first_moment(0.8, bias_correction=False), gc.nesterov(0.6), gc.debias(0.8), LR
@@ -207,6 +208,10 @@ TRANSFORMS: dict[str, Case] = {
         scaling_shapes=((), (1,), (7,), *MATRICES),  # a positive slice of one element has range 0 and passes undivided
     ),
     "multiply": equivariant(gc.multiply(-0.5), LR),
+    "rectify": invariant(
+        gc.second_moment(0.9, bias_correction=False), gc.rectify(0.9, 0.1), LR,
+        scaling_shapes=NO_UNIT,  # five steps take the gradient as it is, and those after them divide it
+    ),
     "scale_by_learning_rate": equivariant(LR),
     "scale_update": invariant(
         gc.scale_update(), LR, inert=NO_BLOCKS,
@@ -286,6 +291,14 @@ RECIPES: dict[str, Case] = {
     "sgd:dampening": recipe("sgd", "equivariant", ("weight_decay",), momentum=0.5, dampening=0.3),
     "lion": recipe("lion", "invariant", weight_decay=0.1),
     "adam-atan2": recipe("adam-atan2", "invariant"),
+    "radam": recipe("radam", "invariant", (), NO_UNIT),
+    "radam:decoupled": recipe(
+        "radam", "invariant", (), NO_UNIT, betas=(0.8, 0.9), weight_decay=0.1, decoupled_weight_decay=True
+    ),
+    "nadam": recipe("nadam", "invariant", ("eps", "weight_decay")),
+    "nadam:decoupled": recipe(
+        "nadam", "invariant", ("eps",), momentum_decay=0.5, weight_decay=0.1, decoupled_weight_decay=True
+    ),
     "adv-adamw": recipe("adv-adamw", "invariant", ("eps",)),
     "adv-adamw:all": recipe(
         "adv-adamw", "invariant", ("eps",), NO_UNIT, betas=(0.8, 0.9), nesterov=True, cautious=True, ademamix=True,

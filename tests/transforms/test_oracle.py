@@ -108,6 +108,29 @@ CASES: dict[str, tuple[str, type, dict[str, st.SearchStrategy[Any]], dict[str, A
         {"betas": BETAS, "weight_decay": DECAY, "a": fraction(0.5, 2), "b": fraction(0.5, 2)},
         {},
     ),
+    "radam": (
+        "radam",
+        oracle.RAdam,
+        {
+            # Away from where rho is 5, so that both sides rectify from the same step on.
+            "betas": st.tuples(fraction(0, 0.95), st.sampled_from([0.3, 0.7, 0.9, 0.95, 0.999])),
+            "weight_decay": DECAY,
+            "eps": st.sampled_from([1e-8, 1e-2]),
+            "decoupled_weight_decay": st.booleans(),
+        },
+        {},
+    ),
+    "nadam": (
+        "nadam",
+        oracle.NAdam,
+        {
+            "betas": BETAS,
+            "weight_decay": DECAY,
+            "momentum_decay": fraction(),
+            "decoupled_weight_decay": st.booleans(),
+        },
+        {},
+    ),
     "sgd": (
         "sgd",
         oracle.SGD,
