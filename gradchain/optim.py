@@ -41,6 +41,10 @@ CLASSES = {
     "AdamATan2": "adam-atan2",
     "RAdam": "radam",
     "NAdam": "nadam",
+    "MARS": "mars-adamw",
+    "AdaBelief": "adabelief",
+    "LaProp": "laprop",
+    "StableAdamW": "stable-adamw",
 }
 """The recipes by the names of their classes: the published ones, where there are any."""
 

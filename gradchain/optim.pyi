@@ -812,3 +812,116 @@ class NAdam(gradchain.Optimizer):
         partition_group: typing.Any = None,
         shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
+
+class MARS(gradchain.Optimizer):
+    """MARS: AdamW on gradients corrected by their change, for a momentum of less variance."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.003,
+        betas: tuple[float, float] = (0.95, 0.99),
+        eps: float = 1e-08,
+        weight_decay: float = 0.0,
+        gamma: float = 0.025,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class AdaBelief(gradchain.Optimizer):
+    """AdaBelief: Adam that divides by how far gradients lie from their momentum."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-16,
+        weight_decay: float = 0.0,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class LaProp(gradchain.Optimizer):
+    """LaProp: Adam that divides first, and averages what it has divided."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.0004,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-15,
+        weight_decay: float = 0.0,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class StableAdamW(gradchain.Optimizer):
+    """StableAdamW: AdamW with shorter steps where gradients outgrow their second moment."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-06,
+        weight_decay: float = 0.01,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...

@@ -7,8 +7,12 @@ from types import ModuleType
 
 from gradchain._chain.recipes import recipe_names
 
+from .adam_variants import adabelief as adabelief
+from .adam_variants import laprop as laprop
+from .adam_variants import mars_adamw as mars_adamw
 from .adam_variants import nadam as nadam
 from .adam_variants import radam as radam
+from .adam_variants import stable_adamw as stable_adamw
 from .adams import adams as adams
 from .adv_optm import adv_adamw as adv_adamw
 from .adv_optm import adv_adamw_orthograd as adv_adamw_orthograd

@@ -52,3 +52,82 @@ def nadam(
         decoupled_weight_decay and t.decoupled_decay(weight_decay),
         t.scale_by_learning_rate(lr),
     )
+
+
+@register_recipe("mars-adamw", source="MARS, arXiv:2411.10438")
+def mars_adamw(
+    lr: float = 3e-3,
+    betas: tuple[float, float] = (0.95, 0.99),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+    gamma: float = 0.025,
+) -> Chain:
+    """MARS: AdamW on gradients corrected by their change, for a momentum of less variance.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
+    return chain(
+        t.mars(gamma, betas[0]),
+        t.clip_by_norm(1.0),
+        t.first_moment(betas[0]),
+        t.second_moment(betas[1]),
+        t.divide(eps),
+        t.decoupled_decay(weight_decay),
+        t.scale_by_learning_rate(lr),
+    )
+
+
+@register_recipe("adabelief", source="AdaBelief, arXiv:2010.07468")
+def adabelief(
+    lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-16, weight_decay: float = 0.0
+) -> Chain:
+    """AdaBelief: Adam that divides by how far gradients lie from their momentum.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
+    return chain(
+        t.first_moment(betas[0]),
+        t.belief_moment(betas[1], eps),
+        t.divide(eps),
+        t.decoupled_decay(weight_decay),
+        t.scale_by_learning_rate(lr),
+    )
+
+
+@register_recipe("laprop", source="LaProp, arXiv:2002.04839")
+def laprop(
+    lr: float = 4e-4, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-15, weight_decay: float = 0.0
+) -> Chain:
+    """LaProp: Adam that divides first, and averages what it has divided.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
+    return chain(
+        t.second_moment(betas[1]),
+        t.divide(eps),
+        t.first_moment(betas[0]),
+        t.decoupled_decay(weight_decay),
+        t.scale_by_learning_rate(lr),
+    )
+
+
+@register_recipe("stable-adamw", source="StableAdamW, arXiv:2304.13013")
+def stable_adamw(
+    lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.99), eps: float = 1e-6, weight_decay: float = 1e-2
+) -> Chain:
+    """StableAdamW: AdamW with shorter steps where gradients outgrow their second moment.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
+    return chain(
+        t.first_moment(betas[0]),
+        t.second_moment(betas[1]),
+        t.clip_by_scale(),
+        t.divide(eps),
+        t.decoupled_decay(weight_decay),
+        t.scale_by_learning_rate(lr),
+    )

@@ -9,13 +9,15 @@ PROJECTION = ("mean_cos", "projection_rate", "mean_norm_g", "mean_norm_m", "vali
 
 ELEMENTWISE = {
     "adamw", "adamw:betas", "add_decayed_weights", "ademamix", "ademamix/alone", "ademamix/warmup", "adopt",
-    "adopt/factored", "adv-adamw", "adv-adopt", "adv-lion", "adv-signsgd", "cautious_decay",
+    "adopt/factored", "adv-adamw", "adv-adopt", "adv-lion", "adv-signsgd", "belief_moment", "belief_moment/raw",
+    "adabelief", "laprop", "cautious_decay",
     "centered_decay/float8", "centered_decay/float8_scaled", "centered_decay/full", "centered_decay/int4",
     "centered_decay/int8", "clip_by_value", "debias", "decoupled_decay", "decoupled_decay/schedule", "divide",
     "factored_moment", "factored_moment/raw", "first_moment", "first_moment/bf16", "first_moment/factored",
     "first_moment/factored_compact", "first_moment/factored_vectors", "first_moment/fp16", "first_moment/fp32",
     "first_moment/int8", "first_moment/raw", "grams", "heavy_ball", "heavy_ball/nesterov", "lion",
-    "lion_interpolate", "lion_k", "master_weights", "multiply", "nesterov", "nesterov/coef", "nesterov/momentum",
+    "lion_interpolate", "lion_k", "mars", "mars/zero", "master_weights", "multiply", "nesterov",
+    "nesterov/coef", "nesterov/momentum",
     "nesterov/scaled", "promote", "promote/at_least", "promote/bf16", "radam", "radam:decoupled", "rectify",
     "scale_by_learning_rate", "second_moment",
     "second_moment/amsgrad", "second_moment/bf16", "second_moment/factored", "second_moment/int8", "second_moment/raw",

@@ -313,3 +313,67 @@ def _decayed(theta: Array, g: Array, lr: float, options: RAdam | NAdam) -> tuple
     if options.decoupled_weight_decay:
         return theta - lr * options.weight_decay * theta, g
     return theta, g + options.weight_decay * theta
+
+
+@dataclass
+class MARS:
+    """Yuan et al., algorithm 2 with the last gradient for that of this batch (MARS-approx), for AdamW."""
+
+    betas: tuple[float, float] = (0.95, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    gamma: float = 0.025
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        b1 = self.betas[0]
+        c = g + self.gamma * b1 / (1 - b1) * (g - state.get("last", g))
+        state["last"] = g
+        m_hat, v_hat = _adam_moments(theta, c / max(1.0, norm(c)), state, self.betas)
+        return theta - lr * (m_hat / (np.sqrt(v_hat) + self.eps) + self.weight_decay * theta)
+
+
+@dataclass
+class AdaBelief:
+    """Zhuang et al., algorithm 2, with decoupled decay."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-16
+    weight_decay: float = 0.0
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        m_hat, _ = _adam_moments(theta, g, state, self.betas)
+        b2 = self.betas[1]
+        state["s"] = b2 * state.get("s", 0.0) + (1 - b2) * (g - state["m"]) ** 2 + self.eps
+        s_hat = state["s"] / (1 - b2 ** state["t"])
+        return theta - lr * (m_hat / (np.sqrt(s_hat) + self.eps) + self.weight_decay * theta)
+
+
+@dataclass
+class LaProp:
+    """Ziyin et al., algorithm 1; the decay is of the parameter before the step."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-15
+    weight_decay: float = 0.0
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        b1, b2 = self.betas
+        t = state["t"] = state.get("t", 0) + 1
+        n = state["n"] = b2 * state.get("n", 0.0) + (1 - b2) * g**2
+        m = state["m"] = b1 * state.get("m", 0.0) + (1 - b1) * g / (np.sqrt(n / (1 - b2**t)) + self.eps)
+        return theta - lr * (m / (1 - b1**t) + self.weight_decay * theta)
+
+
+@dataclass
+class StableAdamW:
+    """Wortsman et al., algorithm 2, with the bias corrected where the paper changes the betas."""
+
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-6
+    weight_decay: float = 1e-2
+
+    def step(self, theta: Array, g: Array, state: State, lr: float) -> Array:
+        m_hat, v_hat = _adam_moments(theta, g, state, self.betas)
+        rms = math.sqrt(float(np.mean(g * g / np.maximum(v_hat, self.eps**2))))
+        eta = lr / max(1.0, rms)
+        return theta - eta * self.weight_decay * theta - eta * m_hat / (np.sqrt(v_hat) + self.eps)

@@ -92,6 +92,14 @@ EFFECTS: dict[str, Effect] = {
         [g.kourkoutas_beta(beta2_min=0.5), g.second_moment(0.99, bias_correction=False), g.divide(1e-8), lr(0.02)],
         "Where gradients jump, the divisor averages over fewer steps.", spike=6, steps=20,
     ),
+    "belief_moment": Effect(
+        adam(rate=0.05), [g.first_moment(0.8), g.belief_moment(0.9), g.divide(1e-16), lr(0.05)],
+        "Steps grow while the gradient is what the momentum expects.", curve=(0.5, 3.0), steps=14,
+    ),
+    "mars": Effect(
+        [g.first_moment(0.8), lr(0.2)], [g.mars(0.15, 0.8), g.first_moment(0.8), lr(0.2)],
+        "Looks at how the gradient changes, and swings less.", curve=(1.0, 5.0),
+    ),
     "heavy_ball": Effect(
         [lr(0.03)], [g.heavy_ball(0.8), lr(0.03)], "Gains speed downhill, and overshoots.", curve=(1.0, 4.0),
     ),
@@ -210,6 +218,11 @@ EFFECTS: dict[str, Effect] = {
     "clip_by_value": Effect(
         [lr(0.06)], [g.clip_by_value(1.5), lr(0.06)], "Each element is bounded, so the direction turns.", steps=16,
         curve=(1.0, 3.0), spike=4,
+    ),
+    "clip_by_scale": Effect(
+        [g.second_moment(0.9), g.divide(1e-8), lr(0.12)],
+        [g.second_moment(0.9), g.clip_by_scale(), g.divide(1e-8), lr(0.12)],
+        "The step of a gradient ten times as large is shortened to the usual length.", spike=6, steps=9,
     ),
     "promote": Effect(
         [lr(0.004)], [g.promote("fp32"), lr(0.004), g.stochastic_round()],

@@ -1,7 +1,9 @@
 """The transforms, one small module a family."""
 
 from gradchain.transforms.adopt import adopt, step_clip
+from gradchain.transforms.belief import belief_moment
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_value
+from gradchain.transforms.clip_by_scale import clip_by_scale
 from gradchain.transforms.debias import debias
 from gradchain.transforms.decay import (
     add_decayed_weights,
@@ -15,6 +17,7 @@ from gradchain.transforms.direction import ademamix, cautious, grams, nesterov
 from gradchain.transforms.elementwise import multiply, scale_by_learning_rate, sign
 from gradchain.transforms.factored import factored_moment
 from gradchain.transforms.kourkoutas import kourkoutas_beta
+from gradchain.transforms.mars import mars
 from gradchain.transforms.moments import first_moment, second_moment, track_first_moment
 from gradchain.transforms.momentum import heavy_ball, lion_interpolate
 from gradchain.transforms.nadam import nadam_momentum
@@ -40,12 +43,14 @@ __all__ = [
     "ademamix",
     "adopt",
     "atan2_scale",
+    "belief_moment",
     "cautious",
     "cautious_decay",
     "centered_decay",
     "centralize",
     "clip_by_global_norm",
     "clip_by_norm",
+    "clip_by_scale",
     "clip_by_value",
     "cv_trust_gate",
     "debias",
@@ -61,6 +66,7 @@ __all__ = [
     "kourkoutas_beta",
     "lion_interpolate",
     "lion_k",
+    "mars",
     "master_weights",
     "momentum_project",
     "multiply",

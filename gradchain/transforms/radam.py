@@ -20,7 +20,8 @@ class rectify(Stage):
     $$\rho_\infty = \frac{2}{1-\beta} - 1, \quad \rho_t = \rho_\infty - \frac{2t\beta^t}{1-\beta^t}, \qquad
     r_t = \sqrt{\frac{(\rho_t-4)(\rho_t-2)\,\rho_\infty}{(\rho_\infty-4)(\rho_\infty-2)\,\rho_t}}$$
 
-    $$u \leftarrow \begin{cases} r_t \sqrt{1-\beta^t}\; u \,/\, (D + \epsilon) & \rho_t > 5 \\ u & \text{otherwise} \end{cases}$$
+    $$u \leftarrow \begin{cases} r_t \sqrt{1-\beta^t}\; u \,/\, (D + \epsilon) & \rho_t > 5 \\
+    u & \text{otherwise} \end{cases}$$
 
     It corrects the bias of $D$ itself, outside of $\epsilon$. Where the divisor is exactly 0, $u$ passes undivided.
 

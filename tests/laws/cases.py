@@ -82,6 +82,13 @@ TRANSFORMS: dict[str, Case] = {
     "atan2_scale/range": invariant(
         gc.range_normalize(floor=0.1), gc.atan2_scale(), LR, units=("damping", "floor")
     ),
+    # The eps inside of the average has the unit of a square, so that it is small.
+    "belief_moment": invariant(
+        gc.first_moment(0.8), gc.belief_moment(0.9, 0.3), gc.divide(0.3), LR, scaling_shapes=NO_UNIT
+    ),
+    "belief_moment/raw": invariant(
+        gc.first_moment(0.8), gc.belief_moment(0.9, 0.0, bias_correction=False), gc.divide(0.0), LR
+    ),
     "cautious_decay": equivariant(gc.first_moment(0.8), LR, gc.cautious_decay(), gc.decoupled_decay(0.1)),
     **{
         f"centered_decay/{anchor}": equivariant(LR, gc.centered_decay(0.5, anchor=anchor))
@@ -97,6 +104,9 @@ TRANSFORMS: dict[str, Case] = {
     "centralize/singletons": equivariant(gc.centralize(skip_singletons=False), LR),
     "clip_by_global_norm": equivariant(gc.clip_by_global_norm(2.0), LR, units=("max_norm",)),
     "clip_by_norm": equivariant(gc.clip_by_norm(0.5), LR, units=("max_norm",)),
+    "clip_by_scale": invariant(
+        gc.second_moment(0.5), gc.clip_by_scale(0.7), gc.divide(0.1), LR, gc.decoupled_decay(0.1), units=("eps",)
+    ),
     "clip_by_value": equivariant(gc.clip_by_value(0.3), LR, units=("max_value",)),
     "cv_trust_gate": invariant(
         gc.range_normalize(floor=0.1), gc.cv_trust_gate(), gc.divide(), LR, units=("damping", "floor", "eps")
@@ -159,6 +169,8 @@ TRANSFORMS: dict[str, Case] = {
     "lion_k/2": invariant(gc.lion_k(2.0), LR),
     "lion_k/1.5": invariant(gc.lion_k(1.5), LR),
     "lion_k/auto": invariant(gc.lion_k(auto=True), LR),
+    "mars": equivariant(gc.mars(0.3, 0.8), LR),
+    "mars/zero": equivariant(gc.mars(0.3, 0.8, initial="zero"), gc.first_moment(0.8), LR),
     "master_weights": equivariant(gc.master_weights(), LR),
     "momentum_project": equivariant(
         PROJECT, gc.track_first_moment(0.8), LR, units=("eps",), inert=GIVEN
@@ -295,6 +307,10 @@ RECIPES: dict[str, Case] = {
     "radam:decoupled": recipe(
         "radam", "invariant", (), NO_UNIT, betas=(0.8, 0.9), weight_decay=0.1, decoupled_weight_decay=True
     ),
+    "mars-adamw": recipe("mars-adamw", "invariant", (), NO_UNIT, betas=(0.8, 0.9), weight_decay=0.1),
+    "adabelief": recipe("adabelief", "invariant", (), NO_UNIT, eps=1e-4),
+    "laprop": recipe("laprop", "invariant", ("eps",), weight_decay=0.1),
+    "stable-adamw": recipe("stable-adamw", "invariant", ("eps",), betas=(0.8, 0.5)),
     "nadam": recipe("nadam", "invariant", ("eps", "weight_decay")),
     "nadam:decoupled": recipe(
         "nadam", "invariant", ("eps",), momentum_decay=0.5, weight_decay=0.1, decoupled_weight_decay=True

@@ -32,6 +32,7 @@ def fraction(low: float = 0.0, high: float = 1.0) -> st.SearchStrategy[float]:
 
 BETAS = st.tuples(fraction(0, 0.95), fraction(0, 0.999))
 DECAY = st.sampled_from([0.0, 1e-2, 0.3])
+EPS = st.sampled_from([1e-8, 1e-3])
 
 # recipe, oracle, options of both, options of the recipe alone
 CASES: dict[str, tuple[str, type, dict[str, st.SearchStrategy[Any]], dict[str, Any]]] = {
@@ -108,6 +109,15 @@ CASES: dict[str, tuple[str, type, dict[str, st.SearchStrategy[Any]], dict[str, A
         {"betas": BETAS, "weight_decay": DECAY, "a": fraction(0.5, 2), "b": fraction(0.5, 2)},
         {},
     ),
+    "mars-adamw": (
+        "mars-adamw",
+        oracle.MARS,
+        {"betas": BETAS, "weight_decay": DECAY, "eps": EPS, "gamma": fraction()},
+        {},
+    ),
+    "adabelief": ("adabelief", oracle.AdaBelief, {"betas": BETAS, "weight_decay": DECAY, "eps": EPS}, {}),
+    "laprop": ("laprop", oracle.LaProp, {"betas": BETAS, "weight_decay": DECAY, "eps": EPS}, {}),
+    "stable-adamw": ("stable-adamw", oracle.StableAdamW, {"betas": BETAS, "weight_decay": DECAY, "eps": EPS}, {}),
     "radam": (
         "radam",
         oracle.RAdam,
