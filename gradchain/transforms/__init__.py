@@ -6,8 +6,6 @@ from gradchain.transforms.averaging import average_weights, lookahead
 from gradchain.transforms.belief import belief_moment
 from gradchain.transforms.blocks import block_second_moment
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_value
-from gradchain.transforms.belief import belief_moment
-from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_value
 from gradchain.transforms.clip_by_scale import clip_by_scale
 from gradchain.transforms.debias import debias
 from gradchain.transforms.decay import (
@@ -62,7 +60,6 @@ __all__ = [
     "average_weights",
     "belief_moment",
     "block_second_moment",
-    "belief_moment",
     "cautious",
     "cautious_decay",
     "centered_decay",
