@@ -178,6 +178,7 @@ def test_options_out_of_range() -> None:
         gc.sinkhorn(orthogonal=1)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow  # the last is tried three times
 def test_it_is_compiled() -> None:
     # Fusing sums over columns and rows in turn fails in torch 2.13 (inductor raises KeyError): then they are not fused.
     g, w = (x.float() for x in pair(16, 8))
