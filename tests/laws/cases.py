@@ -173,9 +173,8 @@ TRANSFORMS: dict[str, Case] = {
     ),
     "geometric_decay": equivariant(gc.geometric_decay(0.1), LR),
     "geometric_decay/row_column": invariant(
-        gc.sinkhorn(2, relative_floor=True), gc.first_moment(0.8, bias_correction=False),
-        gc.snr_precondition(by="row_column"), LR, gc.geometric_decay(0.1, snr=True, by="row_column"),
-        gc.centered_decay(0.5, geometric=True, by="row_column"),
+        gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.snr_precondition(by="row_column"), LR,
+        gc.geometric_decay(0.1, snr=True, by="row_column"),
     ),
     "geometric_decay/snr": invariant(
         gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.geometric_decay(0.1, snr=True), LR
@@ -304,9 +303,9 @@ TRANSFORMS: dict[str, Case] = {
     "second_moment/amsgrad": invariant(gc.second_moment(0.9, amsgrad=True), gc.divide(0.1), LR, units=("eps",)),
     "sign": invariant(gc.sign(), LR),
     "sinkhorn": invariant(
-        gc.sinkhorn(), LR, scaling_shapes=((), (1,), (7,), (8, 16))  # where all lines are above the floors
+        gc.sinkhorn(2), LR, scaling_shapes=((), (1,), (7,), (8, 16))  # where all lines are above the floors
     ),
-    "sinkhorn/orthogonal": invariant(gc.sinkhorn(2, orthogonal=True, relative_floor=True, rows_first=True), LR),
+    "sinkhorn/orthogonal": invariant(gc.sinkhorn(1, orthogonal=True, relative_floor=True, rows_first=True), LR),
     "snr_precondition": invariant(
         gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.snr_precondition(), LR
     ),
@@ -453,6 +452,8 @@ RECIPES: dict[str, Case] = {
         "adv-signsgd", "invariant", normed_momentum=True, snr_cond=True, geometric_wd=True, weight_decay=0.1,
         centered_wd=0.5, centered_wd_mode="full", nesterov=True,
     ),
+    "sinkgd": recipe("sinkgd", "invariant", iterations=1),
+    "sinkgd:default": recipe("sinkgd", "invariant"),
     "adv-sinksgd": recipe("adv-sinksgd", "invariant", (), ((), (7,), (8, 16)), weight_decay=0.1),
     "adv-sinksgd:snr": recipe(
         "adv-sinksgd", "invariant", (), ((), (7,), (8, 16)), momentum=0.8, normed_momentum=True, snr_cond=True,
@@ -463,7 +464,6 @@ RECIPES: dict[str, Case] = {
         nesterov=True, nesterov_coef=0.3, orthogonal_gradient="iterative", cautious_wd=True, weight_decay=0.1,
         nnmf_factor=True,
     ),
-    "sinkgd": recipe("sinkgd", "invariant"),
     "adv-adopt-factored": recipe("adv-adopt-factored", "invariant"),
     "adv-adopt-factored-ademamix": recipe("adv-adopt-factored-ademamix", "invariant"),
     "adv-prodigy-factored": recipe("adv-prodigy-factored", "invariant", inert=STUCK, silent=SMALL),
