@@ -34,7 +34,7 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
-AS_PUBLISHED = {name: ("rate_zero",) for name in ("schedule_free", "AdamWScheduleFree", "SGDScheduleFree")}
+AS_PUBLISHED = dict.fromkeys(("schedule_free", "AdamWScheduleFree", "SGDScheduleFree"), ("rate_zero",))
 """Laws that something breaks by its definition: the average of Schedule-Free goes on where the learning rate is 0, since its
 weights go by the largest rate so far."""
 
