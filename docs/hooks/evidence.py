@@ -30,10 +30,13 @@ EVIDENCE: dict[str, tuple[str, str]] = {
     # Well-kept packages, side by side.
     "lamb": ("live beside `timm.optim.Lamb`", "tests/parity/test_layerwise.py"),
     "lars": ("live beside `timm.optim.Lars`", "tests/parity/test_layerwise.py"),
-    "mars-adamw": ("live beside a published package", "tests/parity/test_variants.py"),
-    "adabelief": ("live beside a published package", "tests/parity/test_variants.py"),
-    "laprop": ("live beside a published package", "tests/parity/test_variants.py"),
-    "stable-adamw": ("live beside a published package", "tests/parity/test_variants.py"),
+    "came": ("live beside came-pytorch", "tests/parity/test_layerwise.py"),
+    "adam-mini": ("live beside adam-mini", "tests/parity/test_layerwise.py"),
+    "sophia": ("live beside pytorch_optimizer", "tests/parity/test_variants.py"),
+    "mars-adamw": ("live beside pytorch_optimizer", "tests/parity/test_variants.py"),
+    "adabelief": ("live beside pytorch_optimizer", "tests/parity/test_variants.py"),
+    "laprop": ("live beside pytorch_optimizer", "tests/parity/test_variants.py"),
+    "stable-adamw": ("live beside pytorch_optimizer", "tests/parity/test_variants.py"),
     "schedule-free-adamw": ("live beside `schedulefree`", "tests/parity/test_schedulefree.py"),
     "schedule-free-sgd": ("live beside `schedulefree`", "tests/parity/test_schedulefree.py"),
     # By the formula alone.

@@ -206,24 +206,26 @@ def transform_row(name: str, users: list[str], pages: dict[str, str]) -> list[st
                 asked,
                 ", ".join(f"`{user}`" for user in users) or "by options, or your own",
                 stage.source or "folklore",
-                f"`{test_of(name)}`",
+                f"`{test_of(name, users)}`",
                 number(kept),
                 number(seen.operations / param.numel()),
             ]
     raise SystemExit(f"the case of {name!r} in tests/laws/cases.py does not reach it with a matrix or a vector.")
 
 
-def test_of(name: str) -> str:
-    """The file of tests for a transform: of tests/transforms, if any speaks of it; of its module, or what says most."""
+def test_of(name: str, users: list[str]) -> str:
+    """The file of tests for a transform: of tests/transforms, if any speaks of it; else of a recipe that uses it."""
     home = getattr(transforms, name).__module__.rpartition(".")[2]
-    mention = re.compile(rf"\b(gc|gradchain|t)\.{name}\b")
+    mention = re.compile(rf"\b{name}\b" if "_" in name else rf"\b(gc|gradchain|t)\.{name}\b")
     for folder in ("tests/transforms", "tests"):
         files = sorted((ROOT / folder).glob("test_*.py"))
         found = {path: len(mention.findall(path.read_text(encoding="utf-8"))) for path in files}
         best = max(files, key=lambda path: (found[path] > 0, path.stem == f"test_{home}", found[path]))
-        if found[best]:
+        if found[best] and best.name != "test_field.py":
             return f"{folder}/{best.name}"
-    raise SystemExit(f"transform {name!r} has no test in tests/transforms.")
+        if user := next((user for user in users if user in EVIDENCE), None):
+            return EVIDENCE[user][1]
+    raise SystemExit(f"transform {name!r} has no test in tests/transforms, and is in no recipe.")
 
 
 def number(value: float) -> str:
