@@ -59,7 +59,7 @@ def register_recipe(
 ) -> Callable[[Build], Build]:
     """Register a function that returns a chain as a recipe.
 
-    `inert` maps options that change nothing, which `gradchain check` would call dead, to the reason; `"betas[1]"` is one entry.
+    `inert` maps options that change nothing, which `gradchain check` would call dead, to the reason. `"betas[1]"` is one.
     `needs` maps an option to the option that it needs (or several, of which one is enough; `"not x"` and `"x=value"`
     are understood): setting it without that option raises `OptionError`.
 
