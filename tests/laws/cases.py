@@ -488,8 +488,18 @@ def covering(cases: Mapping[str, Case]) -> list[str]:
     return chosen
 
 
-COVERING = covering(RECIPES)
-FAST = [*TRANSFORMS, *COVERING]
+STORED = (
+    "first_moment/int8",
+    "first_moment/bf16",
+    "first_moment/factored",
+    "second_moment/int8",
+    "second_moment/factored",
+)
+"""Cases of storages."""
+COVERING = covering(
+    {name: RECIPES[name] for name in ("rose", "gyro-adam", "adams", "adv-adamw:all", "adv-lion", "muon")}
+)
+FAST = [*covering(TRANSFORMS), *STORED, *COVERING]
 """Cases that suffice where a law holds of a chain if it holds of its stages; `make check` has the others."""
 
 
