@@ -14,7 +14,7 @@ from gradchain import Chain, chain
 from gradchain import transforms as t
 from gradchain.ops import finite, narrowed
 from gradchain.storage import ANCHORS, STORAGES
-from tests.laws.cases import CASES, selected
+from tests.laws.cases import CASES, FAST, selected
 from tests.laws.running import build
 
 SHAPES = [(8, 16), (7,), (), (4, 3, 3, 3), (40, 64)]  # the last has more than one block of int8
