@@ -43,6 +43,7 @@ from gradchain._optim.backward import step_in_backward as step_in_backward
 from gradchain._optim.by_name import optimizer as optimizer
 from gradchain._optim.exchange import ImportReport as ImportReport
 from gradchain._optim.exchange import import_state as import_state
+from gradchain._optim.hessian import give_hessian as give_hessian
 from gradchain._optim.leaving import export_state as export_state
 from gradchain._optim.optimizer import Optimizer as Optimizer
 from gradchain._optim.state import LoadReport as LoadReport

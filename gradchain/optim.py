@@ -45,6 +45,7 @@ CLASSES = {
     "AdaBelief": "adabelief",
     "LaProp": "laprop",
     "StableAdamW": "stable-adamw",
+    "Sophia": "sophia",
 }
 """The recipes by the names of their classes: the published ones, where there are any."""
 

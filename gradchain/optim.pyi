@@ -925,3 +925,32 @@ class StableAdamW(gradchain.Optimizer):
         partition_group: typing.Any = None,
         shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
+
+class Sophia(gradchain.Optimizer):
+    """Sophia: the momentum over the Hessian's diagonal, bounded; it wants `gradchain.give_hessian` every ten steps."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.0001,
+        betas: tuple[float, float] = (0.96, 0.99),
+        eps: float = 1e-12,
+        weight_decay: float = 0.1,
+        gamma: float = 0.01,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...

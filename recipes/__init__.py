@@ -12,6 +12,7 @@ from .adam_variants import laprop as laprop
 from .adam_variants import mars_adamw as mars_adamw
 from .adam_variants import nadam as nadam
 from .adam_variants import radam as radam
+from .adam_variants import sophia as sophia
 from .adam_variants import stable_adamw as stable_adamw
 from .adams import adams as adams
 from .adv_optm import adv_adamw as adv_adamw

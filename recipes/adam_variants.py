@@ -131,3 +131,29 @@ def stable_adamw(
         t.decoupled_decay(weight_decay),
         t.scale_by_learning_rate(lr),
     )
+
+
+@register_recipe(
+    "sophia",
+    source="Sophia, arXiv:2305.14342",
+    inert=dict.fromkeys(("betas[1]", "gamma"), "it acts once an estimate of the Hessian has been given"),
+)
+def sophia(
+    lr: float = 1e-4,
+    betas: tuple[float, float] = (0.96, 0.99),
+    eps: float = 1e-12,
+    weight_decay: float = 0.1,
+    gamma: float = 0.01,
+) -> Chain:
+    """Sophia: the momentum over the Hessian's diagonal, bounded; it wants `gradchain.give_hessian` every ten steps.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
+    return chain(
+        t.first_moment(betas[0], bias_correction=False),
+        t.divide_by_hessian(gamma, eps, betas[1]),
+        t.clip_by_value(1.0),
+        t.decoupled_decay(weight_decay),
+        t.scale_by_learning_rate(lr),
+    )

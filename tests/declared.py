@@ -13,6 +13,7 @@ ELEMENTWISE = {
     "adabelief", "laprop", "cautious_decay",
     "centered_decay/float8", "centered_decay/float8_scaled", "centered_decay/full", "centered_decay/int4",
     "centered_decay/int8", "clip_by_value", "debias", "decoupled_decay", "decoupled_decay/schedule", "divide",
+    "divide_by_hessian", "sophia",
     "factored_moment", "factored_moment/raw", "first_moment", "first_moment/bf16", "first_moment/factored",
     "first_moment/factored_compact", "first_moment/factored_vectors", "first_moment/fp16", "first_moment/fp32",
     "first_moment/int8", "first_moment/raw", "grams", "heavy_ball", "heavy_ball/nesterov", "lion",

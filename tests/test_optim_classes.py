@@ -24,7 +24,7 @@ SHAPES = [(4, 3), (5,)]
 PUBLISHED = [
     "Rose", "Rose_1_0_2", "GYROAdam", "GYROSGD", "Adams", "AdamW_adv", "Adopt_adv", "Prodigy_adv", "Lion_adv",
     "Lion_Prodigy_adv", "SignSGD_adv", "AdamW", "SGD", "Lion", "AdamATan2",
-    "RAdam", "NAdam", "MARS", "AdaBelief", "LaProp", "StableAdamW",
+    "RAdam", "NAdam", "MARS", "AdaBelief", "LaProp", "StableAdamW", "Sophia",
 ]  # fmt: skip
 
 

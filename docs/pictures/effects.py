@@ -30,6 +30,8 @@ class Effect:
     curve: tuple[float, float] = (1.0, 6.0)
     """The curvatures of the bowl."""
     dtype: torch.dtype = torch.float32
+    hessian: bool = False
+    """Whether the curvatures are given to the chain, for its stage that divides by them."""
 
 
 TWO = ((-1.6, 1.0), (-0.2, -0.9))
@@ -171,6 +173,10 @@ EFFECTS: dict[str, Effect] = {
     "rectify": Effect(
         adam(), [g.first_moment(0.8), g.second_moment(0.9, bias_correction=False), g.rectify(0.9), lr(0.12)],
         "Plain momentum for five steps, and divided ones after them.", curve=(0.4, 2.0), steps=20,
+    ),
+    "divide_by_hessian": Effect(
+        [lr(0.1)], [g.divide_by_hessian(1.0, beta=0.0), lr(0.15)],
+        "Divided by the curvatures of the bowl, every step points at the minimum.", hessian=True, steps=16,
     ),
     "scale_update": Effect(
         [lr(0.08)], [g.scale_update(), lr(0.25)],

@@ -32,6 +32,8 @@ def path(effect: Effect, stages: object) -> torch.Tensor:
     w = torch.nn.Parameter(start.clone())
     chain = gradchain.chain(*stages)  # type: ignore[misc]
     optimizer = gradchain.Optimizer([w], chain)
+    if effect.hessian and "divide_by_hessian" in chain.names:
+        gradchain.give_hessian(optimizer, [torch.tensor(effect.curve).expand_as(w)])
     curve, seen = torch.tensor(effect.curve), [w.detach().float().clone()]
     for step in range(1, effect.steps + 1):
         gradient = curve * (w.detach().float() - MINIMUM)

@@ -1,6 +1,7 @@
 """The transforms, one small module a family."""
 
 from gradchain.transforms.adopt import adopt, step_clip
+from gradchain.transforms.agreement import cautious, grams
 from gradchain.transforms.belief import belief_moment
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_value
 from gradchain.transforms.clip_by_scale import clip_by_scale
@@ -13,7 +14,7 @@ from gradchain.transforms.decay import (
     fisher_decay,
     geometric_decay,
 )
-from gradchain.transforms.direction import ademamix, cautious, grams, nesterov
+from gradchain.transforms.direction import ademamix, nesterov
 from gradchain.transforms.elementwise import multiply, scale_by_learning_rate, sign
 from gradchain.transforms.factored import factored_moment
 from gradchain.transforms.kourkoutas import kourkoutas_beta
@@ -36,6 +37,7 @@ from gradchain.transforms.signs import (
     snr_precondition,
     stochastic_sign,
 )
+from gradchain.transforms.sophia import divide_by_hessian
 from gradchain.transforms.spectral import spectral_decay
 
 __all__ = [
@@ -56,6 +58,7 @@ __all__ = [
     "debias",
     "decoupled_decay",
     "divide",
+    "divide_by_hessian",
     "factored_moment",
     "first_moment",
     "fisher_decay",

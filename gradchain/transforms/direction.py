@@ -1,4 +1,4 @@
-"""Change a momentum before it is divided: mask it, take the gradient's signs, look ahead, add a slower average."""
+"""Change a momentum before it is divided: look ahead, add a slower average."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Read, Slot, earlier
-from gradchain._chain.stage import Number, Slots, Stage, Yields, storage_field
+from gradchain._chain.stage import Number, Slots, Stage, storage_field
 from gradchain._core.fields import follow, hyper, static
-from gradchain._core.reduce import whole_tensor
 from gradchain._core.update import Update
 from gradchain.errors import ChainError
 from gradchain.ops import ema, where
@@ -42,65 +41,6 @@ def check_units(self: Stage, before: Sequence[Stage]) -> None:
             f"{self.address} adds the gradient to its momentum, which {resolved} has divided and the gradient not. Put "
             f"{self.address} before {resolved}."
         )
-
-
-class grams(Stage):
-    r"""Give the momentum the signs of the gradient.
-
-    $$u \leftarrow \operatorname{sign}(g) \odot \lvert u\rvert$$
-
-    $g$ is the effective gradient, which the momentum averages. The stored momentum does not change.
-
-    Raises: ChainError: no stage before it averages.
-    Source: Cao et al. (2024), Grams: Gradient Descent with Adaptive Momentum Scaling, arXiv:2412.17107; adv_optm.
-
-    >>> gradchain.recipe("adamw").insert_after("first_moment", gradchain.grams()).names[:2]
-    ('first_moment', 'grams')
-    """
-
-    scale = "any"
-    source = "Grams, arXiv:2412.17107"
-
-    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
-        check_averaged(self, before)
-
-    def update(self, update: Update, ctx: Context) -> Update:
-        return update.replace(value=update.gradient.sign() * update.value.abs())
-
-
-class cautious(Stage):
-    r"""Zero the elements whose momentum and gradient differ in sign, and scale up the others to compensate.
-
-    $$k = [u \odot g > 0], \qquad u \leftarrow \frac{u \odot k}{\max(\operatorname{mean} k,\, c)}$$
-
-    $g$ is the effective gradient, which the momentum averages. The mean is over the whole tensor. The stored momentum
-    does not change.
-
-    Args:
-        floor: $c \in (0, 1]$, default 1e-3: elements are scaled up by at most $1/c$.
-
-    Raises: OptionError: a value out of range; ChainError: no stage before it averages.
-    Source: Liang et al. (2024), Cautious Optimizers, arXiv:2411.16085; adv_optm.
-
-    >>> gradchain.recipe("lion").insert_after("sign", gradchain.cautious()).names[:3]
-    ('lion_interpolate', 'sign', 'cautious')
-    """
-
-    scale = "any"
-    source = "Cautious Optimizers, arXiv:2411.16085"
-
-    floor: float = hyper(default=1e-3, gt=0, le=1)
-
-    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
-        check_averaged(self, before)
-
-    def update(self, update: Update, ctx: Context) -> Yields:
-        u = update.value
-        k = (u.sign() * update.gradient.sign() > 0).to(u.dtype)  # the product of small numbers could vanish
-        t = yield whole_tensor(k=k)
-        mean = t.k / max(ctx.numel, 1)
-        ctx.observe("kept", lambda: mean)
-        return update.replace(value=u * k / mean.clamp(min=self.floor))
 
 
 class nesterov(Stage):

@@ -58,6 +58,7 @@ DETECTOR = {"track_first_moment": "it only keeps state for other stages"}
 # others.
 STUCK = dict.fromkeys(("d_coef", "growth_rate", "beta3", "prodigy_steps"), "d never grows")
 SMALL = {"promote": "steps of d = 1e-6 round away in bfloat16", "stochastic_round": "the same"}
+WITHOUT_HESSIAN = dict.fromkeys(("gamma", "hessian_beta"), "no estimate of the Hessian is given")
 NO_UNIT: tuple[tuple[int, ...], ...] = ()
 """Shapes of the scaling law for chains that compare gradients with a fixed number."""
 
@@ -100,6 +101,7 @@ TRANSFORMS: dict[str, Case] = {
         gc.sign(), gc.first_moment(0.8), LR, gc.centered_decay(0.5, anchor="int8", geometric=True, snr=True)
     ),
     "cautious": equivariant(gc.lion_interpolate(0.9, 0.5), gc.cautious(), LR),
+    "cautious/raw": equivariant(gc.orthograd(), gc.cautious(0.99), LR),
     "centralize": equivariant(gc.centralize(), LR),
     "centralize/singletons": equivariant(gc.centralize(skip_singletons=False), LR),
     "clip_by_global_norm": equivariant(gc.clip_by_global_norm(2.0), LR, units=("max_norm",)),
@@ -124,6 +126,7 @@ TRANSFORMS: dict[str, Case] = {
     "divide/by_size": invariant(
         gc.sign(), gc.second_moment(0.9, bias_correction=False), gc.divide(None), LR  # signs have no units
     ),
+    "divide_by_hessian": invariant(gc.divide_by_hessian(0.5, 0.3), LR, units=("eps",), inert=WITHOUT_HESSIAN),
     "factored_moment": invariant(gc.factored_moment(0.8, 0.9), gc.divide(0.1), LR, units=("eps",)),
     "factored_moment/raw": invariant(
         gc.factored_moment(0.8, 0.9, bias_correction=False, vectors=True), gc.divide(0.1), LR, units=("eps",)
@@ -310,6 +313,7 @@ RECIPES: dict[str, Case] = {
     "mars-adamw": recipe("mars-adamw", "invariant", (), NO_UNIT, betas=(0.8, 0.9), weight_decay=0.1),
     "adabelief": recipe("adabelief", "invariant", (), NO_UNIT, eps=1e-4),
     "laprop": recipe("laprop", "invariant", ("eps",), weight_decay=0.1),
+    "sophia": recipe("sophia", "invariant", ("eps",), eps=0.05, inert=WITHOUT_HESSIAN),
     "stable-adamw": recipe("stable-adamw", "invariant", ("eps",), betas=(0.8, 0.5)),
     "nadam": recipe("nadam", "invariant", ("eps", "weight_decay")),
     "nadam:decoupled": recipe(

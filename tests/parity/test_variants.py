@@ -94,3 +94,26 @@ def test_their_mars_takes_the_gradient_before_the_first_for_zero() -> None:
             optimizer.step()
     torch.testing.assert_close(zero, theirs, rtol=1e-9, atol=0)  # as ROUNDED
     assert (exact - theirs).abs().max() > 1e-4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_sophia_given_the_same_estimates() -> None:
+    """Their bound is p and ours 1, as in the paper's last version: lr, eps and gamma are p times theirs."""
+    make = peer("pytorch_optimizer", "SophiaH")
+    generator = torch.Generator().manual_seed(0)
+    start = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in SHAPES]
+    theirs, ours = ([torch.nn.Parameter(p.clone()) for p in start] for _ in range(2))
+    first = make(theirs, lr=1.0, p=0.1, eps=1e-3, update_period=3)
+    second = gradchain.optimizer("sophia", ours, lr=0.1, gamma=0.1, eps=1e-4, weight_decay=0.0, compile=False)
+    for number in range(STEPS):
+        estimate = None
+        if number % 3 == 0:
+            estimate = [30 * torch.randn(p.shape, generator=generator, dtype=torch.float64) for p in ours]
+            gradchain.give_hessian(second, estimate)
+        for a, b in zip(theirs, ours):
+            a.grad = torch.randn(a.shape, generator=generator, dtype=torch.float64)
+            b.grad = a.grad.clone()
+        first.step(hessian=estimate)  # type: ignore[call-arg]
+        second.step()
+        for a, b in zip(theirs, ours):
+            torch.testing.assert_close(b, a, rtol=1e-12, atol=1e-12)

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import gradchain as gc
+from gradchain.transforms.agreement import KEEPS_SIGNS, keeps_signs
+from tests.laws.cases import TRANSFORMS
 from tests.transforms.steps import Array, close, compare, directions, run, slot
 
 RAW = gc.first_moment(0.5, bias_correction=False)
@@ -167,7 +169,7 @@ def test_ademamix_goes_by_the_names_of_its_presets() -> None:
 # Their places.
 
 
-@pytest.mark.parametrize("stage", [gc.grams(), gc.cautious(), gc.nesterov(0.9)], ids=lambda s: s.address)
+@pytest.mark.parametrize("stage", [gc.grams(), gc.nesterov(0.9)], ids=lambda s: s.address)
 def test_a_momentum_must_come_first(stage: gc.Stage) -> None:
     for before in ([], [gc.track_first_moment()], [gc.second_moment(), gc.divide()]):
         with pytest.raises(gc.ChainError, match=rf"{stage.address} compares .* before {stage.address}"):
@@ -175,6 +177,48 @@ def test_a_momentum_must_come_first(stage: gc.Stage) -> None:
     for before in ([gc.first_moment()], [gc.heavy_ball()], [gc.lion_interpolate()], [gc.ademamix()]):
         assert stage.address in gc.chain(*before, stage).names
     assert gc.chain(gc.first_moment(), stage).dependents("first_moment") == (stage.address,)
+
+
+INERT: list[list[gc.Stage]] = [
+    [],
+    [gc.promote("fp32")],
+    [gc.track_first_moment()],
+    [gc.second_moment(), gc.divide()],
+    [gc.range_normalize(), gc.divide()],
+    [gc.clip_by_global_norm(), gc.sign(), gc.decoupled_decay()],
+]
+
+
+@pytest.mark.parametrize("before", INERT, ids=lambda stages: "-".join(stage.address for stage in stages))
+def test_cautious_where_no_sign_can_differ_is_an_error(before: list[gc.Stage]) -> None:
+    with pytest.raises(gc.ChainError, match=r"cautious compares the signs .* no stage before it changes any"):
+        gc.chain(*before, gc.cautious())
+
+
+def test_cautious_compares_any_direction_with_the_raw_gradient() -> None:
+    # Less its mean of 2: -1, -1, 2; the signs are then -, -, +, and those of the gradient +, +, +.
+    rows = gc.chain(gc.centralize(), gc.sign())
+    close(directions(rows, grads=[[[1.0, 1.0, 4.0]]])[0], [[-1.0, -1.0, 1.0]])
+    close(directions(rows, gc.cautious(), grads=[[[1.0, 1.0, 4.0]]])[0], [[0.0, 0.0, 3.0]])
+    # Across weights of 1 and 1, the gradient 4, 1 leaves 1.5, -1.5.
+    close(directions(gc.orthograd(), gc.cautious(), grads=[[4.0, 1.0]], param=[1.0, 1.0])[0][1], 0.0)
+
+
+def test_cautious_after_a_momentum_compares_with_what_that_averages() -> None:
+    # Centralised gradients -1, -1, 2, and then 0, 0, 0: nothing agrees, though the raw gradient is positive.
+    u = directions(gc.centralize(), gc.first_moment(0.5), gc.cautious(), grads=[[[1.0, 1.0, 4.0]], [[2.0, 2.0, 2.0]]])
+    close(u[1], [[0.0, 0.0, 0.0]])
+
+
+def test_signs_are_kept_by_those_that_are_said_to() -> None:
+    assert {*gc.transforms.__all__} >= KEEPS_SIGNS
+    grad = torch.randn(8, 16, generator=torch.Generator().manual_seed(3))
+    for name in KEEPS_SIGNS:
+        chain, zeros = TRANSFORMS[name].chain, torch.zeros(8, 16)  # which do not decay
+        if not all(map(keeps_signs, chain)):
+            continue
+        moved = chain.update(grad, chain.init(zeros), zeros)[0]
+        assert ((-moved).sign() * grad.sign() >= 0).all(), name
 
 
 @pytest.mark.parametrize("stage", [gc.nesterov(), gc.ademamix()], ids=lambda s: s.address)
