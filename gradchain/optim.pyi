@@ -985,6 +985,72 @@ class Muon(gradchain.Optimizer):
         shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
+class NorMuon(gradchain.Optimizer):
+    """NorMuon: Muon whose neurons step alike, as each row is divided by the root of its average mean square."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        beta2: float = 0.95,
+        eps: float = 1e-08,
+        *,
+        ns_steps: int = 5,
+        method: str = "quintic",
+        adam_lr_ratio: float = 1.0,
+        adam_betas: tuple[float, float] = (0.9, 0.999),
+        adam_eps: float = 1e-08,
+        adam_weight_decay: float = 0.01,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class Scion(gradchain.Optimizer):
+    """Scion: steepest descent under norms that fit each layer: orthogonal matrices, and signs for all else."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.000244140625,
+        momentum: float = 0.9,
+        *,
+        hidden_radius: float = 50.0,
+        other_radius: float = 3000.0,
+        constrained: bool = True,
+        ns_steps: int = 5,
+        method: str = "quintic",
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
 class SOAP(gradchain.Optimizer):
     """SOAP: Adam in the eigenbasis of Shampoo for hidden matrices, Adam for all else."""
 

@@ -373,6 +373,8 @@ RECIPES: dict[str, Case] = {
         "muon", "invariant", ("adam_eps",), (), momentum=0.8, weight_decay=0.3,
         adjust_lr_fn="match_rms_adamw", adam_lr_ratio=0.5,  # bfloat16 rounds scaled matrices otherwise
     ),
+    "normuon": recipe("normuon", "invariant", ("adam_eps",), NO_UNIT),
+    "scion": recipe("scion", "invariant", (), NO_UNIT),
     "soap": recipe("soap", "invariant", ("eps",), NO_UNIT, precondition_frequency=2, eps=1e-3),
     "shampoo": recipe("shampoo", "invariant", ("eps",), NO_UNIT, precondition_frequency=2),
     "adam-atan2": recipe("adam-atan2", "invariant"),
