@@ -26,6 +26,8 @@ EVIDENCE: dict[str, tuple[str, str]] = {
     "adv-lion": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
     "adv-lion-prodigy": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
     "adv-signsgd": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
+    "adv-muon": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
+    "adv-adamuon": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
     "adv-sinksgd": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
     # Well-kept packages, side by side.
     "lamb": ("live beside `timm.optim.Lamb`", "tests/parity/test_layerwise.py"),
@@ -42,5 +44,9 @@ EVIDENCE: dict[str, tuple[str, str]] = {
     # By the formula alone.
     "lion": ("formula in float64; state of pytorch_optimizer's `Lion` goes on here", "tests/parity/test_exchange.py"),
     "adam-atan2": ("formula in float64: no code was published", "tests/transforms/test_oracle.py"),
+    "soap": ("formula in float64", "tests/transforms/test_soap.py"),
+    "shampoo": ("formula in float64", "tests/transforms/test_shampoo.py"),
+    "normuon": ("formulas of its stages", "tests/transforms/test_row_moment.py"),
+    "scion": ("formulas of its stages", "tests/transforms/test_shape_scale.py"),
     "sinkgd": ("formula in float64", "tests/transforms/test_sinkhorn.py"),
 }
