@@ -118,7 +118,9 @@ TRANSFORMS: dict[str, Case] = {
         gc.sign(), gc.first_moment(0.8), LR, gc.centered_decay(0.5, anchor="int8", geometric=True, snr=True)
     ),
     "cautious": equivariant(gc.lion_interpolate(0.9, 0.5), gc.cautious(), LR),
-    "cautious/raw": equivariant(gc.orthograd(), gc.cautious(), LR),
+    "cautious/raw": equivariant(
+        gc.orthograd(), gc.cautious(), LR, inert={"floor": "nearly all elements keep their signs"}
+    ),
     "centralize": equivariant(gc.centralize(), LR),
     "centralize/singletons": equivariant(gc.centralize(skip_singletons=False), LR),
     "clip_by_global_norm": equivariant(gc.clip_by_global_norm(2.0), LR, units=("max_norm",)),
@@ -440,7 +442,7 @@ RECIPES: dict[str, Case] = {
     "adv-lion-prodigy": recipe("adv-lion-prodigy", "invariant", inert=STUCK, d0=0.1, slice_p=1),
     "adv-muon": recipe("adv-muon", "invariant", ("adam_eps",), NO_UNIT, weight_decay=0.1),
     "adv-muon:rows": recipe(
-        "adv-muon", "invariant", ("adam_eps",), NO_UNIT, ns_precision="fp32", accelerated_ns=True, normuon_variant=True,
+        "adv-muon", "invariant", (), NO_UNIT, ns_precision="fp32", accelerated_ns=True, normuon_variant=True,
         rms_rescaling=False, approx_mars=True, weight_decay=0.3, cautious_wd=True, adam_weight_decay=0.2,
         adam_use_atan2=True, adam_nesterov=True, nnmf_factor=True,
     ),
