@@ -285,6 +285,15 @@ EFFECTS: dict[str, Effect] = {
         [lr(0.05)], [g.row_second_moment(0.8), g.divide(1e-8), lr(0.08)],
         "Two rows, each over its own size: both keep their directions, and move at one pace.", start=TWO, steps=16,
     ),
+    "soap": Effect(
+        adam(), [g.soap(0.8, 0.9, every=1), lr(0.12)],
+        "Two rows as one matrix: Adam in a basis that is made of both gradients, after a first step that only looks.",
+        start=TWO,
+    ),
+    "shampoo": Effect(
+        [lr(0.06)], [g.shampoo(0.9, every=1, graft=False), lr(0.2)],
+        "Two rows as one matrix, divided by the roots of what its rows and its columns share.", start=TWO, steps=16,
+    ),
     "clip_by_global_norm": Effect(
         [lr(0.06)], [g.clip_by_global_norm(2.0), lr(0.06)],
         "A gradient that is too long is shortened, with those of all other parameters.", spike=4, steps=12, curve=(1.0, 3.0),
