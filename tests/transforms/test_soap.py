@@ -93,7 +93,9 @@ def test_the_equations_compiled() -> None:
 def test_a_long_side_is_not_rotated() -> None:
     grads = sequence((4, 6), 8)
     ours = optimizer((4, 6), largest=5)
-    for u, wanted in zip(moves(ours, [torch.tensor(g) for g in grads]), soap_of(grads, **TYPICAL, right=False), strict=True):
+    for u, wanted in zip(
+        moves(ours, [torch.tensor(g) for g in grads]), soap_of(grads, **TYPICAL, right=False), strict=True
+    ):
         np.testing.assert_allclose(u.numpy(), wanted, rtol=1e-9, atol=1e-11)
     assert {"moment_left", "basis_left"} < state_of(ours).keys()
     assert not {"moment_right", "basis_right"} & state_of(ours).keys()
