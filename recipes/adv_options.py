@@ -17,7 +17,7 @@ from gradchain import transforms as t
 from gradchain._chain.partition import partition
 from gradchain._chain.registry import label_function
 from gradchain.errors import OptionError, shown
-from gradchain.transforms.decay import ADAPTERS
+from gradchain.transforms.centered_decay import ADAPTERS
 
 OrthoGrad = Literal["disabled", "flattened", "per_rank", "iterative"]
 Layers = Literal["shape", "role", "tensor"]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
+from gradchain import Stage
 from tests.test_release import PROJECT
 
 ROOT = Path(__file__).parent.parent
@@ -124,7 +126,7 @@ def test_the_picture_in_the_docs_is_true() -> None:
 CORE = ("_core", "_chain", "transforms", "storage", "_dist", "_engine", "_optim")
 """Rooms whose functions fit on a screen."""
 
-LINES, BODY = 400, 40
+LINES, BODY, STAGE = 400, 40, 150
 
 
 def _bodies(module: str) -> dict[str, int]:
@@ -142,3 +144,14 @@ def test_files_and_functions_are_short() -> None:
     assert {name: count for name, count in lines.items() if count > LINES} == {}
     bodies = {name: count for module in MODULES if room(module) in CORE for name, count in _bodies(module).items()}
     assert {name: count for name, count in bodies.items() if count > BODY} == {}
+
+
+def _defines_a_stage(module: str) -> bool:
+    held = vars(import_module(module)).values()
+    return any(isinstance(x, type) and issubclass(x, Stage) and x.__module__ == module for x in held)
+
+
+def test_a_file_of_stages_is_read_at_a_glance() -> None:
+    stages = [name for name in MODULES if room(name) == "transforms" and _defines_a_stage(name)]
+    lines = {name: len(MODULES[name].read_text(encoding="utf-8").splitlines()) for name in stages}
+    assert {name: count for name, count in lines.items() if count > STAGE} == {}

@@ -8,8 +8,11 @@ from typing import TypeAlias
 
 import torch
 
+from gradchain._chain.context import Context
+from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._core.noise import random_bits, salt_of
 from gradchain._core.reduce import Request, Totals, accumulate, tensor_partials, whole_tensor
+from gradchain._core.shard import Shard
 from gradchain.ops import finite, nonzero, root, widest
 
 Tensors: TypeAlias = "tuple[torch.Tensor, ...]"
@@ -24,6 +27,22 @@ def start_vector(shape: Sequence[int], name: str, seed: int, device: torch.devic
     key = torch.zeros((), dtype=torch.int32, device=device)
     drawn = gaussian(*(random_bits(like, key, salt_of(f"{name}/{part}", seed)) for part in ("radius", "angle")))
     return drawn / drawn.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+def start_slot(p: ParamInfo, name: str, seed: int, *shape: int, per_row: bool = True) -> Slot:
+    """A slot that begins with random vectors, the same for equal shapes."""
+
+    def fill(param: torch.Tensor, shard: Shard) -> torch.Tensor:
+        whole = start_vector(shape, name, seed, param.device)
+        return shard.cut(whole) if per_row else whole
+
+    return Slot(fill, shape=shape, per_row=per_row, dtype=torch.promote_types(p.dtype, torch.float32))
+
+
+def kept(ctx: Context, *slots: str) -> tuple[torch.Tensor, ...]:
+    """The vectors in slots, in the dtype that the iteration computes in."""
+    dtype = torch.promote_types(ctx.dtype, torch.float32)
+    return tuple(ctx.read(slot, storage_dtype=True).to(dtype) for slot in slots)
 
 
 def gaussian(radius: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:

@@ -14,10 +14,10 @@ from gradchain._chain.mixins import Decay, SharedNumbers
 from gradchain._chain.stage import Number, Slots, Stage
 from gradchain._core.fields import Interval, as_number, follow, hyper, static
 from gradchain._core.reduce import accumulate
-from gradchain._core.shard import Shard
 from gradchain._core.update import Update
 from gradchain.errors import ChainError, OptionError
 from gradchain.ops import minimum, wide
+from gradchain.transforms.thinned import thinned, thinned_slot
 
 REFERENCES = ("initial_lr", "max_lr", "constructor_lr", "reference_lr")
 """Entries that a learning rate is divided by. They are scaled with it, so that the ratio stays."""
@@ -89,9 +89,7 @@ class prodigy(SharedNumbers):
 
     def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
         for stage in before:
-            early = any(
-                slot in stage.known_slots for slot in ("exp_avg", "momentum_buffer", "exp_avg_slow", "exp_avg_sq")
-            )
+            early = not {"exp_avg", "momentum_buffer", "exp_avg_slow", "exp_avg_sq"}.isdisjoint(stage.known_slots)
             scaled = "lr" in stage.dynamic_fields() and not isinstance(stage, Decay)
             if early or scaled or stage.scale in ("sets", "resolves"):
                 raise ChainError(
@@ -100,9 +98,8 @@ class prodigy(SharedNumbers):
                 )
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
-        rows, columns = (p.shape[0] if p.ndim else 1), -(-p.shape[1:].numel() // self.slice_p)
-        s = Slot(shape=(rows, columns), per_row=p.ndim > 0, dtype=torch.float32)
-        return {"s": s, "p0": Slot(self._sliced, shape=(rows, columns), per_row=p.ndim > 0)}
+        s = thinned_slot(p, self.slice_p, dtype=torch.float32)
+        return {"s": s, "p0": thinned_slot(p, self.slice_p, copy=True)}
 
     def init_shared(self) -> dict[str, float]:
         return {"d": self.d0, "d_max": self.d0, "d_numerator": 0.0, "k": 0.0}
@@ -128,9 +125,9 @@ class prodigy(SharedNumbers):
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         assert self.beta3 is not None
-        g = self._sliced(wide(update.value), ctx.shard)
+        g = thinned(wide(update.value), ctx.shard, self.slice_p)
         s = self.beta3 * ctx.read("s", storage_dtype=True) + ctx["weight"] * g
-        travelled = wide(ctx.read("p0", storage_dtype=True)) - self._sliced(wide(ctx.param), ctx.shard)
+        travelled = wide(ctx.read("p0", storage_dtype=True)) - thinned(wide(ctx.param), ctx.shard, self.slice_p)
         ctx.contribute(numerator=ctx["kappa"] * accumulate(g * travelled), denominator=accumulate(s.abs()))
         return update.replace(value=self.d * update.value), {"s": s}
 
@@ -151,13 +148,3 @@ class prodigy(SharedNumbers):
             "d_numerator": torch.where(adapting & sound, numerator, self.d_numerator),
             "k": self.k + 1,
         }
-
-    def _sliced(self, tensor: torch.Tensor, shard: Shard) -> torch.Tensor:
-        """Every `slice_p`-th element of the whole that is in this process, row by row, padded with zeros."""
-        columns, p = shard.row_numel, self.slice_p
-        rows = tensor.reshape(shard.rows, columns)
-        if columns % p == 0:
-            return rows[:, ::p]
-        first = torch.arange(shard.first, shard.first + shard.rows, device=tensor.device)[:, None] * -columns % p
-        places = first + torch.arange(0, columns, p, device=tensor.device)
-        return torch.where(places < columns, rows.gather(1, places.clamp(max=columns - 1)), 0)

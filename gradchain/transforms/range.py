@@ -1,4 +1,4 @@
-"""Rose's transforms: range normalisation of slices, without any state.
+"""Rose's transforms of slices: centering and range normalisation of slices, without any state.
 
 A *slice* is what one index of the leading axis selects: a row of a matrix, a filter of a convolution.
 """
@@ -11,9 +11,8 @@ from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Stage, Yields
 from gradchain._core.fields import hyper, static
-from gradchain._core.reduce import whole_tensor, whole_tensor_max
+from gradchain._core.reduce import whole_tensor_max
 from gradchain._core.update import Update
-from gradchain.ops import finite, nonzero, root
 
 ROSE = "Rose (Kieren, 2026), doi:10.5281/zenodo.19589765"
 
@@ -122,36 +121,3 @@ class range_normalize(Stage):
             flat = high - low < self.flat_rtol * torch.maximum(high.abs(), low.abs())
             scale = torch.where(flat, torch.zeros_like(scale), scale)
         return update.replace(scale=scale)
-
-
-class cv_trust_gate(Stage):
-    r"""Pull the pending scales towards their mean where they vary much.
-
-    With $\mu$ and $\sigma$ the mean and the population standard deviation of all scales $R_i$:
-
-    $$\tau = \frac{\mu}{\mu + \sigma}, \qquad R_i \leftarrow \mu + \tau\,(R_i - \mu)$$
-
-    $1/\tau - 1$ is the coefficient of variation. Since $\sigma/\mu \le \sqrt{n-1}$, the gate never closes fully for
-    few slices: $\tau \ge 1/(1+\sqrt{n-1})$. One scale passes unchanged; all zeros stay zeros.
-
-    Raises: ChainError: no scale is pending.
-    Raises: ChainError: no scale is pending.
-
-    Source: Rose.
-
-    >>> gradchain.recipe("rose").without("cv_trust_gate").names[1:4]
-    ('centralize', 'range_normalize', 'divide')
-    """
-
-    scale = "edits"
-    source = ROSE
-
-    def update(self, update: Update, ctx: Context) -> Yields:
-        assert update.scale is not None
-        R = finite(update.scale)
-        t = yield whole_tensor(n=torch.ones_like(R), R=R, RR=R.to(torch.float64).square())
-        mu = t.R / t.n
-        sigma = root((t.RR / t.n - mu.square()).clamp(min=0))
-        tau = mu / nonzero(mu + sigma)
-        ctx.observe("trust", lambda: tau)
-        return update.replace(scale=R - (R - mu) * (1 - tau))

@@ -12,16 +12,16 @@ from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Slots, Stage, Yields
 from gradchain._core.fields import hyper, static
 from gradchain._core.reduce import Request, Totals, whole_tensor, whole_tensor_max
-from gradchain._core.shard import Shard
 from gradchain._core.update import Update
 from gradchain.errors import OptionError
 from gradchain.ops import root, wide
 from gradchain.transforms.power_iteration import (
+    kept,
     length,
     one_sided,
     skew,
     skew_size,
-    start_vector,
+    start_slot,
     two_sided,
     two_sided_blocks,
 )
@@ -91,8 +91,9 @@ class scale_update(Stage):
             return {}
         rows, columns = p.shape[0], p.shape[1:].numel()
         if kind == "matrix":
-            right = {"spectral_v": self._start(p, "spectral_v", columns, per_row=False)}
-            return {"spectral_u": self._start(p, "spectral_u", rows), **right} if self.power == "two_sided" else right
+            right = {"spectral_v": start_slot(p, "spectral_v", self.seed, columns, per_row=False)}
+            left = {"spectral_u": start_slot(p, "spectral_u", self.seed, rows)}
+            return {**left, **right} if self.power == "two_sided" else right
         size = skew_size(columns)
         if size * (size - 1) // 2 != columns:
             raise OptionError(
@@ -101,16 +102,7 @@ class scale_update(Stage):
                 "Give this parameter another role, or None."
             )
         names = ("spectral_u", "spectral_v") if self.blocks == "spectral" else ()
-        return {name: self._start(p, name, rows, size) for name in names}
-
-    def _start(self, p: ParamInfo, name: str, *shape: int, per_row: bool = True) -> Slot:
-        """A slot that begins with random vectors, the same for equal shapes."""
-
-        def fill(param: torch.Tensor, shard: Shard) -> torch.Tensor:
-            whole = start_vector(shape, name, self.seed, param.device)
-            return shard.cut(whole) if per_row else whole
-
-        return Slot(fill, shape=shape, per_row=per_row, dtype=torch.promote_types(p.dtype, torch.float32))
+        return {name: start_slot(p, name, self.seed, rows, size) for name in names}
 
     def update(self, update: Update, ctx: Context) -> Yields:
         u, kind = wide(update.value), _kind(ctx.shape, ctx.role)
@@ -135,7 +127,7 @@ class scale_update(Stage):
         if self.blocks != "spectral":
             wanted = columns if self.blocks == "rms" else size / 8
             return rows * (wanted**0.5 / length(rows).clamp(min=_TINY)), {}
-        sigma, a, b = two_sided_blocks(skew(rows, size), *_kept(ctx, "spectral_u", "spectral_v"))
+        sigma, a, b = two_sided_blocks(skew(rows, size), *kept(ctx, "spectral_u", "spectral_v"))
         ctx.observe("sigma", lambda: sigma)
         scale = 0.5 * self.oft_scale_factor / sigma.clamp(min=0.5 / size**0.5)
         return rows * scale, {"spectral_u": a, "spectral_v": b}
@@ -144,16 +136,10 @@ class scale_update(Stage):
         m, n = ctx.shape[0], max(1, M.shape[1])  # of the whole: here may be some of the rows
         if self.power != "two_sided":
             absolute = self.power == "one_sided_absolute"
-            sigma, b = yield from one_sided(M, *_kept(ctx, "spectral_v"), absolute=absolute)
+            sigma, b = yield from one_sided(M, *kept(ctx, "spectral_v"), absolute=absolute)
             ctx.observe("sigma", lambda: sigma)
             return M * ((m / n) ** 0.5 / sigma.clamp(min=_TINY)), {"spectral_v": b}
-        sigma, a, b = yield from two_sided(M, *_kept(ctx, "spectral_u", "spectral_v"))
+        sigma, a, b = yield from two_sided(M, *kept(ctx, "spectral_u", "spectral_v"))
         ctx.observe("sigma", lambda: sigma)
         target = 1.0 if ctx.role == "lora_A" else (m / n) ** 0.5
         return M * (target / sigma.clamp(min=1 / (m**0.5 + n**0.5))), {"spectral_u": a, "spectral_v": b}
-
-
-def _kept(ctx: Context, *slots: str) -> tuple[torch.Tensor, ...]:
-    """Slots in the dtype that this stage computes in."""
-    dtype = torch.promote_types(ctx.dtype, torch.float32)
-    return tuple(ctx.read(slot, storage_dtype=True).to(dtype) for slot in slots)

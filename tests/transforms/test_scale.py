@@ -307,7 +307,9 @@ def test_vectors_are_kept_in_single_precision_at_least(dtype: torch.dtype, kept:
 
 
 def test_start_vectors_can_be_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gradchain.transforms.scale.start_vector", lambda shape, *_: torch.eye(*shape[-1:])[0])
+    monkeypatch.setattr(
+        "gradchain.transforms.power_iteration.start_vector", lambda shape, *_: torch.eye(*shape[-1:])[0]
+    )
     slots = gc.chain(gc.scale_update(), LR).init(torch.ones(2, 3))["slots"][""]
     close(slots["scale_update.spectral_u"], [1.0, 0.0])
     close(slots["scale_update.spectral_v"], [1.0, 0.0, 0.0])
