@@ -322,8 +322,9 @@ class Auxiliary:
 
 
 def prefixed(prefix: str, stage: Any) -> Any:
-    """A stage whose numbers go by names of their own."""
-    return stage.rename(**{name: f"{prefix}{stage.key_of(name)}" for name in stage.live_fields()})
+    """A stage whose numbers go by names of their own, but for those that only other chains have."""
+    own = [name for name, spec in stage.live_fields().items() if not (spec.follows and spec.dispensable)]
+    return stage.rename(**{name: f"{prefix}{stage.key_of(name)}" for name in own})
 
 
 def orthogonal(mode: OrthoGrad) -> Any:

@@ -1,4 +1,4 @@
-"""Muon_adv and AdaMuon_adv of adv_optm 2.5.16 next to ours: the same gradients, and faults M1 to M16 of adv-optm.md."""
+"""Muon_adv and AdaMuon_adv of adv_optm 2.5.16 next to ours: the same gradients, and faults M1 to M17 of adv-optm.md."""
 
 from __future__ import annotations
 
@@ -233,10 +233,12 @@ def test_m16_decay_is_tied_to_the_learning_rate() -> None:
         assert float(mine.mean()) == pytest.approx(0.5 * lr, rel=1e-4)
 
 
-def test_factored_second_moments_of_any_layout() -> None:
-    grad = noise(16, 8).T
+def test_m17_factored_second_moments_of_tall_matrices() -> None:
+    param = nn.Parameter(torch.ones(12, 4))  # its factors are of 8 x 6
+    param.grad = noise(12, 4)
     with pytest.raises(RuntimeError, match="view"):
-        theirs_and_ours("AdaMuon_adv", [grad, grad], factored_2nd=True)
+        adv_optm.AdaMuon_adv([param], factored_2nd=True).step()
+    gradchain.optimizer("adv-adamuon", [param], compile=False, factored_2nd=True).step()
 
 
 def test_ours_and_theirs_agree_in_the_rest() -> None:
