@@ -34,8 +34,8 @@ from .adv_optm import NEEDS, SOURCE
 
 OF_MATRICES = (
     "beta1", "betas", "eps", "weight_decay", "nesterov", "nesterov_coef", "use_atan2", "auto_projection", "ns_steps",
-    "ns_eps", "ns_coeffs", "ns_precision", "accelerated_ns", "low_rank_ortho", "rms_rescaling", "normuon_variant", "approx_mars",
-    "orthogonal_gradient", "state_precision", "nnmf_factor", "factored_2nd",
+    "ns_eps", "ns_coeffs", "ns_precision", "accelerated_ns", "low_rank_ortho", "rms_rescaling", "normuon_variant",
+    "approx_mars", "orthogonal_gradient", "state_precision", "nnmf_factor", "factored_2nd",
 )  # fmt: skip
 OF_ADAM = (
     "adam_betas", "adam_eps", "adam_weight_decay", "adam_use_bias_correction", "adam_use_atan2", "adam_fisher_wd",
