@@ -363,7 +363,7 @@ def adv_muon_or_adam(name: str, param: torch.Tensor) -> str:
     first two axes is 1, so that depthwise kernels and position embeddings are none.
     """
     shape = tuple(param.shape)
-    if len(shape) < 2 or sum(size > 1 for size in shape) < 2 or 1 in shape[:2]:
+    if len(shape) < 2 or 1 in shape[:2]:
         return "adam"
     short, long = sorted((shape[0], math.prod(shape[1:])))
     return "muon" if short >= 4 and long <= 128 * short else "adam"
