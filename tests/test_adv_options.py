@@ -132,6 +132,12 @@ SWITCHES: list[dict[str, Any]] = [
 SYNONYMS = ("nnmf_factor", "adam_nnmf_factor")  # of state_precision = "factored"
 
 
+def other(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else 0.5 * value + 0.1
+
+
 @pytest.mark.parametrize("name", ["adv-muon", "adv-adamuon"])
 @pytest.mark.parametrize("switch", SWITCHES, ids=str)
 def test_an_option_changes_the_chain_or_is_an_error(name: str, switch: dict[str, Any]) -> None:
@@ -143,8 +149,7 @@ def test_an_option_changes_the_chain_or_is_an_error(name: str, switch: dict[str,
     for option, default in parameters.items():
         if option in switch or (option in SYNONYMS and "factored" in switch.values()):
             continue
-        value = CHANGED.get(option, (not default) if isinstance(default, bool) else (default or 0) + 1)
-        value = 0.5 * default + 0.1 if isinstance(default, float) else value
+        value = CHANGED[option] if option in CHANGED else other(default)
         try:
             if gc.recipe(name, **switch, **{option: value}) == chain:
                 silent.append(option)
