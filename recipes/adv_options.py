@@ -322,8 +322,8 @@ class Auxiliary:
 
 
 def prefixed(prefix: str, stage: Any) -> Any:
-    """A stage whose numbers go by names of their own, but for those that only other chains have."""
-    own = [name for name, spec in stage.live_fields().items() if not (spec.follows and spec.dispensable)]
+    """A stage whose numbers go by names of their own, but for `d`, which is Prodigy's."""
+    own = [name for name in stage.live_fields() if name != "d"]
     return stage.rename(**{name: f"{prefix}{stage.key_of(name)}" for name in own})
 
 
