@@ -14,7 +14,9 @@ from .adv_options import (
     Anchor,
     Auxiliary,
     Decay,
+    Digits,
     Division,
+    Initial,
     Kourkoutas,
     Layers,
     Matrices,
@@ -30,21 +32,35 @@ from .adv_options import (
 )
 from .adv_optm import NEEDS, SOURCE
 
+OF_MATRICES = (
+    "beta1", "betas", "eps", "weight_decay", "nesterov", "nesterov_coef", "use_atan2", "auto_projection", "ns_steps",
+    "ns_eps", "ns_coeffs", "ns_precision", "accelerated_ns", "low_rank_ortho", "rms_rescaling", "normuon_variant",
+    "approx_mars", "orthogonal_gradient", "state_precision", "nnmf_factor", "factored_2nd",
+)  # fmt: skip
+OF_ADAM = (
+    "adam_betas", "adam_eps", "adam_weight_decay", "adam_use_bias_correction", "adam_use_atan2", "adam_fisher_wd",
+    "adam_nesterov", "adam_orthogonal_gradient", "adam_spectral_normalization", "adam_kourkoutas_beta",
+    "adam_state_precision", "adam_nnmf_factor", "adam_factored_2nd",
+)  # fmt: skip
+
 MUON_NEEDS: dict[str, str | tuple[str, ...]] = {
     **NEEDS,
     **dict.fromkeys(("beta2_normuon", "normuon_eps"), "normuon_variant"),
     **dict.fromkeys(("mars_gamma", "mars_initial"), "approx_mars"),
     "ns_coeffs": "not accelerated_ns", "cns_a_bound": "accelerated_ns", "ortho_rank": "low_rank_ortho",
-    "kappa_p": "not auto_projection", "factored_2nd": "not normuon_variant", "use_atan2": "not normuon_variant",
-    "eps": "not use_atan2",
+    "kappa_p": "not auto_projection", "use_atan2": "not normuon_variant", "eps": "not use_atan2",
+    "factored_2nd": "not normuon_variant and not nnmf_factor and not state_precision=factored",
     "vector_reshape": ("adam_nnmf_factor", "adam_factored_2nd", "adam_state_precision=factored"),
     "seed": ("stochastic_rounding", "spectral_normalization", "adam_spectral_normalization", "low_rank_ortho"),
-    **{f"adam_{name}": f"adam_{need}" for name, need in (
-        ("nesterov_coef", "nesterov"), ("beta2_min", "kourkoutas_beta"), ("ema_alpha", "kourkoutas_beta"),
-        ("tiny_spike", "kourkoutas_beta"), ("k_warmup_steps", "kourkoutas_beta"),
+    "adam_nesterov_coef": "adam_nesterov",
+    **{f"adam_{name}": "adam_kourkoutas_beta" for name in (
+        "beta2_min", "ema_alpha", "tiny_spike", "k_warmup_steps", "kourkoutas_layers",
     )},
-    "adam_eps": "not adam_use_atan2", "adam_factored_2nd": "not adam_nnmf_factor",
+    "adam_eps": "not adam_use_atan2",
+    "adam_factored_2nd": "not adam_nnmf_factor and not adam_state_precision=factored",
 }  # fmt: skip
+for names, routed in ((OF_MATRICES, "not use_muon=false"), (OF_ADAM, "not use_muon")):
+    MUON_NEEDS.update({name: " and ".join(filter(None, (MUON_NEEDS.get(name), routed))) for name in names})  # pyright: ignore
 
 
 @register_recipe("adv-muon", source=SOURCE, needs=MUON_NEEDS)
@@ -53,10 +69,10 @@ def adv_muon(
     lr: float = 1e-3, beta1: float = 0.95, weight_decay: float = 0.0, *,
     nesterov: bool = True, nesterov_coef: float | None = None,
     ns_steps: int = 5, ns_eps: float | None = 1e-7, ns_coeffs: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
-    ns_precision: str = "bf16", accelerated_ns: bool = False, cns_a_bound: float | None = None,
+    ns_precision: Digits = "bf16", accelerated_ns: bool = False, cns_a_bound: float | None = None,
     low_rank_ortho: bool = False, ortho_rank: int = 128, rms_rescaling: bool = True, spectral_normalization: bool = False,
     normuon_variant: bool = False, beta2_normuon: float = 0.95, normuon_eps: float = 1e-8,
-    approx_mars: bool = False, mars_gamma: float = 0.025, mars_initial: str = "gradient",
+    approx_mars: bool = False, mars_gamma: float = 0.025, mars_initial: Initial = "gradient",
     orthogonal_gradient: OrthoGrad = "disabled", use_muon: bool | None = None,
     cautious_wd: bool = False, centered_wd: float = 0.0, centered_wd_mode: Anchor = "float8",
     state_precision: Precision = "auto", nnmf_factor: bool = False, vector_reshape: bool = False,
@@ -110,10 +126,10 @@ def adv_adamuon(
     nesterov: bool = True, nesterov_coef: float | None = None, use_atan2: bool = False,
     kappa_p: float = 1.0, auto_projection: bool = True,
     ns_steps: int = 5, ns_eps: float | None = 1e-7, ns_coeffs: tuple[float, float, float] = (3.4445, -4.775, 2.0315),
-    ns_precision: str = "bf16", accelerated_ns: bool = False, cns_a_bound: float | None = None,
+    ns_precision: Digits = "bf16", accelerated_ns: bool = False, cns_a_bound: float | None = None,
     low_rank_ortho: bool = False, ortho_rank: int = 128, rms_rescaling: bool = True, spectral_normalization: bool = False,
     normuon_variant: bool = False,
-    approx_mars: bool = False, mars_gamma: float = 0.025, mars_initial: str = "gradient",
+    approx_mars: bool = False, mars_gamma: float = 0.025, mars_initial: Initial = "gradient",
     orthogonal_gradient: OrthoGrad = "disabled", use_muon: bool | None = None,
     cautious_wd: bool = False, centered_wd: float = 0.0, centered_wd_mode: Anchor = "float8",
     state_precision: Precision = "auto", nnmf_factor: bool = False, factored_2nd: bool = False, vector_reshape: bool = False,

@@ -24,6 +24,8 @@ Layers = Literal["shape", "role", "tensor"]
 Precision = Literal["auto", "fp32", "fp16", "bf16_sr", "int8_sr", "factored"]
 Adaptivity = Literal["disabled", "auto", "mean", "row", "total", "auto_squared"]
 Anchor = Literal["full", "float8", "float8_scaled", "int8", "int4"]
+Digits = Literal["bf16", "fp32", "fp64"]
+Initial = Literal["gradient", "zero"]
 Parts: TypeAlias = "list[Any]"
 """Stages, partitions and lists of them; `False` and `None` are left out."""
 
@@ -265,7 +267,7 @@ class Matrices:
     rms_rescaling: Annotated[bool, "steps of root mean square 0.2 lr, like Adam's; else sqrt(max(1, rows/columns))."]
     spectral_normalization: bool
     seed: int
-    ns_precision: Annotated[str, 'of the iterations: "bf16", "fp32" or "fp64".'] = "bf16"
+    ns_precision: Annotated[Digits, 'of the iterations: "bf16", "fp32" or "fp64".'] = "bf16"
 
     def __post_init__(self) -> None:
         if self.spectral_normalization and self.rms_rescaling:
@@ -318,15 +320,11 @@ class Auxiliary:
         ]
         return [stage and prefixed("adam_", stage) for stage in own]
 
-    def _size(self) -> Any:
-        if self.spectral_normalization:
-            return t.scale_update(seed=self.state.seed)
-        return self.use_atan2 and t.multiply(4 / math.pi)
-
 
 def prefixed(prefix: str, stage: Any) -> Any:
-    """A stage whose numbers go by names of their own."""
-    return stage.rename(**{name: f"{prefix}{stage.key_of(name)}" for name in stage.live_fields()})
+    """A stage whose numbers go by names of their own, but for `d`, which is Prodigy's."""
+    own = [name for name in stage.live_fields() if name != "d"]
+    return stage.rename(**{name: f"{prefix}{stage.key_of(name)}" for name in own})
 
 
 def orthogonal(mode: OrthoGrad) -> Any:
@@ -365,7 +363,7 @@ def adv_muon_or_adam(name: str, param: torch.Tensor) -> str:
     first two axes is 1, so that depthwise kernels and position embeddings are none.
     """
     shape = tuple(param.shape)
-    if len(shape) < 2 or sum(size > 1 for size in shape) < 2 or 1 in shape[:2]:
+    if len(shape) < 2 or 1 in shape[:2]:
         return "adam"
     short, long = sorted((shape[0], math.prod(shape[1:])))
     return "muon" if short >= 4 and long <= 128 * short else "adam"
@@ -411,7 +409,7 @@ Build = TypeVar("Build", bound=Callable[..., Any])
 
 def documented(build: Build) -> Build:
     """Append `Args:`, `Returns:` and `Raises:` to the docstring of a recipe; an option without a meaning is a `KeyError`."""
-    arguments = "\n".join(f"    {name}: {_meaning(name)}" for name in inspect.signature(build).parameters)
+    arguments = "\n".join(f"    {name}: {meaning(name)}" for name in inspect.signature(build).parameters)
     build.__doc__ = (
         f"{inspect.getdoc(build)}\n\nArgs:\n{arguments}\n\nReturns:\n    The chain, for an optimizer or to be edited.\n\n"
         "Raises:\n    OptionError: a value out of range, or an option that the others leave without effect."
@@ -419,6 +417,6 @@ def documented(build: Build) -> Build:
     return build
 
 
-def _meaning(option: str) -> str:
+def meaning(option: str) -> str:
     """What an option does; those of Adam beside Muon mean what they mean in AdamW_adv."""
     return MEANINGS[option] if option in MEANINGS else f"`{option.removeprefix('adam_')}` of AdamW_adv."

@@ -24,14 +24,15 @@ def test_every_option_is_typed_and_documented(name: str) -> None:
     build = find_recipe(name).build
     hints, doc = typing.get_type_hints(build), inspect.getdoc(build) or ""
     for option, parameter in inspect.signature(build).parameters.items():
-        assert f"\n    {option}: {adv_options.MEANINGS[option]}" in doc
+        assert f"\n    {option}: {adv_options.meaning(option)}" in doc
         if isinstance(parameter.default, str):
             assert parameter.default in typing.get_args(hints[option])
 
 
 def test_no_meaning_is_left_over() -> None:
     options = {parameter.name for name in ADV for parameter in find_recipe(name).parameters}
-    assert set(adv_options.MEANINGS) == options
+    assert set(adv_options.MEANINGS) <= options
+    assert {option.removeprefix("adam_") for option in options} <= set(adv_options.MEANINGS)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +110,69 @@ def test_routes_are_saved_and_share_their_strength() -> None:
         if not name.startswith("dora") and isinstance(stage, gc.decoupled_decay)
     }
     assert strengths == {0.7}
+
+
+# Muon_adv and AdaMuon_adv, where a switch decides about other options.
+
+CHANGED: dict[str, Any] = {
+    "use_muon": True, "ns_precision": "fp32", "mars_initial": "zero", "betas": (0.8, 0.7), "adam_betas": (0.8, 0.7),
+    "ns_coeffs": (2.0, -1.5, 0.5), "orthogonal_gradient": "iterative", "adam_orthogonal_gradient": "iterative",
+    "state_precision": "bf16_sr", "adam_state_precision": "bf16_sr", "centered_wd_mode": "int8",
+    "adam_kourkoutas_layers": "tensor", "eps": None, "adam_eps": None, "ns_eps": None,
+    **dict.fromkeys(("nesterov_coef", "adam_nesterov_coef", "cns_a_bound"), 0.3),
+}  # fmt: skip
+SWITCHES: list[dict[str, Any]] = [
+    {}, {"use_muon": True}, {"use_muon": False}, {"accelerated_ns": True}, {"low_rank_ortho": True}, {"nesterov": False},
+    {"normuon_variant": True}, {"approx_mars": True}, {"rms_rescaling": False}, {"centered_wd": 0.1},
+    {"rms_rescaling": False, "spectral_normalization": True}, {"nnmf_factor": True}, {"state_precision": "factored"},
+    {"stochastic_rounding": False}, {"adam_nnmf_factor": True}, {"adam_state_precision": "factored"},
+    {"adam_use_atan2": True}, {"adam_kourkoutas_beta": True}, {"adam_nesterov": True}, {"adam_factored_2nd": True},
+    {"adam_spectral_normalization": True}, {"use_atan2": True}, {"auto_projection": False}, {"factored_2nd": True},
+]  # fmt: skip
+SYNONYMS = ("nnmf_factor", "adam_nnmf_factor")  # of state_precision = "factored"
+
+
+def other(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    return value + 1 if isinstance(value, int) else 0.5 * value + 0.1
+
+
+@pytest.mark.parametrize("name", ["adv-muon", "adv-adamuon"])
+@pytest.mark.parametrize("switch", SWITCHES, ids=str)
+def test_an_option_changes_the_chain_or_is_an_error(name: str, switch: dict[str, Any]) -> None:
+    parameters = {parameter.name: parameter.default for parameter in find_recipe(name).parameters}
+    if not switch.keys() <= parameters.keys():
+        return
+    chain = gc.recipe(name, **switch)
+    silent: list[str] = []
+    for option, default in parameters.items():
+        if option in switch or (option in SYNONYMS and "factored" in switch.values()):
+            continue
+        value = CHANGED[option] if option in CHANGED else other(default)
+        try:
+            if gc.recipe(name, **switch, **{option: value}) == chain:
+                silent.append(option)
+        except gc.OptionError:
+            pass
+    assert silent == []
+
+
+@pytest.mark.parametrize("name", ["adv-muon", "adv-adamuon"])
+@pytest.mark.parametrize("shape", [(), (7,)])
+def test_vectors_cannot_be_declared_matrices(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(gc.OptionError, match="takes matrices"):
+        gc.optimizer(name, [torch.nn.Parameter(torch.ones(shape))], use_muon=True)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"use_muon": True, "adam_eps": 1e-6}, "adam_eps = 1e-06 has no effect with use_muon = True"),
+        ({"use_muon": False, "nesterov": False}, "nesterov = False has no effect with use_muon = False"),
+        ({"nnmf_factor": True, "factored_2nd": True}, "factored_2nd = True has no effect with nnmf_factor = True"),
+    ],
+)
+def test_what_the_others_leave_without_effect_is_named(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(gc.OptionError, match=words):
+        gc.recipe("adv-adamuon", **options)

@@ -23,8 +23,8 @@ from tests.processes import python
 SHAPES = [(4, 3), (5,)]
 PUBLISHED = [
     "Rose", "Rose_1_0_2", "GYROAdam", "GYROSGD", "Adams", "AdamW_adv", "Adopt_adv", "Prodigy_adv", "Lion_adv",
-    "Lion_Prodigy_adv", "SignSGD_adv", "SinkSGD_adv", "SinkGD", "AdamW", "SGD", "Lion", "AdamATan2",
-    "RAdam", "NAdam", "MARS", "AdaBelief", "LaProp", "StableAdamW", "Sophia",
+    "Lion_Prodigy_adv", "SignSGD_adv", "SinkSGD_adv", "Muon_adv", "AdaMuon_adv", "SinkGD", "AdamW", "SGD", "Lion",
+    "AdamATan2", "RAdam", "NAdam", "MARS", "AdaBelief", "LaProp", "StableAdamW", "Sophia",
 ]  # fmt: skip
 
 

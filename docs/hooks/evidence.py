@@ -29,6 +29,8 @@ EVIDENCE: dict[str, tuple[str, str]] = {
     "adv-muon": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
     "adv-adamuon": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
     "adv-sinksgd": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
+    "adv-muon": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live_muon.py"),
+    "adv-adamuon": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live_muon.py"),
     # Well-kept packages, side by side.
     "lamb": ("live beside `timm.optim.Lamb`", "tests/parity/test_layerwise.py"),
     "lars": ("live beside `timm.optim.Lars`", "tests/parity/test_layerwise.py"),

@@ -59,9 +59,9 @@ def register_recipe(
 ) -> Callable[[Build], Build]:
     """Register a function that returns a chain as a recipe.
 
-    `inert` maps options that change nothing, which `gradchain check` would call dead, to the reason. `"betas[1]"` is one.
-    `needs` maps an option to the option that it needs (or several, of which one is enough; `"not x"` and `"x=value"`
-    are understood): setting it without that option raises `OptionError`.
+    `inert` maps options that change nothing, which `gradchain check` would call dead, to the reason; `"betas[1]"` is one
+    entry. `needs` maps an option to the option that it needs (or several, of which one is enough; `"not x"`, `"x=value"`
+    and `"x and y"` are understood): setting it without that option raises `OptionError`.
 
     Returns: a decorator, which returns the function with its arguments checked.
     Raises: OptionError, UnknownOptionError: the name or a table is invalid, what is decorated is no function, or the recipe
@@ -174,23 +174,21 @@ def _check_needs(
     """Raise for an option that has no effect with the others."""
     values = {option: parameter.default for option, parameter in signature.parameters.items()} | dict(options)
     for option, value in options.items():
+        if not differ(value, signature.parameters[option].default):
+            continue
         wanted = needs.get(option, ())
-        wanted = (wanted,) if isinstance(wanted, str) else wanted
-        known = [need for need in wanted if need.removeprefix("not ").partition("=")[0] in values]
-        if (
-            known
-            and differ(value, signature.parameters[option].default)
-            and not any(_holds(need, values) for need in known)
-        ):
-            raise OptionError(
-                f"recipe {name!r}, option {option} = {shown(value)} has no effect {_because(known, values)}."
-            )
+        for either in [(need,) for need in wanted.split(" and ")] if isinstance(wanted, str) else [wanted]:
+            known = [need for need in either if need.removeprefix("not ").partition("=")[0] in values]
+            if known and not any(_holds(need, values) for need in known):
+                raise OptionError(
+                    f"recipe {name!r}, option {option} = {shown(value)} has no effect {_because(known, values)}."
+                )
 
 
 def _because(needs: Sequence[str], values: Mapping[str, Any]) -> str:
     """The end of a sentence about an option whose needs are not met."""
     if needs[0].startswith("not "):
-        other = needs[0].removeprefix("not ")
+        other = needs[0].removeprefix("not ").partition("=")[0]
         return f"with {other} = {shown(values[other])}. Leave one of them out"
     return f"without {' or '.join(needs)}. Pass that too, or leave it out"
 
