@@ -36,7 +36,12 @@ EVIDENCE: dict[str, tuple[str, str]] = {
     "stable-adamw": ("live beside a published package", "tests/parity/test_variants.py"),
     "schedule-free-adamw": ("live beside `schedulefree`", "tests/parity/test_schedulefree.py"),
     "schedule-free-sgd": ("live beside `schedulefree`", "tests/parity/test_schedulefree.py"),
+    "soap": (
+        "live beside pytorch_optimizer's `SOAP`, as long as eigenvalues keep their order",
+        "tests/parity/test_soap.py",
+    ),
     # By the formula alone.
+    "shampoo": ("formula in float64", "tests/transforms/test_shampoo.py"),
     "lion": ("formula in float64; state of pytorch_optimizer's `Lion` goes on here", "tests/parity/test_exchange.py"),
     "adam-atan2": ("formula in float64: no code was published", "tests/transforms/test_oracle.py"),
     "sinkgd": ("formula in float64", "tests/transforms/test_sinkhorn.py"),

@@ -17,9 +17,13 @@ TYPICAL: dict[str, Any] = {"beta1": 0.8, "beta2": 0.9, "shampoo_beta": 0.7, "eps
 
 
 def soap_of(
-    grads: list[Array], *, beta1: float, beta2: float, shampoo_beta: float, eps: float, every: int, right: bool = True
-) -> list[Array]:
-    """The equations, for a square matrix, which has no null space of arbitrary basis; without `right`, from one side."""
+    grads: list[Array], *, beta1: float, beta2: float, shampoo_beta: float, eps: float, every: int, right: bool = True,
+    sort: bool = False,
+) -> list[Array]:  # fmt: skip
+    """The equations, for a square matrix, which has no null space of arbitrary basis; without `right`, from one side.
+
+    With `sort`, as published: before each refresh bases and second moments are put into the order of the eigenvalues.
+    """
     rows, columns = grads[0].shape
     L, R, QL, QR = np.zeros((rows, rows)), np.zeros((columns, columns)), np.eye(rows), np.eye(columns)
     m, v, found = np.zeros((rows, columns)), np.zeros((rows, columns)), []
@@ -36,6 +40,9 @@ def soap_of(
         if t == 0:
             QL, QR = np.linalg.eigh(L)[1][:, ::-1], np.linalg.eigh(R)[1][:, ::-1] if right else QR
         elif t % every == 0:
+            if sort:
+                first, second = (np.argsort(-np.diag(Q.T @ M @ Q)) for Q, M in ((QL, L), (QR, R)))
+                QL, QR, v = QL[:, first], QR[:, second], v[first][:, second]
             QL, QR = np.linalg.qr(L @ QL)[0], np.linalg.qr(R @ QR)[0] if right else QR
     return found
 
@@ -93,7 +100,9 @@ def test_the_equations_compiled() -> None:
 def test_a_long_side_is_not_rotated() -> None:
     grads = sequence((4, 6), 8)
     ours = optimizer((4, 6), largest=5)
-    for u, wanted in zip(moves(ours, [torch.tensor(g) for g in grads]), soap_of(grads, **TYPICAL, right=False), strict=True):
+    for u, wanted in zip(
+        moves(ours, [torch.tensor(g) for g in grads]), soap_of(grads, **TYPICAL, right=False), strict=True
+    ):
         np.testing.assert_allclose(u.numpy(), wanted, rtol=1e-9, atol=1e-11)
     assert {"moment_left", "basis_left"} < state_of(ours).keys()
     assert not {"moment_right", "basis_right"} & state_of(ours).keys()
