@@ -15,6 +15,7 @@ import torch
 
 import gradchain
 from benchmarks import references
+from benchmarks.shapes import TABLES
 
 Build = Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]
 
@@ -77,11 +78,30 @@ def published(package: str, path: str, label: str = "", **options: Any) -> Side:
     return Side(label or f"{package} {path.rsplit('.', 1)[1]}", build, package)
 
 
+def muon(*, compile: bool = True) -> Side:
+    """Muon for the hidden matrices of the GPT-2-like list, AdamW for its embeddings and all else."""
+
+    def build(params: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        roles = TABLES * ["embedding"] + (len(params) - TABLES) * [None]
+        options = {f"adam_{name}": value for name, value in ADAM.items() if name != "lr"}
+        return gradchain.Optimizer(params, gradchain.recipe("muon", **MUON, **options), role=roles, compile=compile)
+
+    return Side("muon" if compile else "muon eager", build, compiled=compile)
+
+
+def torch_muon() -> Side:
+    def build(params: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        return references.MuonAndAdamW(params, TABLES, MUON, ADAM)
+
+    return Side("torch Muon + AdamW(fused)", build, "torch")
+
+
 def unfused(cls: type[references.Unfused], label: str, **options: Any) -> Side:
     return Side(f"unfused {label}", lambda params: cls(params, **options))
 
 
 ADAM: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2}
+MUON: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True, "ns_steps": 5}
 LION: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}
 GYRO: dict[str, Any] = {"lr": 1e-4, "warmup_steps": 0}
 DECAY: dict[str, Any] = {"lr": 1e-4, "weight_decay": 1e-2}
@@ -190,6 +210,8 @@ PAIRS = [
         {"gpt2": 0.35},
         again=2,
     ),
+    Pair("muon", muon(), torch_muon(), targets={"gpt2": 0.9}),
+    Pair("muon-eager", muon(compile=False), torch_muon()),
     adv("adv-adamw", "AdamW_adv", DECAY, targets={"gpt2": 0.4}),
     adv("adv-adamw", "AdamW_adv", DECAY, compiled=True, lists=LARGE),
     adv("adv-adamw", "AdamW_adv", FACTORED, label="adv-adamw factored", targets={"gpt2": 0.2}),

@@ -6,7 +6,7 @@ They are what a chain is compared with where no package exists, and in the tests
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,21 @@ class Unfused(torch.optim.Optimizer):
 
     def update(self, param: Tensor, grad: Tensor, group: dict[str, Any]) -> None:
         raise TypeError(f"{type(self).__name__} defines no update")
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """`torch.optim.Muon` for the hidden matrices and the fused `torch.optim.AdamW` for all else, one after the other."""
+
+    def __init__(self, params: Sequence[Tensor], tables: int, muon: dict[str, Any], adamw: dict[str, Any]) -> None:
+        super().__init__(params, {})
+        hidden = [param for param in params[tables:] if param.ndim == 2]
+        others = [param for param in params if not any(param is matrix for matrix in hidden)]
+        self.inner = (torch.optim.Muon(hidden, **muon), torch.optim.AdamW(others, fused=True, **adamw))
+
+    def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
+        for optimizer in self.inner:
+            optimizer.step()
+            self.state.update(optimizer.state)
 
 
 class Rose(Unfused):

@@ -16,6 +16,8 @@ BLOCK: list[Shape] = [
     (4 * WIDTH, WIDTH),
     (WIDTH, 4 * WIDTH),
 ]
+TABLES = 2
+"""The first parameters of the GPT-2-like list are embeddings, whose shapes do not tell."""
 STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))  # width and number of the bottlenecks of ResNet-50
 WIDENING = 4
 

@@ -43,6 +43,8 @@ CLASSES = {
     "SGD": "sgd",
     "Lion": "lion",
     "Muon": "muon",
+    "NorMuon": "normuon",
+    "Scion": "scion",
     "SOAP": "soap",
     "Shampoo": "shampoo",
     "AdamATan2": "adam-atan2",

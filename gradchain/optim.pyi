@@ -985,6 +985,135 @@ class Muon(gradchain.Optimizer):
         shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
     ) -> None: ...
 
+class NorMuon(gradchain.Optimizer):
+    """NorMuon: Muon whose neurons step alike, as each row is divided by the root of its average mean square."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        beta2: float = 0.95,
+        eps: float = 1e-08,
+        *,
+        ns_steps: int = 5,
+        method: str = "quintic",
+        adam_lr_ratio: float = 1.0,
+        adam_betas: tuple[float, float] = (0.9, 0.999),
+        adam_eps: float = 1e-08,
+        adam_weight_decay: float = 0.01,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class Scion(gradchain.Optimizer):
+    """Scion: steepest descent under norms that fit each layer: orthogonal matrices, and signs for all else."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.000244140625,
+        momentum: float = 0.9,
+        *,
+        hidden_radius: float = 50.0,
+        other_radius: float = 3000.0,
+        constrained: bool = True,
+        ns_steps: int = 5,
+        method: str = "quintic",
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class SOAP(gradchain.Optimizer):
+    """SOAP: Adam in the eigenbasis of Shampoo for hidden matrices, Adam for all else."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.003,
+        betas: tuple[float, float] = (0.95, 0.95),
+        shampoo_beta: float | None = None,
+        eps: float = 1e-08,
+        weight_decay: float = 0.01,
+        precondition_frequency: int = 10,
+        max_precond_dim: int = 10000,
+        *,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
+class Shampoo(gradchain.Optimizer):
+    """Shampoo with the step sizes of Adam: preconditioned momentum, as long as Adam's step for that matrix."""
+
+    def __init__(
+        self,
+        params: torch.nn.Module | collections.abc.Iterable[typing.Any],
+        lr: float = 0.001,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-08,
+        weight_decay: float = 0.01,
+        *,
+        shampoo_beta: float = 0.95,
+        shampoo_eps: float = 1e-12,
+        precondition_frequency: int = 10,
+        max_precond_dim: int = 10000,
+        disable: collections.abc.Iterable[str] = (),
+        compile: typing.Literal["auto"] | bool = "auto",
+        telemetry: bool | int = False,
+        maximize: bool = False,
+        role: str
+        | collections.abc.Sequence[str | None]
+        | collections.abc.Mapping[typing.Any, str]
+        | collections.abc.Callable[[str, torch.Tensor], str | None]
+        | None = None,
+        capturable: bool = False,
+        nonfinite: typing.Literal["propagate", "skip", "error"] = "propagate",
+        nonfinite_scope: typing.Literal["model", "parameter"] | None = None,
+        partition_of: torch.nn.Module | collections.abc.Iterable[torch.Tensor] | None = None,
+        partition_group: typing.Any = None,
+        shadows: collections.abc.Mapping[str, gradchain.Chain] | None = None,
+    ) -> None: ...
+
 class AdamATan2(gradchain.Optimizer):
     """Adam with the quotient replaced by an arctangent: no eps, bounded steps, independent of the gradient's units."""
 
@@ -1112,7 +1241,7 @@ class Lamb(gradchain.Optimizer):
         eps: float = 1e-06,
         weight_decay: float = 0.01,
         bias_correction: bool = True,
-        max_grad_norm: float | None = 1.0,
+        max_grad_norm: float | None = None,
         trust_clip: bool = False,
         always_adapt: bool = False,
         *,

@@ -41,6 +41,8 @@ from .gyro import gyro_sgd as gyro_sgd
 from .layerwise import lamb as lamb
 from .layerwise import lars as lars
 from .muon import muon as muon
+from .muon import normuon as normuon
+from .muon import scion as scion
 from .preconditioned import shampoo as shampoo
 from .preconditioned import soap as soap
 from .rose import rose as rose

@@ -133,7 +133,11 @@ def stable_adamw(
     )
 
 
-@register_recipe("sophia", source="Sophia, arXiv:2305.14342")
+@register_recipe(
+    "sophia",
+    source="Sophia, arXiv:2305.14342",
+    inert=dict.fromkeys(("betas[1]", "gamma"), "it acts once an estimate of the Hessian has been given"),
+)
 def sophia(
     lr: float = 1e-4,
     betas: tuple[float, float] = (0.96, 0.99),

@@ -53,6 +53,69 @@ def muon(
     )
 
 
+@register_recipe("normuon", source="NorMuon, arXiv:2510.05491")
+def normuon(
+    lr: float = 1e-3, weight_decay: float = 0.1, momentum: float = 0.95, beta2: float = 0.95, eps: float = 1e-8, *,
+    ns_steps: int = 5, method: str = "quintic",
+    adam_lr_ratio: float = 1.0, adam_betas: tuple[float, float] = (0.9, 0.999), adam_eps: float = 1e-8,
+    adam_weight_decay: float = 1e-2,
+) -> Chain:  # fmt: skip
+    """NorMuon: Muon whose neurons step alike, as each row is divided by the root of its average mean square.
+
+    Args:
+        beta2, eps: decay rate of that average, and what is added to the root.
+        ns_steps, method: how matrices are made orthogonal; see `orthogonalize`.
+        adam_lr_ratio, adam_betas, adam_eps, adam_weight_decay: as in `muon`.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
+    matrix: list[Any] = [
+        t.first_moment(momentum, bias_correction=False).rename(beta="momentum"),
+        t.nesterov(),
+        t.orthogonalize(method, ns_steps),
+        t.row_second_moment(beta2),
+        t.divide(eps),
+        t.normalize_rms(),
+        t.decoupled_decay(weight_decay),
+    ]
+    other = adam(adam_betas, adam_eps, adam_weight_decay, adam_lr_ratio)
+    return chain(
+        partition({"matrix": matrix, "other": other}, hidden_matrices),
+        t.scale_by_learning_rate(lr),
+    )
+
+
+@register_recipe("scion", source="Scion, arXiv:2502.07529")
+def scion(
+    lr: float = 2**-12, momentum: float = 0.9, *, hidden_radius: float = 50.0, other_radius: float = 3000.0,
+    constrained: bool = True, ns_steps: int = 5, method: str = "quintic",
+) -> Chain:  # fmt: skip
+    """Scion: steepest descent under norms that fit each layer: orthogonal matrices, and signs for all else.
+
+    Args:
+        momentum: decay rate of the average of gradients, one less the paper's alpha.
+        hidden_radius, other_radius: of the ball of hidden matrices, and of that of all else; they multiply the steps.
+        constrained: pull parameters towards the ball, by `lr` times themselves; else they may leave it.
+        ns_steps, method: how matrices are made orthogonal; see `orthogonalize`.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
+    hidden = [
+        t.orthogonalize(method, ns_steps),
+        t.scale_by_shape("unit"),
+        t.multiply(hidden_radius).rename(factor="hidden_radius"),
+    ]
+    other = [t.sign(), t.scale_by_shape("columns"), t.multiply(other_radius).rename(factor="other_radius")]
+    return chain(
+        t.first_moment(momentum, bias_correction=False).rename(beta="momentum"),
+        partition({"matrix": hidden, "other": other}, hidden_matrices),
+        constrained and t.decoupled_decay(1.0),
+        t.scale_by_learning_rate(lr),
+    )
+
+
 def adam(betas: tuple[float, float], eps: float, weight_decay: float, lr_ratio: float) -> list[Any]:
     """AdamW for a branch, whose learning rate is `lr_ratio` times that of the others."""
     return [

@@ -60,7 +60,7 @@ def set_grads(optimizer: gradchain.Optimizer, step: int = 0) -> None:
 @pytest.mark.filterwarnings("ignore")  # of stages that do nothing for these shapes
 @pytest.mark.parametrize(
     ("recipe", "capturable"),
-    [*((name, True) for name in RECIPES), *(pytest.param(*p.values, False, marks=p.marks) for p in selected(RECIPES))],
+    [pytest.param(*p.values, capturable, marks=p.marks) for capturable in (True, False) for p in selected(RECIPES)],
 )  # that no stage reads a number is a law too: `test_a_step_never_syncs`
 def test_a_step_never_waits_for_a_device(recipe: str, capturable: bool) -> None:
     """On the meta device, which like a GPU in a graph has no numbers that could be read."""

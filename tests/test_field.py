@@ -59,7 +59,7 @@ def test_what_the_costs_are() -> None:
     assert stages["sign"][-1] == "1"
 
 
-def watched(*stages: object, shape: tuple[int, ...] = (64, 32)) -> dict[str, float]:
+def watched(*stages: gradchain.Stage, shape: tuple[int, ...] = (64, 32)) -> dict[str, float]:
     program = gradchain.chain(*stages).route("", torch.empty(shape, device="meta"))
     return {at: seen.operations for at, seen in FIELD.watched(program, torch.Size(shape)).items()}
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 import gradchain as gc
 from gradchain import hidden_matrices
-from gradchain.roles import PLACES, ROLES
+from gradchain.roles import PLACES, ROLES, from_model
 
 ROUTED = gc.chain(
     gc.partition({"matrix": gc.sign(), "other": gc.centralize()}, hidden_matrices), gc.scale_by_learning_rate(0.1)
@@ -154,8 +156,14 @@ def one_process(tmp_path: Path) -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore:FSDP:UserWarning", "ignore::FutureWarning", "ignore:.*NO_SHARD.*")
 @pytest.mark.parametrize("use_orig_params", [True, False])
 def test_fsdp1_is_refused(use_orig_params: bool) -> None:
-    from torch.distributed.fsdp import FullyShardedDataParallel
-
     wrapped: Any = FullyShardedDataParallel(Tiny(), use_orig_params=use_orig_params, device_id=torch.device("cpu"))
     with pytest.raises(gc.ParameterError, match=r"flattened by FSDP1 .*fully_shard \(FSDP2\)"):
         gc.Optimizer(wrapped, ROUTED)
+
+
+@pytest.mark.usefixtures("one_process")
+def test_fsdp2_shows_the_shapes() -> None:
+    model, plain = Tiny(), taken(gc.Optimizer(Tiny(), ROUTED))
+    fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+    assert taken(gc.Optimizer(model, ROUTED)) == plain
+    assert from_model(model).by_name == from_model(Tiny()).by_name

@@ -16,6 +16,7 @@ def test_options_by_device() -> None:
     assert inductor.options_for([small], inline=True)[0]["cpp.threads"] == 1
     assert "cpp.threads" not in inductor.options_for([small, large], inline=True)[0]
     assert "realize_reads_threshold" not in inductor.options_for([small], inline=False)[0]
+    assert inductor.options_for([small], inline=False)[-1]["max_fusion_size"] == 1
     first, second = inductor.options_for([torch.empty(10, device="meta")], inline=True)
     assert first.pop("combo_kernels")
     assert first == second

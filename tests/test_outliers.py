@@ -14,7 +14,7 @@ from gradchain import Chain, chain
 from gradchain import transforms as t
 from gradchain.ops import finite, narrowed
 from gradchain.storage import ANCHORS, STORAGES
-from tests.laws.cases import CASES, COVERING, RECIPES, selected
+from tests.laws.cases import CASES, FAST, selected
 from tests.laws.running import build
 
 SHAPES = [(8, 16), (7,), (), (4, 3, 3, 3), (40, 64)]  # the last has more than one block of int8
@@ -59,7 +59,7 @@ CHAINS: dict[str, Chain] = {
     **{f"a user's in {storage}": chain(outliers_layer(storage=storage), RATE) for storage in STORAGES},
     "gated": adam("param").insert_after("second_moment", t.cv_trust_gate()),
 }  # fmt: skip
-over_chains = pytest.mark.parametrize("name", selected(CHAINS, CHAINS.keys() - (RECIPES.keys() - {*COVERING})))
+over_chains = pytest.mark.parametrize("name", selected(CHAINS, CHAINS.keys() - (CASES.keys() - {*FAST})))
 
 
 def run(made: Chain, *sizes: float, dtype: torch.dtype = torch.float32, **options: Any) -> list[list[torch.Tensor]]:

@@ -191,7 +191,7 @@ def test_a_vision_transformer_with_and_without_a_head() -> None:
         **{f"blocks.{i}.mlp.weight": "matrix" for i in range(2)},
     }
     model.head = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
-    model.norm = nn.LayerNorm((2, 8))
+    model.norm = nn.LayerNorm([2, 8])
     roles = found(model)
     assert (roles["head.0.weight"], roles["head.1.weight"], roles["norm.weight"]) == ("matrix", "head", "norm")
 
@@ -352,16 +352,16 @@ def test_compiled_and_wrapped_models() -> None:
     model = Gpt()
     wrapped = nn.Module()
     wrapped.module = model
-    assert found(torch.compile(wrapped, backend="eager")) == {
-        f"_orig_mod.module.{name}": role for name, role in found(model).items()
-    }
+    compiled: Any = torch.compile(wrapped, backend="eager")
+    assert found(compiled) == {f"_orig_mod.module.{name}": role for name, role in found(model).items()}
 
 
 def test_roles_are_copied_with_their_model() -> None:
     model = Gpt()
     twin, roles = copy.deepcopy((model, from_model(model)))
     assert isinstance(roles, Roles)
-    assert roles[twin.wte.weight] == "head"
+    weight: Any = twin.wte.weight
+    assert roles[weight] == "head"
 
 
 def test_flat_parameters_are_refused() -> None:

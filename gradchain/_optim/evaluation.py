@@ -37,9 +37,6 @@ class Evaluated(Watched):
 
     _evaluating: bool = False
 
-    @untraced
-    @torch.inference_mode(False)
-    @torch.no_grad()
     def eval(self) -> None:
         """Put the parameters where they are to be seen outside training, such as at their average.
 
@@ -59,8 +56,13 @@ class Evaluated(Watched):
         [0.25, 0.25]
         >>> optimizer.train()
         """
-        if not has_point(self.chain):
-            return
+        if has_point(self.chain):
+            self._turn_to_eval()
+
+    @untraced
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _turn_to_eval(self) -> None:
         moved: list[Kept] = []
         try:
             with no_autocast():
@@ -70,13 +72,15 @@ class Evaluated(Watched):
             raise
         self._turn(evaluating=True)
 
+    def train(self) -> None:
+        """Bring back the values that training goes on from, bit for bit, after `eval()`. In train mode it does nothing."""
+        if has_point(self.chain):
+            self._turn_to_train()
+
     @untraced
     @torch.inference_mode(False)
     @torch.no_grad()
-    def train(self) -> None:
-        """Bring back the values that training goes on from, bit for bit, after `eval()`. In train mode it does nothing."""
-        if not has_point(self.chain):
-            return
+    def _turn_to_train(self) -> None:
         held = ((param, self.state.get(param, {})) for param in self._parameters())
         found = [(param, state, key) for param, state in held for key in state if is_train_param(key)]
         _bring_back(found)

@@ -239,7 +239,7 @@ def _option(recipe: Recipe, parameter: inspect.Parameter, subject: Subject) -> l
             _edits(value, tried, edit),
             value=value,
             given=name in given,
-            reason=recipe.inert.get(name, ""),
+            reason=recipe.inert.get(_placed(name, place), recipe.inert.get(name, "")),
         )
 
     def build(text: str, turned: Mapping[str, Any]) -> Chain:

@@ -64,6 +64,9 @@ def ablate(
     interactions: Annotated[
         str | None, typer.Option(metavar="STAGE,...", help="Arms: each pair of these, there and not.")
     ] = None,
+    beside: Annotated[
+        str | None, typer.Option(metavar="RECIPE,...", help="Arms: these recipes, with their own defaults.")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="Instead of the recipe's. The baseline keeps its own.")] = None,
     baseline: Annotated[str, typer.Option(help="Recipe or path to compare with, or none.")] = "adamw",
     tune: Annotated[int, typer.Option(metavar="N", help="Trials for each arm to find its learning rate.")] = 0,
@@ -109,6 +112,7 @@ def ablate(
                 sweep=sweep,
                 factorial=factorial,
                 interactions=interactions,
+                beside=beside,
                 resolution=resolution,
             ),
             "options": options_of(option),

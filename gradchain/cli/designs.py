@@ -9,7 +9,7 @@ from gradchain._chain.chain import Chain
 from gradchain.cli.helpers import value_of
 from gradchain.errors import OptionError
 
-FLAGS = ("--edit", "--add-from", "--swap", "--orders", "--sweep", "--factorial", "--interactions")
+FLAGS = ("--edit", "--add-from", "--swap", "--orders", "--sweep", "--factorial", "--interactions", "--beside")
 
 
 def design_from(
@@ -21,6 +21,7 @@ def design_from(
     sweep: str | None,
     factorial: str | None,
     interactions: str | None,
+    beside: str | None,
     resolution: int | None,
 ) -> Callable[[Chain], Any] | None:
     """Read the design that was asked for. Returns: a function of the recipe's chain; `None` for the default.
@@ -29,9 +30,8 @@ def design_from(
     """
     from gradchain.ablation import designs
 
-    given = [
-        flag for flag, value in zip(FLAGS, (edit, add_from, swap, orders, sweep, factorial, interactions)) if value
-    ]
+    values = (edit, add_from, swap, orders, sweep, factorial, interactions, beside)
+    given = [flag for flag, value in zip(FLAGS, values) if value]
     if len(given) > 1:
         raise OptionError(f"{' and '.join(given)} exclude each other; pass one.")
     if resolution is not None and not factorial:
@@ -52,6 +52,8 @@ def design_from(
         return lambda chain: designs.factorial(chain, _factors(factorial), resolution)
     if interactions:
         return lambda chain: designs.interactions(chain, _factors(interactions))
+    if beside:
+        return lambda chain: designs.beside(chain, _names(beside))
     return None
 
 

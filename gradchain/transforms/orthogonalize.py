@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from gradchain._core.fields import DTYPES, static
 from gradchain._core.matrices import whole_matrix
 from gradchain._core.update import Update
 from gradchain.errors import OptionError
-from gradchain.transforms.polar import METHODS, QUINTIC, Polar
+from gradchain.transforms.polar import METHODS, QUINTIC, Blocks, Polar, Sketched
 from gradchain.transforms.power_iteration import gaussian
 
 
@@ -133,27 +132,3 @@ def _check_numbers(stage: orthogonalize) -> None:
     for name, methods in (("coefficients", ("quintic", "gram")), ("bound", ("cans",))):
         if stage.method not in methods and getattr(stage, name) != type(stage).__dataclass_fields__[name].default:
             raise OptionError(f"{where}.{name} has no effect with method = {stage.method!r}. Leave it out.")
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """A function of matrices, for each of some that stand one above the other."""
-
-    polar: Polar
-    parts: int
-
-    def __call__(self, M: torch.Tensor) -> torch.Tensor:
-        if self.parts == 1:
-            return self.polar(M)
-        return self.polar(M.unflatten(-2, (self.parts, -1)).flatten(0, -3)).reshape(M.shape)
-
-
-@dataclass(frozen=True)
-class Sketched:
-    """A function of matrices, in the span of a sketch."""
-
-    function: Blocks
-
-    def __call__(self, M: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        basis = torch.linalg.qr((M @ sketch).float()).Q.to(M.dtype)
-        return basis @ self.function(basis.mT @ M), sketch

@@ -143,3 +143,27 @@ METHODS: dict[str, Callable[[Polar, torch.Tensor, int, int], torch.Tensor]] = {
     "cans": _cans,
     "svd": _svd,
 }
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A function of matrices, for each of some that stand one above the other."""
+
+    polar: Polar
+    parts: int
+
+    def __call__(self, M: torch.Tensor) -> torch.Tensor:
+        if self.parts == 1:
+            return self.polar(M)
+        return self.polar(M.unflatten(-2, (self.parts, -1)).flatten(0, -3)).reshape(M.shape)
+
+
+@dataclass(frozen=True)
+class Sketched:
+    """A function of matrices, in the span of a sketch."""
+
+    function: Blocks
+
+    def __call__(self, M: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        basis = torch.linalg.qr((M @ sketch).float()).Q.to(M.dtype)
+        return basis @ self.function(basis.mT @ M), sketch

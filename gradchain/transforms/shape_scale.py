@@ -30,6 +30,7 @@ class scale_by_shape(Stage):
     | `"spectral"` | $\sqrt{\max(1, m/n)}$ | Muon as published: the change of a layer's output keeps its size |
     | `"rms"` | $0.2\sqrt{\max(m, n)}$ | the root mean square of an orthogonal direction becomes that of Adam's steps |
     | `"unit"` | $\sqrt{m/n}$ | Scion: a unit step in the norm between RMS norms |
+    | `"columns"` | $1/n$ | Scion: signs, whose sum over the inputs of a neuron is then at most 1 |
 
     A matrix is the first axis against the rest; with role `qkv` three such, with role `experts` a slice of the first axis.
 
@@ -47,11 +48,16 @@ class scale_by_shape(Stage):
     scale = "any"
     source = "Muon, kellerjordan.github.io/posts/muon; arXiv:2502.16982"
 
-    rule: str = static(default="spectral", choices=("spectral", "rms", "unit"))
+    rule: str = static(default="spectral", choices=("spectral", "rms", "unit", "columns"))
 
     def update(self, update: Update, ctx: Context) -> Update:
         m, n = sides(ctx.shape, ctx.role)
-        factors = {"spectral": max(1.0, m / n) ** 0.5, "rms": 0.2 * max(m, n) ** 0.5, "unit": (m / n) ** 0.5}
+        factors = {
+            "spectral": max(1.0, m / n) ** 0.5,
+            "rms": 0.2 * max(m, n) ** 0.5,
+            "unit": (m / n) ** 0.5,
+            "columns": 1 / n,
+        }
         return update.replace(value=factors[self.rule] * update.value)
 
 

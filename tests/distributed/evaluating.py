@@ -137,6 +137,38 @@ def gathered_parameters() -> list[str]:
     return [] if close else [f"losses of the model in one piece {found[0].tolist()}, sharded {found[1].tolist()}"]
 
 
+def at_a_second_point() -> list[str]:
+    """The second evaluation of sam is at the same point, whose distance is that of all parameters in all processes."""
+    warnings.simplefilter("ignore")
+    whole, sharded = losses_of_sam(None), losses_of_sam("fsdp")
+    same = len(sharded) == 8 and torch.allclose(torch.stack(whole), torch.stack(sharded), rtol=1e-4)
+    return [] if same else [f"losses of the model in one piece {whole}, sharded {sharded}"]
+
+
+def losses_of_sam(mode: str | None) -> list[torch.Tensor]:
+    """Those of all evaluations in four steps."""
+    torch.manual_seed(0)
+    model: Any = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+    if mode is not None:
+        fully_shard(model[0], mesh=mesh_of(mode))
+        fully_shard(model, mesh=mesh_of(mode))
+    chain = gradchain.chain(gradchain.sam(0.5), gradchain.recipe("adamw", lr=0.05))
+    optimizer = gradchain.Optimizer(model, chain, compile=False)
+    x = torch.randn(6, 4, generator=torch.Generator().manual_seed(1))
+    losses: list[torch.Tensor] = []
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = model(x).square().mean()
+        loss.backward()
+        losses.append(loss.detach())
+        return loss
+
+    for _ in range(4):
+        optimizer.step(closure)
+    return losses
+
+
 def divided() -> list[str]:
     """ZeRO: each process shows its own parameters, and they are sent as after a step; a checkpoint holds all."""
     warnings.simplefilter("ignore")

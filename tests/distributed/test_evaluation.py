@@ -13,11 +13,12 @@ def test_what_is_sharded_or_divided_is_seen_where_the_whole_is(tmp_path: Path) -
     jobs = [
         (evaluating.shows, {"mode": "fsdp"}),
         (evaluating.gathered_parameters, {}),
+        (evaluating.at_a_second_point, {}),
         (evaluating.divided, {}),
         (evaluating.save, {"folder": str(tmp_path), "mode": "fsdp", "flat": False}),
         (evaluating.resume, {"folder": str(tmp_path), "mode": "fsdp", "flat": False}),
     ]
-    assert worlds.run_all(jobs, 2) == [[[], [], [], None, []]] * 2
+    assert worlds.run_all(jobs, 2) == [[[], [], [], [], None, []]] * 2
     assert worlds.run_all([(evaluating.resume, {"folder": str(tmp_path), "mode": "plain", "flat": False})], 1) == [[[]]]
 
 

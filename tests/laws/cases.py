@@ -118,7 +118,9 @@ TRANSFORMS: dict[str, Case] = {
         gc.sign(), gc.first_moment(0.8), LR, gc.centered_decay(0.5, anchor="int8", geometric=True, snr=True)
     ),
     "cautious": equivariant(gc.lion_interpolate(0.9, 0.5), gc.cautious(), LR),
-    "cautious/raw": equivariant(gc.orthograd(), gc.cautious(), LR),
+    "cautious/raw": equivariant(
+        gc.orthograd(), gc.cautious(), LR, inert={"floor": "nearly all elements keep their signs"}
+    ),
     "centralize": equivariant(gc.centralize(), LR),
     "centralize/singletons": equivariant(gc.centralize(skip_singletons=False), LR),
     "clip_by_global_norm": equivariant(gc.clip_by_global_norm(2.0), LR, units=("max_norm",)),
@@ -173,9 +175,8 @@ TRANSFORMS: dict[str, Case] = {
     ),
     "geometric_decay": equivariant(gc.geometric_decay(0.1), LR),
     "geometric_decay/row_column": invariant(
-        gc.sinkhorn(2, relative_floor=True), gc.first_moment(0.8, bias_correction=False),
-        gc.snr_precondition(by="row_column"), LR, gc.geometric_decay(0.1, snr=True, by="row_column"),
-        gc.centered_decay(0.5, geometric=True, by="row_column"),
+        gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.snr_precondition(by="row_column"), LR,
+        gc.geometric_decay(0.1, snr=True, by="row_column"),
     ),
     "geometric_decay/snr": invariant(
         gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.geometric_decay(0.1, snr=True), LR
@@ -271,7 +272,7 @@ TRANSFORMS: dict[str, Case] = {
         units=("eps",), scaling_shapes=tuple(SHAPES[1:]),
     ),
     "scale_by_learning_rate": equivariant(LR),
-    "scale_by_param_rms": equivariant(gc.scale_by_param_rms(0.3), LR),
+    "scale_by_param_rms": invariant(gc.sign(), gc.scale_by_param_rms(0.3), LR),
     "scale_by_shape": equivariant(gc.scale_by_shape("unit"), LR),
     "scale_by_shape/rms": equivariant(gc.scale_by_shape("rms"), LR),
     "scale_update": invariant(
@@ -304,9 +305,9 @@ TRANSFORMS: dict[str, Case] = {
     "second_moment/amsgrad": invariant(gc.second_moment(0.9, amsgrad=True), gc.divide(0.1), LR, units=("eps",)),
     "sign": invariant(gc.sign(), LR),
     "sinkhorn": invariant(
-        gc.sinkhorn(), LR, scaling_shapes=((), (1,), (7,), (8, 16))  # where all lines are above the floors
+        gc.sinkhorn(2), LR, scaling_shapes=((), (1,), (7,), (8, 16))  # where all lines are above the floors
     ),
-    "sinkhorn/orthogonal": invariant(gc.sinkhorn(2, orthogonal=True, relative_floor=True, rows_first=True), LR),
+    "sinkhorn/orthogonal": invariant(gc.sinkhorn(1, orthogonal=True, relative_floor=True, rows_first=True), LR),
     "snr_precondition": invariant(
         gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.snr_precondition(), LR
     ),
@@ -374,6 +375,8 @@ RECIPES: dict[str, Case] = {
         "muon", "invariant", ("adam_eps",), (), momentum=0.8, weight_decay=0.3,
         adjust_lr_fn="match_rms_adamw", adam_lr_ratio=0.5,  # bfloat16 rounds scaled matrices otherwise
     ),
+    "normuon": recipe("normuon", "invariant", ("adam_eps",), NO_UNIT),
+    "scion": recipe("scion", "invariant", (), NO_UNIT),
     "soap": recipe("soap", "invariant", ("eps",), NO_UNIT, precondition_frequency=2, eps=1e-3),
     "shampoo": recipe("shampoo", "invariant", ("eps",), NO_UNIT, precondition_frequency=2),
     "adam-atan2": recipe("adam-atan2", "invariant"),
@@ -392,15 +395,17 @@ RECIPES: dict[str, Case] = {
     "nadam:decoupled": recipe(
         "nadam", "invariant", ("eps",), momentum_decay=0.5, weight_decay=0.1, decoupled_weight_decay=True
     ),
-    "adafactor": recipe("adafactor", "invariant", ("divide_eps",), weight_decay=0.1),
+    "adafactor": recipe("adafactor", "invariant", ("divide_eps",), eps=(1e-30, 1e-3), weight_decay=0.1),
+    "adafactor:floor": recipe("adafactor", "invariant", ("divide_eps",)),
     "adafactor:all": recipe(
         "adafactor", "invariant", ("divide_eps",), NO_UNIT, beta2_decay=-0.5, eps=(0.1, 0.5), d=0.5, weight_decay=0.1
     ),
     "adam-mini": recipe("adam-mini", "invariant", ("eps",), betas=(0.8, 0.9), weight_decay=0.1),
     "came": recipe("came", "invariant", ("divide_eps",), NO_UNIT, eps=(1e-12, 1e-8), weight_decay=0.1),
-    "lamb": recipe("lamb", "invariant", ("eps", "max_grad_norm")),
+    "lamb": recipe("lamb", "invariant", ("eps",)),
     "lamb:bounded": recipe(
-        "lamb", "invariant", ("eps", "max_grad_norm"), bias_correction=False, trust_clip=True, always_adapt=True,
+        "lamb", "invariant", ("eps", "max_grad_norm"), max_grad_norm=1.0, bias_correction=False, trust_clip=True,
+        always_adapt=True,
     ),
     "lars": recipe("lars", "invariant", ("eps", "weight_decay"), weight_decay=0.1),
     "lars:momentum": recipe(
@@ -437,7 +442,7 @@ RECIPES: dict[str, Case] = {
     "adv-lion-prodigy": recipe("adv-lion-prodigy", "invariant", inert=STUCK, d0=0.1, slice_p=1),
     "adv-muon": recipe("adv-muon", "invariant", ("adam_eps",), NO_UNIT, weight_decay=0.1),
     "adv-muon:rows": recipe(
-        "adv-muon", "invariant", ("adam_eps",), NO_UNIT, ns_precision="fp32", accelerated_ns=True, normuon_variant=True,
+        "adv-muon", "invariant", (), NO_UNIT, ns_precision="fp32", accelerated_ns=True, normuon_variant=True,
         rms_rescaling=False, approx_mars=True, weight_decay=0.3, cautious_wd=True, adam_weight_decay=0.2,
         adam_use_atan2=True, adam_nesterov=True, nnmf_factor=True,
     ),
@@ -451,6 +456,8 @@ RECIPES: dict[str, Case] = {
         "adv-signsgd", "invariant", normed_momentum=True, snr_cond=True, geometric_wd=True, weight_decay=0.1,
         centered_wd=0.5, centered_wd_mode="full", nesterov=True,
     ),
+    "sinkgd": recipe("sinkgd", "invariant", iterations=1),
+    "sinkgd:default": recipe("sinkgd", "invariant"),
     "adv-sinksgd": recipe("adv-sinksgd", "invariant", (), ((), (7,), (8, 16)), weight_decay=0.1),
     "adv-sinksgd:snr": recipe(
         "adv-sinksgd", "invariant", (), ((), (7,), (8, 16)), momentum=0.8, normed_momentum=True, snr_cond=True,
@@ -461,7 +468,6 @@ RECIPES: dict[str, Case] = {
         nesterov=True, nesterov_coef=0.3, orthogonal_gradient="iterative", cautious_wd=True, weight_decay=0.1,
         nnmf_factor=True,
     ),
-    "sinkgd": recipe("sinkgd", "invariant"),
     "adv-adopt-factored": recipe("adv-adopt-factored", "invariant"),
     "adv-adopt-factored-ademamix": recipe("adv-adopt-factored-ademamix", "invariant"),
     "adv-prodigy-factored": recipe("adv-prodigy-factored", "invariant", inert=STUCK, silent=SMALL),
@@ -486,8 +492,18 @@ def covering(cases: Mapping[str, Case]) -> list[str]:
     return chosen
 
 
-COVERING = covering(RECIPES)
-FAST = [*TRANSFORMS, *COVERING]
+STORED = (
+    "first_moment/int8",
+    "first_moment/bf16",
+    "first_moment/factored",
+    "second_moment/int8",
+    "second_moment/factored",
+)
+"""Cases of storages."""
+COVERING = covering(
+    {name: RECIPES[name] for name in ("rose", "gyro-adam", "adams", "adv-adamw:all", "adv-lion", "muon")}
+)
+FAST = [*covering(TRANSFORMS), *STORED, *COVERING]
 """Cases that suffice where a law holds of a chain if it holds of its stages; `make check` has the others."""
 
 

@@ -59,13 +59,9 @@ def perturbed(key: str, value: Any) -> Any:
     return value / 2 if value else 0.25
 
 
-PRESETS = ("adv-adopt-factored", "adv-prodigy-factored", "adv-adamw-orthograd", "adv-adamw-scaled")
-QUICK = {*FAST, *(name for name in CASES if ":" not in name and not name.startswith(PRESETS))}
-"""Every stage and every recipe; `make check` has the recipes with other options too, as the presets are."""
-
-
 def marks(name: str) -> Any:
-    return () if name in QUICK else pytest.mark.slow
+    """Every stage; `make check` has every option and every recipe too."""
+    return () if name in FAST else pytest.mark.slow
 
 
 def entries() -> list[Any]:

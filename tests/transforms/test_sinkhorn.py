@@ -178,6 +178,19 @@ def test_options_out_of_range() -> None:
         gc.sinkhorn(orthogonal=1)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow  # the last is tried three times
+def test_it_is_compiled() -> None:
+    # Fusing sums over columns and rows in turn fails in torch 2.13 (inductor raises KeyError): then they are not fused.
+    g, w = (x.float() for x in pair(16, 8))
+    for orthogonal in (False, True):
+        chain = gc.chain(gc.sinkhorn(3, orthogonal=orthogonal), gc.scale_by_learning_rate(1.0))
+        params = [torch.nn.Parameter(w.clone())]
+        optimizer = gc.Optimizer(params, chain, compile=True)  # a CompileWarning is an error here
+        params[0].grad = g
+        optimizer.step()
+        torch.testing.assert_close(w - params[0].detach(), made(g, w, iterations=3, orthogonal=orthogonal))
+
+
 # Spreads of rows and columns.
 
 AVERAGE = gc.first_moment(0.75, bias_correction=False)

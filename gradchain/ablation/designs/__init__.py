@@ -3,6 +3,7 @@
 from gradchain.ablation.arms import Arm as Arm
 from gradchain.ablation.arms import Contrast as Contrast
 from gradchain.ablation.arms import Design as Design
+from gradchain.ablation.designs.beside import beside as beside
 from gradchain.ablation.designs.exchange import orders as orders
 from gradchain.ablation.designs.exchange import swap as swap
 from gradchain.ablation.designs.factorial import factorial as factorial
