@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import gradchain as gc
+from gradchain.distributed import cost
 from tests.transforms.steps import Array, optimizer_of, sequence, step
 
 LR = gc.scale_by_learning_rate(1.0)
@@ -216,3 +217,14 @@ def test_the_recipe_routes_by_role() -> None:
     ours.step()
     kept = [any("basis_left" in key for key in ours.state[param]) for param in model.parameters()]
     assert kept == [True, False, False, False]
+
+
+@pytest.mark.parametrize("name", ["soap", "shampoo"])
+def test_what_a_sharded_step_sends(name: str) -> None:
+    """Two all-to-alls; there the rows of gradient, moments and the squares of rows, and back to each what all have alike."""
+    m, n, world, size = 64, 16, 4, 4
+    found = cost(name, [(m, n)], world)
+    split = {"soap": 3 * m * n, "shampoo": 2 * m * n}[name] + 2 * m * m
+    numbers = {"soap": (5, 0), "shampoo": (4, 0)}[name][0]  # in float64: decay rates, eps, what is due
+    assert found.collectives == 2 + (name == "shampoo")  # the length of the direction that came in
+    assert found.matrix_bytes == size * (2 * split + world * (2 * n * n + 1)) + 8 * world * numbers
