@@ -29,7 +29,7 @@ def checked(address: str, result: object, like: torch.Tensor, shard: Shard, dtyp
         found = f"{update.value.dtype}" if isinstance(update.value, torch.Tensor) else kind_of(update.value)
         raise ChainError(f"{address} made a direction that is {found}; return a real floating tensor.", stage=address)
     if shard.group is not None:
-        update, slots = _cut(update, slots, shard)
+        update = _cut(update, shard)
     if update.value.shape != like.shape:
         raise ChainError(
             f"{address} made a direction of shape {tuple(update.value.shape)} for a parameter of shape {tuple(like.shape)}; "
@@ -42,11 +42,20 @@ def checked(address: str, result: object, like: torch.Tensor, shard: Shard, dtyp
     return update, slots
 
 
-def _cut(update: Update, slots: Slots, shard: Shard) -> tuple[Update, Slots]:
+def _cut(update: Update, shard: Shard) -> Update:
     """The rows here of what a stage made of a whole matrix."""
-    parts = {name: x[shard.first :][: shard.rows] for name, x in vars(update).items() if _is_whole(x, shard)}
-    here = {name: x[shard.first :][: shard.rows] if _is_whole(x, shard) else x for name, x in slots.items()}
-    return update.replace(**parts) if parts else update, here  # type: ignore[arg-type]
+    parts = {name: shard.cut(x) for name, x in vars(update).items() if _is_whole(x, shard)}
+    return update.replace(**parts) if parts else update  # type: ignore[arg-type]
+
+
+def rows_here(dense: Any, like: torch.Tensor, shard: Shard) -> Any:
+    """The rows here of a slot, if a stage returned it whole; `like` is what is kept here."""
+    if not isinstance(dense, torch.Tensor):
+        return dense
+    fits = (
+        shard.group is not None and dense.shape == (shard.shape[0], *like.shape[1:]) and like.shape[:1] == (shard.rows,)
+    )
+    return shard.cut(dense) if fits else dense
 
 
 def _is_whole(x: object, shard: Shard) -> bool:

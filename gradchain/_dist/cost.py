@@ -18,7 +18,6 @@ from gradchain._chain.tracing.watched import usual_numbers
 from gradchain._core import totals
 from gradchain._core.autocast import no_autocast
 from gradchain._core.matrices import MatrixRequest
-from gradchain._core.reduce import Request, Totals
 from gradchain._core.shard import Shard
 from gradchain._core.totals import Asked, complete
 from gradchain._core.untraced import untraced
@@ -118,7 +117,9 @@ def _rounds(chain: Composed, alike: dict[tuple[Program, torch.Size, torch.dtype]
         ready = complete((programs[n], address) for n, (address, _) in waiting.items())
         asked = {n: (address, request) for n, (address, request) in waiting.items() if address in ready}
         rounds.append([*_numbers(asked, times), *_moved(asked, times, world)])
-        states = [resume(runs[n], _answer(asked[n][1])) if n in asked else state for n, state in enumerate(states)]
+        states = [
+            resume(runs[n], asked[n][1].local_totals()) if n in asked else state for n, state in enumerate(states)
+        ]
     contributed = {
         name: value.numel()
         for state in states
@@ -128,13 +129,6 @@ def _rounds(chain: Composed, alike: dict[tuple[Program, torch.Size, torch.dtype]
     }
     shared = [[sum(contributed.values()), 0, 0, 0]] if chain.bindings.shared else []
     return [each for each in [*rounds, *shared] if any(each)]
-
-
-def _answer(request: Request) -> Totals:
-    """An answer of the right shapes. What is computed for whole matrices is not run on some of their rows."""
-    if isinstance(request, MatrixRequest) and request.function is not None:
-        return request.named([*request.partials.values()])
-    return request.local_totals()
 
 
 def _numbers(asked: dict[int, Asked], times: Sequence[int]) -> list[int]:

@@ -25,7 +25,7 @@ class orthogonalize(Stage):
     by Newton-Schulz iterations on $X = M / \max(\lVert M\rVert_F, \epsilon)$, transposed where it has more rows than
     columns: $X \leftarrow aX + (bA + cA^2)X$ with $A = XX^\top$. A tensor of more than two axes is a matrix of its first
     axis against the rest: a convolution's output channels against what each of them sees. With role `qkv` the rows are
-    three matrices, and with role `experts` each slice along the first axis is one.
+    three matrices, with `qkv_columns` the columns are, and with role `experts` each slice along the first axis is one.
 
     Sharded, a matrix is put together in the process that owns it: two all-to-alls a step for all matrices together, and
     the result is that of one process. With `local`, each process orthogonalises the rows that it has: nothing is sent, and
@@ -42,7 +42,8 @@ class orthogonalize(Stage):
         bound: for `"cans"`: the least singular value of $X$ to reckon with; `None` (default): a guess by the shape.
         rank: orthogonalise in the span of so many random combinations of the columns, new ones at each step: $Q$ from
             $MS = QR$ with a Gaussian $S$, then $M \to Q \operatorname{polar}(Q^\top M)$. `None` (default): all of it.
-        blocks: for each role, into how many matrices its rows are divided, one above the other.
+        blocks: for each role, into how many matrices its rows are divided, one above the other; of a role that ends in
+            `_columns` the columns, side by side.
         local: orthogonalise the rows in each process by themselves.
         seed: an integer, default 0, of the random combinations.
 
@@ -67,7 +68,7 @@ class orthogonalize(Stage):
     precision: str | None = static(default="bf16", choices=("bf16", "fp32", "fp64", None))
     bound: float | None = static(default=None)
     rank: int | None = static(default=None)
-    blocks: tuple[tuple[str, int], ...] = static(default=(("qkv", 3),))
+    blocks: tuple[tuple[str, int], ...] = static(default=(("qkv", 3), ("qkv_columns", 3)))
     local: bool = static(default=False)
     seed: int = static(default=0)
 
@@ -87,18 +88,24 @@ class orthogonalize(Stage):
                 f"{self.address} takes matrices, and got a parameter of shape {tuple(p.shape)}, role {p.role!r}. Send it "
                 "through another branch: partition({'matrix': [...], 'other': [...]}, 'hidden_matrices')."
             )
-        if (parts := dict(self.blocks).get(p.role or "")) and p.shape[0] % parts:
+        parts, side_by_side = self._parts(p.role)
+        lines, what = (p.shape[1:].numel(), "columns") if side_by_side else (p.shape[0], "rows")
+        if lines % parts:
             raise OptionError(
-                f"{self.address}: role {p.role!r} stands for {parts} matrices of equal height, and the shape "
-                f"{tuple(p.shape)} has {p.shape[0]} rows. Give it another role, or other `blocks`."
+                f"{self.address}: role {p.role!r} stands for {parts} matrices of one size, and the shape "
+                f"{tuple(p.shape)} has {lines} {what}. Give it another role, or other `blocks`."
             )
         return {}
+
+    def _parts(self, role: str | None) -> tuple[int, bool]:
+        """How many matrices a parameter holds, and whether they stand side by side."""
+        return dict(self.blocks).get(role or "", 1), (role or "").endswith("_columns")
 
     def update(self, update: Update, ctx: Context) -> Yields:
         x = update.value
         if ctx.role == "experts":  # each is whole wherever it is
             return update.replace(value=self.polar(x.flatten(2)).view(x.shape))
-        matrix, function = x.flatten(1), Blocks(self.polar, dict(self.blocks).get(ctx.role or "", 1))
+        matrix, function = x.flatten(1), Blocks(self.polar, *self._parts(ctx.role))
         if self.rank is None:
             matrix = matrix.to(self.polar.precision)  # less to send, and what the function would do first
             near = function(matrix) if self.local else (yield whole_matrix(matrix, function=function, batched=True))

@@ -147,14 +147,18 @@ METHODS: dict[str, Callable[[Polar, torch.Tensor, int, int], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class Blocks:
-    """A function of matrices, for each of some that stand one above the other."""
+    """A function of matrices, for each of some that stand one above the other, or side by side."""
 
     polar: Polar
     parts: int
+    side_by_side: bool = False
 
     def __call__(self, M: torch.Tensor) -> torch.Tensor:
         if self.parts == 1:
             return self.polar(M)
+        if self.side_by_side:
+            pieces = M.unflatten(-1, (self.parts, -1)).movedim(-2, 0)
+            return self.polar(pieces.flatten(0, -3)).view(pieces.shape).movedim(0, -2).reshape(M.shape)
         return self.polar(M.unflatten(-2, (self.parts, -1)).flatten(0, -3)).reshape(M.shape)
 
 

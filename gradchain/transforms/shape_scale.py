@@ -18,8 +18,8 @@ def sides(shape: torch.Size, role: str | None) -> tuple[int, int]:
     Returns: rows and columns, at least 1.
     """
     inner = shape[1:] if role == "experts" else shape
-    rows = (inner[0] if len(inner) else 1) // (3 if role == "qkv" else 1)
-    return max(rows, 1), max(inner[1:].numel(), 1)
+    rows, columns = inner[0] if len(inner) else 1, inner[1:].numel()
+    return max(rows // (3 if role == "qkv" else 1), 1), max(columns // (3 if role == "qkv_columns" else 1), 1)
 
 
 class scale_by_shape(Stage):
@@ -32,7 +32,8 @@ class scale_by_shape(Stage):
     | `"unit"` | $\sqrt{m/n}$ | Scion: a unit step in the norm between RMS norms |
     | `"columns"` | $1/n$ | Scion: signs, whose sum over the inputs of a neuron is then at most 1 |
 
-    A matrix is the first axis against the rest; with role `qkv` three such, with role `experts` a slice of the first axis.
+    A matrix is the first axis against the rest; with roles `qkv` and `qkv_columns` three such, with role `experts` a slice
+    of the first axis.
 
     Args:
         rule: the rule.
