@@ -61,7 +61,13 @@ def marked(name: str, fast: bool) -> Any:
     return pytest.param(name, marks=() if fast else pytest.mark.slow)
 
 
-RECIPES = [marked(name, name in FAST) for name in gradchain.recipes() if not name.startswith("schedule-free")]
+SEEN_ELSEWHERE = ("schedule-free-adamw", "schedule-free-sgd")
+BY_NAME = ("muon", "normuon", "scion", "shampoo", "soap")
+"""Recipes that know hidden matrices by their names."""
+ACROSS = ("adv-adamuon",)
+"""Recipes whose conditions lie across one another."""
+REFUSED = (*SEEN_ELSEWHERE, *BY_NAME, *ACROSS)
+RECIPES = [marked(name, name in FAST) for name in gradchain.recipes() if name not in REFUSED]
 
 
 def load(text: str, monkeypatch: pytest.MonkeyPatch | None = None) -> dict[str, Any]:
@@ -295,7 +301,20 @@ def test_partitions_by_name_are_refused() -> None:
         gradchain.export(chain)
 
 
-@pytest.mark.parametrize("name", ["schedule-free-adamw", "schedule-free-sgd"])
+@pytest.mark.parametrize("name", BY_NAME)
+def test_recipes_that_go_by_names_are_refused(name: str) -> None:
+    with pytest.raises(ChainError, match="names of parameters"):
+        gradchain.export(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ACROSS)
+def test_conditions_that_lie_across_one_another_are_refused(name: str) -> None:
+    with pytest.raises(ChainError, match="lie across one another"):
+        gradchain.export(name)
+
+
+@pytest.mark.parametrize("name", SEEN_ELSEWHERE)
 def test_parameters_that_are_seen_at_another_point_are_refused(name: str) -> None:
     with pytest.raises(ChainError, match=r"schedule_free shows .* by optimizer\.eval\(\)"):
         gradchain.export(name)

@@ -43,11 +43,14 @@ EVIDENCE: dict[str, tuple[str, str]] = {
     "stable-adamw": ("live beside pytorch_optimizer", "tests/parity/test_variants.py"),
     "schedule-free-adamw": ("live beside `schedulefree`", "tests/parity/test_schedulefree.py"),
     "schedule-free-sgd": ("live beside `schedulefree`", "tests/parity/test_schedulefree.py"),
+    "soap": (
+        "live beside pytorch_optimizer's `SOAP`, as long as eigenvalues keep their order",
+        "tests/parity/test_soap.py",
+    ),
     # By the formula alone.
+    "shampoo": ("formula in float64", "tests/transforms/test_shampoo.py"),
     "lion": ("formula in float64; state of pytorch_optimizer's `Lion` goes on here", "tests/parity/test_exchange.py"),
     "adam-atan2": ("formula in float64: no code was published", "tests/transforms/test_oracle.py"),
-    "soap": ("formula in float64", "tests/transforms/test_soap.py"),
-    "shampoo": ("formula in float64", "tests/transforms/test_shampoo.py"),
     "normuon": ("formulas of its stages", "tests/transforms/test_row_moment.py"),
     "scion": ("formulas of its stages", "tests/transforms/test_shape_scale.py"),
     "sinkgd": ("formula in float64", "tests/transforms/test_sinkhorn.py"),

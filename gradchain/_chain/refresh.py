@@ -25,4 +25,4 @@ def refresh_due(step: Any, every: int) -> Any:
     """
     if isinstance(step, torch.Tensor):
         return ((step - 1) % every == 0).to(torch.float64 if step.device.type != "mps" else torch.float32)
-    return 1.0 if (int(step) - 1) % every == 0 else None
+    return 1.0 if (step - 1) % every == 0 else None

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gradchain._export.graph import Node
+from gradchain._export.symbols import ExportError
 
 Path = tuple[tuple[Node, bool], ...]
 """The conditions under which a statement runs, and how they have to turn out."""
@@ -44,7 +45,11 @@ def in_order(groups: list[tuple[float, list[Statement]]], ready: Mapping[int, li
             needs[other].discard(place)
             if not needs[other]:
                 heapq.heappush(heap, (groups[other][0], other))
-    assert sum(len(made) for _, made in groups) == len(result), "a circle"
+    if sum(len(made) for _, made in groups) != len(result):
+        raise ExportError(
+            "the conditions of this step lie across one another, so that its `if`s have no order. Turn off options "
+            "that choose by the step or by the shape, or train with gradchain itself."
+        )
     return result
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import gradchain as gc
+from gradchain.distributed import cost
 from tests.transforms.steps import Array, optimizer_of, sequence, step
 
 LR = gc.scale_by_learning_rate(1.0)
@@ -17,9 +18,13 @@ TYPICAL: dict[str, Any] = {"beta1": 0.8, "beta2": 0.9, "shampoo_beta": 0.7, "eps
 
 
 def soap_of(
-    grads: list[Array], *, beta1: float, beta2: float, shampoo_beta: float, eps: float, every: int, right: bool = True
-) -> list[Array]:
-    """The equations, for a square matrix, which has no null space of arbitrary basis; without `right`, from one side."""
+    grads: list[Array], *, beta1: float, beta2: float, shampoo_beta: float, eps: float, every: int, right: bool = True,
+    sort: bool = False,
+) -> list[Array]:  # fmt: skip
+    """The equations, for a square matrix, which has no null space of arbitrary basis; without `right`, from one side.
+
+    With `sort`, as published: before each refresh bases and second moments are put into the order of the eigenvalues.
+    """
     rows, columns = grads[0].shape
     L, R, QL, QR = np.zeros((rows, rows)), np.zeros((columns, columns)), np.eye(rows), np.eye(columns)
     m, v, found = np.zeros((rows, columns)), np.zeros((rows, columns)), []
@@ -36,6 +41,9 @@ def soap_of(
         if t == 0:
             QL, QR = np.linalg.eigh(L)[1][:, ::-1], np.linalg.eigh(R)[1][:, ::-1] if right else QR
         elif t % every == 0:
+            if sort:
+                first, second = (np.argsort(-np.diag(Q.T @ M @ Q)) for Q, M in ((QL, L), (QR, R)))
+                QL, QR, v = QL[:, first], QR[:, second], v[first][:, second]
             QL, QR = np.linalg.qr(L @ QL)[0], np.linalg.qr(R @ QR)[0] if right else QR
     return found
 
@@ -85,8 +93,9 @@ def test_the_equations_compiled() -> None:
         np.testing.assert_allclose(u.numpy(), wanted, rtol=1e-9, atol=1e-11)
     report = ours.compile_report()
     assert report.fallbacks == ()
+    assert len(report.buckets) == 3
     moves(ours, gradients(steps=25))
-    assert ours.compile_report().kernels == report.kernels <= 3
+    assert ours.compile_report().kernels == report.kernels == 2 * len(report.buckets)  # before the matrix, and after
     assert ours.compile_report().seconds == report.seconds
 
 
@@ -209,3 +218,14 @@ def test_the_recipe_routes_by_role() -> None:
     ours.step()
     kept = [any("basis_left" in key for key in ours.state[param]) for param in model.parameters()]
     assert kept == [True, False, False, False]
+
+
+@pytest.mark.parametrize("name", ["soap", "shampoo"])
+def test_what_a_sharded_step_sends(name: str) -> None:
+    """Two all-to-alls; there the rows of gradient, moments and the squares of rows, and back to each what all have alike."""
+    m, n, world, size = 64, 16, 4, 4
+    found = cost(name, [(m, n)], world)
+    split = {"soap": 3 * m * n, "shampoo": 2 * m * n}[name] + 2 * m * m
+    numbers = {"soap": (5, 0), "shampoo": (4, 0)}[name][0]  # in float64: decay rates, eps, what is due
+    assert found.collectives == 2 + (name == "shampoo")  # the length of the direction that came in
+    assert found.matrix_bytes == size * (2 * split + world * (2 * n * n + 1)) + 8 * world * numbers
