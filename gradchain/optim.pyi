@@ -961,7 +961,7 @@ class Lamb(gradchain.Optimizer):
         eps: float = 1e-06,
         weight_decay: float = 0.01,
         bias_correction: bool = True,
-        max_grad_norm: float | None = 1.0,
+        max_grad_norm: float | None = None,
         trust_clip: bool = False,
         always_adapt: bool = False,
         *,

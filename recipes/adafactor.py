@@ -30,7 +30,7 @@ def adafactor(
         t.clip_by_rms(d),
         t.scale_by_param_rms(eps[1]).rename(min_rms="eps[1]"),
         t.decoupled_decay(weight_decay),
-        t.relative_step(lr),
+        t.relative_step(lr, name="scale_by_learning_rate"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Steps in proportion to the weights of each layer, for large batches; options and defaults are those of timm."""
+"""Steps in proportion to the weights of each layer, for large batches; options are those of timm."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ def lamb(
     eps: float = 1e-6,
     weight_decay: float = 0.01,
     bias_correction: bool = True,
-    max_grad_norm: float | None = 1.0,
+    max_grad_norm: float | None = None,
     trust_clip: bool = False,
     always_adapt: bool = False,
 ) -> Chain:
     """LAMB: Adam's direction with its decay, in proportion to the norm of each layer's weights.
 
     Args:
-        max_grad_norm: bound on the joint norm of all gradients; `None` for none.
+        max_grad_norm: bound on the joint norm of all gradients, 1 in timm.
         trust_clip: never scale a step up.
         always_adapt: scale layers without decay too.
 

@@ -19,7 +19,7 @@ ELEMENTWISE = {
     "first_moment/int8", "first_moment/raw", "grams", "heavy_ball", "heavy_ball/nesterov", "lion",
     "lion_interpolate", "lion_k", "mars", "mars/zero", "master_weights", "multiply", "nesterov",
     "nesterov/coef", "nesterov/momentum",
-    "nesterov/scaled", "promote", "promote/at_least", "promote/bf16", "radam", "radam:decoupled", "rectify",
+    "nesterov/scaled", "promote", "promote/at_least", "promote/bf16", "radam", "radam:decoupled", "rectify", "relative_step",
     "scale_by_learning_rate", "second_moment",
     "second_moment/amsgrad", "second_moment/bf16", "second_moment/factored", "second_moment/int8", "second_moment/raw",
     "sgd", "sgd:dampening", "sgd:nesterov", "sign", "step_clip", "stochastic_round", "track_first_moment",
@@ -35,6 +35,7 @@ JOINT = {
     "clip_by_global_norm": ["clip_by_global_norm"],
     "kourkoutas_beta": ["kourkoutas_beta"],
     "adv-adamw:all": ["kourkoutas_beta"],
+    "lamb:bounded": ["clip_by_global_norm"],
     "adv-adopt:all": ["kourkoutas_beta"],
 }
 

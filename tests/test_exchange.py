@@ -77,6 +77,10 @@ CASES: dict[str, tuple[Make, Callable[[], gradchain.Chain]]] = {
         lambda p: torch.optim.NAdam(p, lr=1e-2, weight_decay=0.1, momentum_decay=0.1),
         lambda: gradchain.recipe("nadam"),
     ),
+    "Adafactor": (
+        lambda p: torch.optim.Adafactor(p, lr=3e-2, beta2_decay=-0.7, eps=(1e-5, 1e-2), d=1.5, weight_decay=0.1),
+        lambda: gradchain.recipe("adafactor"),
+    ),
     "SGD": (lambda p: torch.optim.SGD(p, lr=1e-2, weight_decay=0.1), lambda: gradchain.recipe("sgd")),
     "SGD-momentum": (
         lambda p: torch.optim.SGD(p, lr=1e-2, momentum=0.9, dampening=0.3, weight_decay=0.1),

@@ -76,6 +76,18 @@ TORCH = (
         options={"second_moment.bias_correction": True},
     ),
     Source(
+        "torch.optim.Adafactor",
+        group=frozenset({"beta2_decay"}),
+        slots={
+            "row_var": "row_column_moment.exp_avg_sq_row",
+            "col_var": "row_column_moment.exp_avg_sq_col",
+            "variance": "row_column_moment.exp_avg_sq",
+        },
+        numbers=_same("lr", "beta2_decay", "eps", "weight_decay", "maximize") | {"d": "max_rms"},
+        left=MACHINE,
+        recipe="adafactor",
+    ),
+    Source(
         "torch.optim.SGD",
         group=frozenset({"momentum", "dampening", "nesterov", "weight_decay"}),
         absent=frozenset({"weight_decouple", "trust_coefficient"}),

@@ -10,7 +10,7 @@ from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import hyper, static
 from gradchain._core.reduce import tensor_partials
 from gradchain._core.update import Update
-from gradchain.errors import OptionError
+from gradchain.errors import OptionError, shown
 from gradchain.ops import ema, finite, root, wide, widest
 
 
@@ -54,9 +54,10 @@ class block_second_moment(Stage):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.heads is not None and self.heads < 1:
+        heads: object = self.heads
+        if heads is not None and (not isinstance(heads, int) or isinstance(heads, bool) or heads < 1):
             raise OptionError(
-                f"{self.address}.heads = {self.heads} is no number of heads. Pass an integer from 1 on, or None."
+                f"{self.address}.heads = {shown(heads)}: pass how many heads there are, from 1 on, or None."
             )
 
     def _blocks(self, shape: torch.Size, role: str | None) -> int:

@@ -9,7 +9,7 @@ from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import whole_tensor
 from gradchain._core.update import Update
-from gradchain.ops import minimum, root, where, wide
+from gradchain.ops import finite, minimum, root, where, wide
 from gradchain.transforms.elementwise import scale_by_learning_rate
 
 
@@ -104,7 +104,7 @@ class scale_by_param_rms(Stage):
     min_rms: float = hyper(default=1e-3, ge=0)
 
     def update(self, update: Update, ctx: Context) -> Yields:
-        t = yield whole_tensor(ww=wide(ctx.param).square())
+        t = yield whole_tensor(ww=finite(wide(ctx.param).square()))
         rms = root(t.ww / max(ctx.numel, 1)).clamp(min=self.min_rms)
         ctx.observe("rms", lambda: rms)
         return update.replace(value=(rms * wide(update.value)).to(update.value.dtype))

@@ -271,7 +271,7 @@ TRANSFORMS: dict[str, Case] = {
         units=("eps",), scaling_shapes=tuple(SHAPES[1:]),
     ),
     "scale_by_learning_rate": equivariant(LR),
-    "scale_by_param_rms": equivariant(gc.scale_by_param_rms(0.3), LR),
+    "scale_by_param_rms": invariant(gc.sign(), gc.scale_by_param_rms(0.3), LR),
     "scale_by_shape": equivariant(gc.scale_by_shape("unit"), LR),
     "scale_by_shape/rms": equivariant(gc.scale_by_shape("rms"), LR),
     "scale_update": invariant(
@@ -382,15 +382,17 @@ RECIPES: dict[str, Case] = {
     "nadam:decoupled": recipe(
         "nadam", "invariant", ("eps",), momentum_decay=0.5, weight_decay=0.1, decoupled_weight_decay=True
     ),
-    "adafactor": recipe("adafactor", "invariant", ("divide_eps",), weight_decay=0.1),
+    "adafactor": recipe("adafactor", "invariant", ("divide_eps",), eps=(1e-30, 1e-3), weight_decay=0.1),
+    "adafactor:floor": recipe("adafactor", "invariant", ("divide_eps",)),
     "adafactor:all": recipe(
         "adafactor", "invariant", ("divide_eps",), NO_UNIT, beta2_decay=-0.5, eps=(0.1, 0.5), d=0.5, weight_decay=0.1
     ),
     "adam-mini": recipe("adam-mini", "invariant", ("eps",), betas=(0.8, 0.9), weight_decay=0.1),
     "came": recipe("came", "invariant", ("divide_eps",), NO_UNIT, eps=(1e-12, 1e-8), weight_decay=0.1),
-    "lamb": recipe("lamb", "invariant", ("eps", "max_grad_norm")),
+    "lamb": recipe("lamb", "invariant", ("eps",)),
     "lamb:bounded": recipe(
-        "lamb", "invariant", ("eps", "max_grad_norm"), bias_correction=False, trust_clip=True, always_adapt=True,
+        "lamb", "invariant", ("eps", "max_grad_norm"), max_grad_norm=1.0, bias_correction=False, trust_clip=True,
+        always_adapt=True,
     ),
     "lars": recipe("lars", "invariant", ("eps", "weight_decay"), weight_decay=0.1),
     "lars:momentum": recipe(

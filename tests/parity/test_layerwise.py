@@ -35,10 +35,10 @@ def assert_same_steps(theirs: torch.optim.Optimizer, ours: gradchain.Optimizer, 
 
 
 TIMM: dict[str, tuple[str, str, dict[str, Any]]] = {
-    "lamb": ("Lamb", "lamb", {"lr": 0.02}),
+    "lamb": ("Lamb", "lamb", {"lr": 0.02, "max_grad_norm": 1.0}),
     "lamb, plain": ("Lamb", "lamb", {"lr": 0.02, "max_grad_norm": None, "bias_correction": False, "weight_decay": 0.0}),
     "lamb, clipped": (
-        "Lamb", "lamb", {"lr": 0.02, "trust_clip": True, "always_adapt": True, "weight_decay": 0.0, "betas": (0.8, 0.99)}
+        "Lamb", "lamb", {"lr": 0.02, "trust_clip": True, "always_adapt": True, "weight_decay": 0.0, "max_grad_norm": 2.0}
     ),
     "lars": ("Lars", "lars", {"lr": 0.5, "weight_decay": 0.05}),
     "lars, plain": ("Lars", "lars", {"lr": 0.01}),

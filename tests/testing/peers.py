@@ -46,7 +46,11 @@ def torchs(name: str, cross_parameter: bool = False, **options: Any) -> Peer:
     return Peer("torch.optim", name, options, cross_parameter)
 
 
-OURS = [Peer("gradchain.optim", name) for name in optim.CLASSES]
+OPTIONS: dict[str, dict[str, Any]] = {
+    "Adafactor": {"eps": (1e-30, 1e-3)},  # as in torch, the default depends on the dtype
+    "Lars": {"always_adapt": True},  # as in timm, the default is plain SGD unless there is decay
+}
+OURS = [Peer("gradchain.optim", name, OPTIONS.get(name, {})) for name in optim.CLASSES]
 
 TORCH = [
     *map(torchs, ("Adadelta", "Adafactor", "Adagrad", "Adam", "AdamW", "Adamax", "ASGD")),
