@@ -45,6 +45,7 @@ CLASSES = {
     "Adafactor": "adafactor",
     "CAME": "came",
     "Adam_mini": "adam-mini",
+    "Hyperball": "hyperball",
     "Lamb": "lamb",
     "Lars": "lars",
     "RAdam": "radam",

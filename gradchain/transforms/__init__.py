@@ -7,6 +7,7 @@ from gradchain.transforms.belief import belief_moment
 from gradchain.transforms.blocks import block_second_moment
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_value
 from gradchain.transforms.clip_by_scale import clip_by_scale
+from gradchain.transforms.constraints import clip_weight_norm, clip_weights
 from gradchain.transforms.debias import debias
 from gradchain.transforms.decay import (
     add_decayed_weights,
@@ -48,6 +49,7 @@ from gradchain.transforms.signs import (
 from gradchain.transforms.sinkhorn import sinkhorn
 from gradchain.transforms.sophia import divide_by_hessian
 from gradchain.transforms.spectral import spectral_decay
+from gradchain.transforms.sphere import project_to_sphere
 from gradchain.transforms.trust import relative_step, scale_by_param_rms, trust_ratio
 
 __all__ = [
@@ -67,6 +69,8 @@ __all__ = [
     "clip_by_rms",
     "clip_by_scale",
     "clip_by_value",
+    "clip_weight_norm",
+    "clip_weights",
     "confidence",
     "cv_trust_gate",
     "debias",
@@ -94,6 +98,7 @@ __all__ = [
     "orthogonalize",
     "orthograd",
     "prodigy",
+    "project_to_sphere",
     "projected_adaptivity",
     "promote",
     "range_normalize",
