@@ -34,7 +34,7 @@ class autocast_products(gradchain.Stage):
 
 
 CHAINS = {name: case.chain for name, case in (RECIPES | TRANSFORMS).items()}
-TOGETHER = ("adv-adamw:all", "adv-adopt:all", "adv-prodigy", "clip_by_global_norm", "kourkoutas_beta")
+TOGETHER = ("adv-adamw:all", "adv-adopt:all", "adv-prodigy", "clip_by_global_norm", "kourkoutas_beta", "lamb:bounded")
 """They ask about all parameters: none of them is stepped alone."""
 CHAINS["a user's"] = chain(autocast_products(), gradchain.scale_by_learning_rate(0.1))
 

@@ -24,18 +24,18 @@ class block_second_moment(Stage):
 
     | parameter | a block is |
     |---|---|
-    | with a role in `head_roles`, two axes or more | all rows of one head: `shape[0] / heads` of them |
+    | with a role in `head_roles`, two axes or more | all rows of one head: `shape[0] / n_heads` of them |
     | two axes or more | a slice along the first axis: an output neuron, a token of an embedding, a filter |
     | vectors and scalars | the whole tensor |
 
     Args:
         beta: $\beta \in [0, 1)$, default 0.999; `betas[1]` in `param_groups`.
-        heads: how many heads there are, for parameters with a role in `head_roles`. By default there are no heads.
+        n_heads: how many heads there are, for parameters with a role in `head_roles`. By default there are no heads.
         head_roles: roles, separated by commas, of the projections whose Hessian has a block for each head.
         bias_correction: divide by $\sqrt{1-\beta^t}$ (default).
 
     Slots: `exp_avg_sq_block`, one number for each block, in float32 (float64 for float64 parameters). Zeros at first.
-    Raises: OptionError: a value out of range, or a parameter whose rows `heads` does not divide.
+    Raises: OptionError: a value out of range, or a parameter whose rows `n_heads` does not divide.
     Source: Zhang et al. (2024), Adam-mini, arXiv:2406.16793.
 
     >>> gradchain.chain(
@@ -48,25 +48,25 @@ class block_second_moment(Stage):
     source = "Adam-mini, arXiv:2406.16793"
 
     beta: float = hyper(default=0.999, ge=0, lt=1, key="betas[1]")
-    heads: int | None = static(default=None)
-    head_roles: str = static(default="query,key", when="heads")
+    n_heads: int | None = static(default=None)
+    head_roles: str = static(default="query,key", when="n_heads")
     bias_correction: bool = static(default=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        heads: object = self.heads
+        heads: object = self.n_heads
         if heads is not None and (not isinstance(heads, int) or isinstance(heads, bool) or heads < 1):
             raise OptionError(
-                f"{self.address}.heads = {shown(heads)}: pass how many heads there are, from 1 on, or None."
+                f"{self.address}.n_heads = {shown(heads)}: pass how many heads there are, from 1 on, or None."
             )
 
     def _blocks(self, shape: torch.Size, role: str | None) -> int:
         """How many blocks there are along the first axis."""
         if len(shape) < 2:
             return 1
-        if self.heads is None or role not in self.head_roles.split(","):
+        if self.n_heads is None or role not in self.head_roles.split(","):
             return shape[0]
-        return self.heads
+        return self.n_heads
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
         count, dtype = self._blocks(p.shape, p.role), torch.promote_types(p.dtype, torch.float32)

@@ -29,7 +29,7 @@ def test_rows_and_vectors(corrected: bool) -> None:
 
 def test_heads() -> None:
     grads = sequence((6, 4))
-    chain = gc.chain(gc.block_second_moment(0.9, heads=3), gc.divide(), gc.scale_by_learning_rate(1.0))
+    chain = gc.chain(gc.block_second_moment(0.9, n_heads=3), gc.divide(), gc.scale_by_learning_rate(1.0))
     param = torch.nn.Parameter(torch.zeros(6, 4, dtype=torch.float64))
     other = torch.nn.Parameter(torch.zeros(6, 4, dtype=torch.float64))
     optimizer = gc.Optimizer([param, other], chain, role={param: "key"}, compile=False)
@@ -47,11 +47,11 @@ def test_heads() -> None:
 
 
 def test_rows_that_are_no_heads_are_refused() -> None:
-    chain = gc.chain(gc.block_second_moment(heads=4), gc.divide(), gc.scale_by_learning_rate(1.0))
+    chain = gc.chain(gc.block_second_moment(n_heads=4), gc.divide(), gc.scale_by_learning_rate(1.0))
     with pytest.raises(gc.OptionError, match=r"the 6 rows of .* with role 'query' are not 4 heads"):
         gc.Optimizer([torch.nn.Parameter(torch.zeros(6, 4))], chain, role="query")
     with pytest.raises(gc.OptionError, match="heads = 0"):
-        gc.block_second_moment(heads=0)
+        gc.block_second_moment(n_heads=0)
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
