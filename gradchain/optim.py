@@ -51,6 +51,7 @@ CLASSES = {
     "Adafactor": "adafactor",
     "CAME": "came",
     "Adam_mini": "adam-mini",
+    "Hyperball": "hyperball",
     "Lamb": "lamb",
     "Lars": "lars",
     "RAdam": "radam",

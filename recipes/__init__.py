@@ -38,6 +38,7 @@ from .classic import lion as lion
 from .classic import sgd as sgd
 from .gyro import gyro_adam as gyro_adam
 from .gyro import gyro_sgd as gyro_sgd
+from .layerwise import hyperball as hyperball
 from .layerwise import lamb as lamb
 from .layerwise import lars as lars
 from .muon import muon as muon

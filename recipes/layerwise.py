@@ -1,10 +1,12 @@
-"""Steps in proportion to the weights of each layer, for large batches; options are those of timm."""
+"""Steps in proportion to the weights of each layer: LAMB and LARS, with timm's options, and Hyperball."""
 
 from __future__ import annotations
 
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain, chain
+from gradchain._chain.partition import partition
 from gradchain._chain.recipes import register_recipe
+from gradchain.transforms.spectral import matrix_or_vector
 
 
 @register_recipe("lamb", source="LAMB, arXiv:1904.00962; timm.optim.Lamb")
@@ -71,4 +73,31 @@ def lars(
         ratio.rename(trust_coefficient="trust_coeff", eps="eps", decay="weight_decay"),
         (momentum != 0 or nesterov) and t.heavy_ball(momentum, dampening, nesterov),
         t.scale_by_learning_rate(lr),
+    )
+
+
+@register_recipe("hyperball", source="Hyperball, arXiv:2606.16899")
+def hyperball(
+    lr: float = 1e-2,
+    betas: tuple[float, float] = (0.9, 0.95),
+    eps: float = 1e-8,
+    adam_lr_ratio: float = 0.1,
+) -> Chain:
+    """AdamH: matrices keep the norm that they began with and step by a fraction of it; all else steps as Adam does.
+
+    Args:
+        lr: of matrices: the length of a step as a fraction of the norm of the weights.
+        adam_lr_ratio: the learning rate of all else, in units of `lr`, so that schedules move both.
+
+    Returns: the chain.
+    Raises: OptionError: a value out of range.
+    """
+    plain = t.multiply(adam_lr_ratio).rename(factor="adam_lr_ratio")
+    return chain(
+        t.first_moment(betas[0]),
+        t.second_moment(betas[1]),
+        t.divide(eps),
+        partition({"matrix": t.trust_ratio(), "vector": plain}, matrix_or_vector),
+        t.scale_by_learning_rate(lr),
+        partition({"matrix": t.project_to_sphere(), "vector": []}, matrix_or_vector),
     )

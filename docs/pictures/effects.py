@@ -311,6 +311,19 @@ EFFECTS: dict[str, Effect] = {
         [g.second_moment(0.9), g.clip_by_scale(), g.divide(1e-8), lr(0.12)],
         "The step of a gradient ten times as large is shortened to the usual length.", spike=6, steps=9,
     ),
+    "clip_weights": Effect(
+        [lr(0.1)], [lr(0.1), g.clip_weights(-1.2, 0.2)],
+        "Each weight stays between its bounds, here -1.2 and 0.2.",
+    ),
+    "clip_weight_norm": Effect(
+        [lr(0.1)], [lr(0.1), g.clip_weight_norm(max_norm=0.6)],
+        "The point is put back onto a disc round the origin at each step.", start=((-1.2, 1.0),),
+    ),
+    "project_to_sphere": Effect(
+        [lr(0.05)], [lr(0.05), g.project_to_sphere()],
+        "The point keeps its distance from the origin, and goes round it to the lowest place there.", steps=30,
+        start=((-0.7, 1.0),),
+    ),
     "promote": Effect(
         [lr(0.004)], [g.promote("fp32"), lr(0.004), g.stochastic_round()],
         "bfloat16 weights, tiny steps: computed in float32 they can be rounded well.", steps=400, dtype=torch.bfloat16,

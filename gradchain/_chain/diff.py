@@ -58,6 +58,8 @@ def diff(a: str | Chain, b: str | Chain) -> Diff:
     -decoupled_decay; lr = 0.1
     """
     old, new = load_chain(a, {}), load_chain(b, {})
+    if old == new:  # two partitions with the same labels are not told apart below
+        return Diff(())
     rates = _rates(old)
     if rates == _rates(new) and len(rates) == 1:
         short = _difference(old, new, {rates[0]: "lr"})

@@ -129,6 +129,9 @@ TRANSFORMS: dict[str, Case] = {
         gc.second_moment(0.5), gc.clip_by_scale(0.7), gc.divide(0.1), LR, gc.decoupled_decay(0.1), units=("eps",)
     ),
     "clip_by_rms": equivariant(gc.clip_by_rms(0.5), LR, units=("max_rms",)),
+    "clip_weight_norm": invariant(gc.sign(), LR, gc.clip_weight_norm(0.5, 2.0)),
+    "clip_weight_norm/row": invariant(gc.sign(), LR, gc.clip_weight_norm(0.5, 2.0, per="row")),
+    "clip_weights": invariant(gc.sign(), LR, gc.clip_weights(-0.5, 0.8)),
     "clip_by_value": equivariant(gc.clip_by_value(0.3), LR, units=("max_value",)),
     "confidence": invariant(
         gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.confidence(0.9, 0.01), gc.divide(0.1), LR
@@ -230,6 +233,9 @@ TRANSFORMS: dict[str, Case] = {
         gc.orthograd("iterative"), LR, scaling_shapes=((7,), (8, 16))  # where the norms are above the floors
     ),
     "orthograd/relative_floor": equivariant(gc.orthograd("iterative", 2, True), LR),
+    "project_to_sphere": invariant(gc.trust_ratio(), LR, gc.project_to_sphere()),
+    "project_to_sphere/row": invariant(gc.sign(), LR, gc.project_to_sphere(False, 0.8, per="row")),
+    "project_to_sphere/rows": invariant(gc.sign(), LR, gc.project_to_sphere(per="row")),
     "projected_adaptivity": equivariant(gc.projected_adaptivity(), LR, gc.decoupled_decay(0.1)),
     "projected_adaptivity/total": equivariant(gc.projected_adaptivity("total"), LR),
     "projected_adaptivity/row": equivariant(gc.projected_adaptivity("row"), LR, gc.decoupled_decay(0.1)),
@@ -402,6 +408,7 @@ RECIPES: dict[str, Case] = {
     ),
     "adam-mini": recipe("adam-mini", "invariant", ("eps",), betas=(0.8, 0.9), weight_decay=0.1),
     "came": recipe("came", "invariant", ("divide_eps",), NO_UNIT, eps=(1e-12, 1e-8), weight_decay=0.1),
+    "hyperball": recipe("hyperball", "invariant", ("eps",), adam_lr_ratio=0.5),
     "lamb": recipe("lamb", "invariant", ("eps",)),
     "lamb:bounded": recipe(
         "lamb", "invariant", ("eps", "max_grad_norm"), max_grad_norm=1.0, bias_correction=False, trust_clip=True,
