@@ -10,8 +10,8 @@ from gradchain.transforms.cautious_decay import cautious_decay
 from gradchain.transforms.centered_decay import centered_decay
 from gradchain.transforms.clip import clip_by_global_norm, clip_by_norm, clip_by_rms, clip_by_value
 from gradchain.transforms.clip_by_scale import clip_by_scale
-from gradchain.transforms.cv_trust_gate import cv_trust_gate
 from gradchain.transforms.constraints import clip_weight_norm, clip_weights
+from gradchain.transforms.cv_trust_gate import cv_trust_gate
 from gradchain.transforms.debias import debias
 from gradchain.transforms.decoupled_decay import decoupled_decay
 from gradchain.transforms.direction import ademamix, nesterov
@@ -47,8 +47,8 @@ from gradchain.transforms.snr_precondition import snr_precondition
 from gradchain.transforms.soap import soap
 from gradchain.transforms.sophia import divide_by_hessian
 from gradchain.transforms.spectral import spectral_decay
-from gradchain.transforms.stochastic_sign import stochastic_sign
 from gradchain.transforms.sphere import project_to_sphere
+from gradchain.transforms.stochastic_sign import stochastic_sign
 from gradchain.transforms.trust import relative_step, scale_by_param_rms, trust_ratio
 
 __all__ = [
