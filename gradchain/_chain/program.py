@@ -15,7 +15,7 @@ from gradchain._chain.context import Context, Lazy, Reduction
 from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.mixins import Constraint, Precision
 from gradchain._chain.numbers import NumberReader, Numbers
-from gradchain._chain.returned import ask, checked, constrained, without_addresses
+from gradchain._chain.returned import ask, checked, constrained, rows_here, without_addresses
 from gradchain._chain.returned import cast as cast_update
 from gradchain._chain.slots import check_slot, loaded, made, no_bits, parts_of, storage_for, stored
 from gradchain._chain.stage import Slots, Stage
@@ -301,12 +301,13 @@ class Program:
                     f"{address} returned slot {slot!r}, which its `slots` does not declare (it declares: {owned}).",
                     stage=address,
                 )
-            key = f"{address}.{slot}"
+            key, declared = f"{address}.{slot}", self.owners[slot][1]
+            if ctx.shard.group is not None:
+                dense = rows_here(dense, declared, ctx.shard)
             like = state.get(key, ctx.stored_param)
             if not isinstance(dense, torch.Tensor) or dense.shape != like.shape:  # pyright: ignore[reportUnnecessaryIsInstance]
                 check_slot(address, slot, dense, like.shape)
             ctx.store(slot, dense)
-            declared = self.owners[slot][1]
             param = ctx.stored_param
             as_is = (
                 dense.dtype == like.dtype == param.dtype and dense.shape == param.shape and dense.is_floating_point()

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from gradchain._chain.declare import Slot
 from gradchain._chain.stage import Slots
 from gradchain._core.reduce import Request, Totals
 from gradchain._core.shard import Shard
@@ -29,7 +30,7 @@ def checked(address: str, result: object, shard: Shard, dtype: torch.dtype) -> t
         found = f"{update.value.dtype}" if isinstance(update.value, torch.Tensor) else kind_of(update.value)
         raise ChainError(f"{address} made a direction that is {found}; return a real floating tensor.", stage=address)
     if shard.group is not None:
-        update, slots = _cut(update, slots, shard)
+        update = _cut(update, shard)
     if update.value.shape != shard.here:
         raise ChainError(
             f"{address} made a direction of shape {tuple(update.value.shape)} for a parameter of shape {tuple(shard.here)}; "
@@ -42,11 +43,15 @@ def checked(address: str, result: object, shard: Shard, dtype: torch.dtype) -> t
     return update, slots
 
 
-def _cut(update: Update, slots: Slots, shard: Shard) -> tuple[Update, Slots]:
+def _cut(update: Update, shard: Shard) -> Update:
     """The rows here of what a stage made of a whole matrix."""
     parts = {name: x[shard.first :][: shard.rows] for name, x in vars(update).items() if _is_whole(x, shard)}
-    here = {name: x[shard.first :][: shard.rows] if _is_whole(x, shard) else x for name, x in slots.items()}
-    return update.replace(**parts) if parts else update, here  # type: ignore[arg-type]
+    return update.replace(**parts) if parts else update  # type: ignore[arg-type]
+
+
+def rows_here(dense: object, slot: Slot, shard: Shard) -> Any:
+    """The rows here of a slot that a stage made whole. One without rows stays as it is, also if its shape is the same."""
+    return shard.cut(dense) if (slot.shape is None or slot.per_row) and _is_whole(dense, shard) else dense  # type: ignore[arg-type]
 
 
 def _is_whole(x: object, shard: Shard) -> bool:
