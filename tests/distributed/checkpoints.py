@@ -45,7 +45,7 @@ CHAINS: dict[str, Chain] = {
         name: CASES[name].chain
         for name in (
             "factored_moment/raw", "freeze_on_flip", "kourkoutas_beta", "prodigy", "adv-prodigy-factored", "rose", "adams",
-            "scale_update", "gyro-adam", "lion",
+            "scale_update", "gyro-adam", "lion", "muon",
         )
     },
 }  # fmt: skip

@@ -16,10 +16,12 @@ import gradchain
 from gradchain import Chain
 from gradchain._core import totals
 from gradchain._engine.replay import ReplayPlan
-from tests.laws.cases import CASES
+from tests.laws.cases import CASES, LR, of_matrices
 from tests.laws.running import build, gradients, tensors
+from tests.test_whole_matrix import centred, solve
 
-SHAPES = [(7, 6), (4, 4, 3), (1,), (1, 4), (5,), (4, 1), (33, 65), (3, 2, 2, 2), ()]
+Shape = tuple[int, ...]
+SHAPES: list[Shape] = [(7, 6), (4, 4, 3), (1,), (1, 4), (5,), (4, 1), (33, 65), (3, 2, 2, 2), ()]
 """Even, uneven and empty shards; more than a block of int8; a scalar, which cannot be split."""
 
 ROUNDED = ("atan2_scale", "snr_precondition", "spectral_decay")
@@ -108,10 +110,16 @@ def differences(ours: Any, theirs: Any, exact: bool, start: torch.Tensor | None 
 
 
 def compare(
-    name: str, chain: Chain, mesh: DeviceMesh, dtype: torch.dtype, steps: int = 4, compile: bool = False
+    name: str,
+    chain: Chain,
+    mesh: DeviceMesh,
+    dtype: torch.dtype,
+    steps: int = 4,
+    compile: bool = False,
+    shapes: Sequence[Shape] = SHAPES,
 ) -> dict[str, Any]:
     """A chain on sharded parameters against the same on whole ones."""
-    params, grads = tensors(1, SHAPES, dtype), gradients(steps, SHAPES, dtype)
+    params, grads = tensors(1, shapes, dtype), gradients(steps, shapes, dtype)
     plain, reference = stepped(chain, [p.clone() for p in params], [[g.clone() for g in step] for step in grads])
     began = time.perf_counter()
     cut = [[split(g, mesh) for g in step] for step in grads]
@@ -124,8 +132,8 @@ def compare(
         a_step, numbers = counter.count - before, counter.numbers - numbers
     exact = is_exact(chain) and not compile
     found: list[str] = []
-    starts = tensors(1, SHAPES, dtype)  # those above may have been stepped in place
-    for shape, ours, theirs, start in zip(SHAPES, held, plain, starts, strict=True):
+    starts = tensors(1, shapes, dtype)  # those above may have been stepped in place
+    for shape, ours, theirs, start in zip(shapes, held, plain, starts, strict=True):
         if text := differences(ours, theirs, exact, start):
             found.append(f"{name} {shape}: {text}")
         for key, slot in reference.state[theirs].items():
@@ -159,6 +167,19 @@ def cases(
     warnings.simplefilter("error", gradchain.errors.CompileWarning)
     chosen = CASES if names is None else {name: CASES[name] for name in names}
     return [compare(name, case.chain, mesh, getattr(torch, dtype), compile=compile) for name, case in chosen.items()]
+
+
+def own_stages() -> list[str]:
+    """Stages of one's own that ask for whole matrices, in both forms; some are square, as their slots are."""
+    mesh, found = mesh_of("fsdp"), []
+    warnings.simplefilter("ignore")
+    for stage, collectives in ((centred(), 1), (solve(), 2), (solve(batched=True), 2)):
+        chain = gradchain.chain(of_matrices(stage), LR)
+        made = compare(repr(stage), chain, mesh, torch.float32, shapes=[*SHAPES, (7, 6), (6, 6), (2, 2)])
+        found += made["found"]
+        if made["collectives"] != collectives:
+            found.append(f"{stage}: {made['collectives']} collectives")
+    return found
 
 
 def replays() -> dict[str, int]:

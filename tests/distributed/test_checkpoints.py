@@ -10,7 +10,15 @@ import pytest
 
 from tests.distributed import checkpoints, worlds
 
-FEW = ["moments/int8", "moments/factored_compact", "anchor/int4", "freeze_on_flip", "kourkoutas_beta", "prodigy"]
+FEW = [
+    "moments/int8",
+    "moments/factored_compact",
+    "anchor/int4",
+    "freeze_on_flip",
+    "kourkoutas_beta",
+    "prodigy",
+    "muon",
+]
 ALL = list(checkpoints.CHAINS)
 STATELESS = ["rose"]
 """torch (2.13) cannot take a full state dict of an optimizer whose state is all numbers: `Expected device to be set`."""

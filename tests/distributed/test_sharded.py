@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.shapes import gpt2
 from gradchain._core import totals
+from gradchain._core.exchange import owners_of
 from tests.declared import EXACT
 from tests.distributed import nonfinite, sharded, worlds, zero
 from tests.laws.cases import TRANSFORMS
@@ -46,7 +48,17 @@ def check(world: int, *jobs: worlds.Job, seconds: float = 300, more: Sequence[wo
 def test_most_on_two() -> None:
     """Every transform; of those where each element goes by itself, some. `make check` has all, on three."""
     names = [name for name in TRANSFORMS if name not in EXACT] + SOME
-    check(2, job("fsdp", names), job("fsdp", MAXIMA, few=0))
+    check(2, job("fsdp", names), job("fsdp", MAXIMA, few=0), more=[(sharded.own_stages, {})])
+
+
+@pytest.mark.parametrize("world", [2, 3, 4, 8])
+def test_owners_of_matrices_have_equal_work(world: int) -> None:
+    """Within 20 % of each other, for the hidden matrices of a GPT-2-like model; the same whoever works it out."""
+    costs = [m * n * min(m, n) for m, n in (shape for shape in gpt2()[2:] if len(shape) == 2)]
+    owners = owners_of(costs, world)
+    load = [sum(cost for cost, owner in zip(costs, owners) if owner == rank) for rank in range(world)]
+    assert max(load) <= 1.2 * min(load)
+    assert owners == owners_of(list(costs), world)
 
 
 def test_split_parameters_replay_steps() -> None:
@@ -61,7 +73,7 @@ def test_some_on_three() -> None:
         3,
         job("fsdp", [*FEW, *(name for name in ROUNDS if name not in FEW)]),
         job("fsdp", PROMOTED, dtype="bfloat16"),
-        more=[(zero.equals, {"names": names, "shapes": [(7, 6), (6,)]})],
+        more=[(zero.equals, {"names": names, "shapes": [(7, 6), (6,)]}), (sharded.own_stages, {})],
     )
 
 
