@@ -10,22 +10,20 @@ from gradchain._chain.chain import Chain, chain
 from gradchain._chain.partition import partition
 from gradchain._chain.recipes import register_recipe
 
+from .adv_muon_options import Auxiliary, Matrices, adv_muon_or_adam
 from .adv_options import (
     Anchor,
-    Auxiliary,
     Decay,
     Digits,
     Division,
     Initial,
     Kourkoutas,
     Layers,
-    Matrices,
     Momentum,
     OrthoGrad,
     Parts,
     Precision,
     State,
-    adv_muon_or_adam,
     convolution_or_other,
     documented,
     orthogonal,

@@ -39,10 +39,11 @@ def muon(
     if adjust_lr_fn not in RULES:
         raise OptionError(f"adjust_lr_fn = {shown(adjust_lr_fn)}: pass 'original', 'match_rms_adamw' or None.")
     given: Any = {"coefficients": ns_coefficients} if method in ("quintic", "gram") else {}
+    precision = precision_for(method)
     matrix: list[Any] = [
         t.first_moment(momentum, bias_correction=False).rename(beta="momentum"),
         nesterov and t.nesterov(),
-        t.orthogonalize(method, ns_steps, eps=eps, **given),
+        t.orthogonalize(method, ns_steps, eps=eps, precision=precision, **given),
         t.scale_by_shape(RULES[adjust_lr_fn]),
         t.decoupled_decay(weight_decay),
     ]
@@ -73,7 +74,7 @@ def normuon(
     matrix: list[Any] = [
         t.first_moment(momentum, bias_correction=False).rename(beta="momentum"),
         t.nesterov(),
-        t.orthogonalize(method, ns_steps),
+        t.orthogonalize(method, ns_steps, precision=precision_for(method)),
         t.row_second_moment(beta2),
         t.divide(eps),
         t.normalize_rms(),
@@ -103,7 +104,7 @@ def scion(
     Raises: OptionError: a value out of range.
     """
     hidden = [
-        t.orthogonalize(method, ns_steps),
+        t.orthogonalize(method, ns_steps, precision=precision_for(method)),
         t.scale_by_shape("unit"),
         t.multiply(hidden_radius).rename(factor="hidden_radius"),
     ]
@@ -114,6 +115,11 @@ def scion(
         constrained and t.decoupled_decay(1.0),
         t.scale_by_learning_rate(lr),
     )
+
+
+def precision_for(method: str) -> str:
+    """In which a method makes a matrix orthogonal: bfloat16, where that does."""
+    return "fp32" if method in ("gram", "svd") else "bf16"
 
 
 def adam(betas: tuple[float, float], eps: float, weight_decay: float, lr_ratio: float) -> list[Any]:

@@ -26,8 +26,6 @@ EVIDENCE: dict[str, tuple[str, str]] = {
     "adv-lion": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
     "adv-lion-prodigy": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
     "adv-signsgd": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
-    "adv-muon": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
-    "adv-adamuon": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
     "adv-sinksgd": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live.py"),
     "adv-muon": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live_muon.py"),
     "adv-adamuon": ("golden files; live beside adv-optm 2.5.16", "tests/parity/test_live_muon.py"),
@@ -53,5 +51,6 @@ EVIDENCE: dict[str, tuple[str, str]] = {
     "adam-atan2": ("formula in float64: no code was published", "tests/transforms/test_oracle.py"),
     "normuon": ("formulas of its stages", "tests/transforms/test_row_moment.py"),
     "scion": ("formulas of its stages", "tests/transforms/test_shape_scale.py"),
+    "hyperball": ("formula in float64", "tests/transforms/test_constraints.py"),
     "sinkgd": ("formula in float64", "tests/transforms/test_sinkhorn.py"),
 }

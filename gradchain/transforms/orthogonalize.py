@@ -136,6 +136,11 @@ def _check_numbers(stage: orthogonalize) -> None:
     odd: Any = [pair for pair in stage.blocks if len(pair) != 2 or not isinstance(pair[1], int) or pair[1] < 1]  # pyright: ignore
     if odd:
         raise OptionError(f"{where}.blocks has {odd[0]}: pass pairs of a role and a number, such as (('qkv', 3),).")
+    if stage.method == "gram" and stage.precision == "bf16":
+        raise OptionError(
+            f"{where}.precision = 'bf16' (the default) with method = 'gram': the powers of a matrix of low rank grow "
+            "without bound in it. Pass precision='fp32'."
+        )
     for name, methods in (("coefficients", ("quintic", "gram")), ("bound", ("cans",))):
         if stage.method not in methods and getattr(stage, name) != type(stage).__dataclass_fields__[name].default:
             raise OptionError(f"{where}.{name} has no effect with method = {stage.method!r}. Leave it out.")
