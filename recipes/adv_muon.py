@@ -87,13 +87,9 @@ def adv_muon(
     state = State(state_precision, nnmf_factor, False, stochastic_rounding, seed)
     aux = State(adam_state_precision, adam_nnmf_factor, vector_reshape, stochastic_rounding, seed, adam_factored_2nd)
     spikes = Kourkoutas(
-        adam_kourkoutas_beta,
-        adam_beta2_min,
-        adam_ema_alpha,
-        adam_tiny_spike,
-        adam_k_warmup_steps,
+        adam_kourkoutas_beta, adam_beta2_min, adam_ema_alpha, adam_tiny_spike, adam_k_warmup_steps,
         adam_kourkoutas_layers,
-    )
+    )  # fmt: skip
     adam = Auxiliary(
         aux, spikes, _plain(adam_betas[0], adam_nesterov, adam_nesterov_coef),
         Division(adam_eps, adam_use_atan2, adam_fisher_wd), adam_betas[1], adam_use_bias_correction,
@@ -144,13 +140,9 @@ def adv_adamuon(
     state = State(state_precision, nnmf_factor, False, stochastic_rounding, seed, factored_2nd)
     aux = State(adam_state_precision, adam_nnmf_factor, vector_reshape, stochastic_rounding, seed, adam_factored_2nd)
     spikes = Kourkoutas(
-        adam_kourkoutas_beta,
-        adam_beta2_min,
-        adam_ema_alpha,
-        adam_tiny_spike,
-        adam_k_warmup_steps,
+        adam_kourkoutas_beta, adam_beta2_min, adam_ema_alpha, adam_tiny_spike, adam_k_warmup_steps,
         adam_kourkoutas_layers,
-    )
+    )  # fmt: skip
     adam = Auxiliary(
         aux, spikes, _plain(adam_betas[0], adam_nesterov, adam_nesterov_coef),
         Division(adam_eps, adam_use_atan2, adam_fisher_wd), adam_betas[1], adam_use_bias_correction,
