@@ -205,20 +205,21 @@ def transform_row(name: str, users: list[str], pages: dict[str, str]) -> list[st
         contract([cls], [seen]),
         ", ".join(f"`{user}`" for user in users) or "by options, or your own",
         cls.source if isinstance(cls.source, str) and cls.source else "folklore",
-        f"`{test_of(name, users)}`",
+        f"`{test_of(name, users, pages[name])}`",
         kept,
         operations,
     ]
 
 
-def test_of(name: str, users: list[str]) -> str:
+def test_of(name: str, users: list[str], page: str) -> str:
     """The file of tests for a transform, of tests/transforms if any speaks of it; or of a recipe that uses it."""
-    home = getattr(transforms, name).__module__.rpartition(".")[2]
+    module = getattr(transforms, name).__module__.rpartition(".")[2]
+    rank = {f"test_{Path(page.partition('#')[0]).stem}": 1, f"test_{module}": 2}  # named after its page, or its module
     mention = re.compile(rf"\b{name}\b" if "_" in name else rf"\b(gc|gradchain|t)\.{name}\b")
     for folder in ("tests/transforms", "tests"):
         files = sorted((ROOT / folder).glob("test_*.py"))
         found = {path: len(mention.findall(path.read_text(encoding="utf-8"))) for path in files}
-        best = max(files, key=lambda path: (found[path] > 0, path.stem == f"test_{home}", found[path]))
+        best = max(files, key=lambda path: (found[path] > 0, rank.get(path.stem, 0), found[path]))
         if found[best] and best.name != "test_field.py":
             return f"{folder}/{best.name}"
         if user := next((user for user in users if user in EVIDENCE), None):
