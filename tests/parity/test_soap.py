@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -34,7 +36,7 @@ def theirs(grads: list[Array]) -> list[Array]:
 
 def ours(grads: list[Array]) -> list[Array]:
     w = torch.nn.Parameter(torch.zeros(N, N, dtype=torch.float64))
-    options = {"lr": 1.0, "weight_decay": 0.0, "precondition_frequency": EVERY}
+    options: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.0, "precondition_frequency": EVERY}
     chain = gradchain.recipe("soap", **options)
     return stepped(gradchain.Optimizer([("hidden.weight", w)], chain, compile=False), w, grads)
 
@@ -67,7 +69,7 @@ def test_so_are_later_ones_where_the_order_stays() -> None:
 def test_the_order_is_all_that_differs() -> None:
     """On gradients of pure noise ours part from theirs, which are those of the equations with a sorted basis."""
     grads = sequence((N, N), STEPS)
-    options = {"beta1": 0.95, "beta2": 0.95, "shampoo_beta": 0.95, "eps": 1e-8, "every": EVERY}
+    options: dict[str, Any] = {"beta1": 0.95, "beta2": 0.95, "shampoo_beta": 0.95, "eps": 1e-8, "every": EVERY}
     for a, b in zip(theirs(grads), soap_of(grads, **options, sort=True), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert max(np.abs(a - b).max() for a, b in zip(ours(grads), theirs(grads), strict=True)) > 0.1
