@@ -12,8 +12,7 @@ import gradchain
 from tests.transforms.steps import Array, sequence
 from tests.transforms.test_soap import soap_of
 
-pytest.importorskip("pytorch_optimizer", reason="pip install gradchain[parity]")
-from pytorch_optimizer import SOAP
+pytorch_optimizer = pytest.importorskip("pytorch_optimizer", reason="pip install gradchain[parity]")
 
 EVERY, STEPS, N = 4, 12, 6
 
@@ -31,7 +30,7 @@ def alike(steps: int) -> list[Array]:
 def theirs(grads: list[Array]) -> list[Array]:
     """What their steps subtract, in float64, but for the refresh of bases, which they compute in float32."""
     w = torch.nn.Parameter(torch.zeros(N, N, dtype=torch.float64))
-    return stepped(SOAP([w], lr=1.0, weight_decay=0.0, precondition_frequency=EVERY), w, grads)
+    return stepped(pytorch_optimizer.SOAP([w], lr=1.0, weight_decay=0.0, precondition_frequency=EVERY), w, grads)
 
 
 def ours(grads: list[Array]) -> list[Array]:
