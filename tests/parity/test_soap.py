@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,7 @@ import gradchain
 from tests.transforms.steps import Array, sequence
 from tests.transforms.test_soap import soap_of
 
-pytest.importorskip("pytorch_optimizer", reason="pip install gradchain[parity]")
-from pytorch_optimizer import SOAP
+pytorch_optimizer = pytest.importorskip("pytorch_optimizer", reason="pip install gradchain[parity]")
 
 EVERY, STEPS, N = 4, 12, 6
 
@@ -29,12 +30,12 @@ def alike(steps: int) -> list[Array]:
 def theirs(grads: list[Array]) -> list[Array]:
     """What their steps subtract, in float64, but for the refresh of bases, which they compute in float32."""
     w = torch.nn.Parameter(torch.zeros(N, N, dtype=torch.float64))
-    return stepped(SOAP([w], lr=1.0, weight_decay=0.0, precondition_frequency=EVERY), w, grads)
+    return stepped(pytorch_optimizer.SOAP([w], lr=1.0, weight_decay=0.0, precondition_frequency=EVERY), w, grads)
 
 
 def ours(grads: list[Array]) -> list[Array]:
     w = torch.nn.Parameter(torch.zeros(N, N, dtype=torch.float64))
-    options = {"lr": 1.0, "weight_decay": 0.0, "precondition_frequency": EVERY}
+    options: dict[str, Any] = {"lr": 1.0, "weight_decay": 0.0, "precondition_frequency": EVERY}
     chain = gradchain.recipe("soap", **options)
     return stepped(gradchain.Optimizer([("hidden.weight", w)], chain, compile=False), w, grads)
 
@@ -67,7 +68,7 @@ def test_so_are_later_ones_where_the_order_stays() -> None:
 def test_the_order_is_all_that_differs() -> None:
     """On gradients of pure noise ours part from theirs, which are those of the equations with a sorted basis."""
     grads = sequence((N, N), STEPS)
-    options = {"beta1": 0.95, "beta2": 0.95, "shampoo_beta": 0.95, "eps": 1e-8, "every": EVERY}
+    options: dict[str, Any] = {"beta1": 0.95, "beta2": 0.95, "shampoo_beta": 0.95, "eps": 1e-8, "every": EVERY}
     for a, b in zip(theirs(grads), soap_of(grads, **options, sort=True), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     assert max(np.abs(a - b).max() for a, b in zip(ours(grads), theirs(grads), strict=True)) > 0.1

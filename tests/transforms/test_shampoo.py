@@ -28,13 +28,21 @@ def shampoo_of(
 ) -> list[Array]:  # fmt: skip
     """The equations; with `beta1`, of the bias-corrected momentum, whose raw average is what is preconditioned."""
     rows, columns = grads[0].shape
-    L, R, left, right_root = np.zeros((rows, rows)), np.zeros((columns, columns)), np.eye(rows), np.eye(columns)
+    rows_moment, columns_moment, left, right_root = (
+        np.zeros((rows, rows)),
+        np.zeros((columns, columns)),
+        np.eye(rows),
+        np.eye(columns),
+    )
     m, found = np.zeros((rows, columns)), []
     for t, g in enumerate(grads, 1):
-        L, R = beta * L + (1 - beta) * g @ g.T, beta * R + (1 - beta) * g.T @ g
+        rows_moment, columns_moment = (
+            beta * rows_moment + (1 - beta) * g @ g.T,
+            beta * columns_moment + (1 - beta) * g.T @ g,
+        )
         if (t - 1) % every == 0:
-            left = power(L / (1 - beta**t) + eps * np.eye(rows), -p)
-            right_root = power(R / (1 - beta**t) + eps * np.eye(columns), -p) if right else right_root
+            left = power(rows_moment / (1 - beta**t) + eps * np.eye(rows), -p)
+            right_root = power(columns_moment / (1 - beta**t) + eps * np.eye(columns), -p) if right else right_root
         m = g if beta1 is None else beta1 * m + (1 - beta1) * g
         u = left @ m @ right_root
         came = g if beta1 is None else m / (1 - beta1**t)
@@ -61,7 +69,7 @@ def agree(ours: gc.Optimizer, grads: list[Array], expected: list[Array]) -> None
 @pytest.mark.parametrize("every", [1, 3])
 def test_the_equations(every: int, graft: bool, capturable: bool) -> None:
     grads = sequence((4, 6), 8)
-    expected = shampoo_of(grads, **{**TYPICAL, "every": every}, graft=graft)
+    expected = shampoo_of(grads, **dict[str, Any](TYPICAL, every=every), graft=graft)
     agree(optimizer(every=every, graft=graft, capturable=capturable), grads, expected)
 
 
@@ -121,7 +129,12 @@ def test_a_root_that_cannot_be_computed_stays(bad: float, capturable: bool) -> N
 def test_work_that_is_not_due_is_not_done(monkeypatch: pytest.MonkeyPatch, capturable: bool) -> None:
     called: list[int] = []
     real = torch.linalg.eigh
-    monkeypatch.setattr(torch.linalg, "eigh", lambda x: called.append(1) or real(x))
+
+    def counted(x: torch.Tensor) -> Any:
+        called.append(1)
+        return real(x)
+
+    monkeypatch.setattr(torch.linalg, "eigh", counted)
     ours, counts = optimizer(capturable=capturable), []
     moves(ours, gradients((4, 6), 1))
     for g in gradients((4, 6), 6):

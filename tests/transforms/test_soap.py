@@ -25,26 +25,28 @@ def soap_of(
 
     With `sort`, as published: before each refresh bases and second moments are put into the order of the eigenvalues.
     """
-    rows, columns = grads[0].shape
-    L, R, QL, QR = np.zeros((rows, rows)), np.zeros((columns, columns)), np.eye(rows), np.eye(columns)
-    m, v, found = np.zeros((rows, columns)), np.zeros((rows, columns)), []
+    moments = [np.zeros((n, n)) for n in grads[0].shape]
+    bases, turned = [np.eye(n) for n in grads[0].shape], [True, right]
+    m, v, found = np.zeros_like(grads[0]), np.zeros_like(grads[0]), []
     for t, g in enumerate(grads):
         u = np.zeros_like(g)
         if t > 0:
+            left, other = bases
             m = beta1 * m + (1 - beta1) * g
-            v = beta2 * v + (1 - beta2) * (QL.T @ g @ QR) ** 2
+            v = beta2 * v + (1 - beta2) * (left.T @ g @ other) ** 2
             correction = np.sqrt(1 - beta2**t) / (1 - beta1**t)
-            u = correction * QL @ (QL.T @ m @ QR / (np.sqrt(v) + eps)) @ QR.T
+            u = correction * left @ (left.T @ m @ other / (np.sqrt(v) + eps)) @ other.T
         found.append(u)
-        L = shampoo_beta * L + (1 - shampoo_beta) * g @ g.T
-        R = shampoo_beta * R + (1 - shampoo_beta) * g.T @ g
+        moments = [shampoo_beta * M + (1 - shampoo_beta) * x for M, x in zip(moments, (g @ g.T, g.T @ g), strict=True)]
+        made = list(zip(moments, bases, turned, strict=True))
         if t == 0:
-            QL, QR = np.linalg.eigh(L)[1][:, ::-1], np.linalg.eigh(R)[1][:, ::-1] if right else QR
+            bases = [np.linalg.eigh(M)[1][:, ::-1] if on else Q for M, Q, on in made]
         elif t % every == 0:
-            if sort:
-                first, second = (np.argsort(-np.diag(Q.T @ M @ Q)) for Q, M in ((QL, L), (QR, R)))
-                QL, QR, v = QL[:, first], QR[:, second], v[first][:, second]
-            QL, QR = np.linalg.qr(L @ QL)[0], np.linalg.qr(R @ QR)[0] if right else QR
+            orders = [np.argsort(-np.diag(Q.T @ M @ Q)) if sort else np.arange(len(Q)) for M, Q, _ in made]
+            v = v[orders[0]][:, orders[1]]
+            bases = [
+                np.linalg.qr(M @ Q[:, order])[0] if on else Q for (M, Q, on), order in zip(made, orders, strict=True)
+            ]
     return found
 
 
@@ -80,7 +82,7 @@ def moves(optimizer: gc.Optimizer, grads: list[torch.Tensor]) -> list[torch.Tens
 @pytest.mark.parametrize("capturable", [False, True])
 @pytest.mark.parametrize("every", [1, 3])
 def test_the_equations(every: int, capturable: bool) -> None:
-    expected = soap_of(sequence((5, 5), 8), **{**TYPICAL, "every": every})
+    expected = soap_of(sequence((5, 5), 8), **dict[str, Any](TYPICAL, every=every))
     for u, wanted in zip(moves(optimizer(every=every, capturable=capturable), gradients()), expected, strict=True):
         np.testing.assert_allclose(u.numpy(), wanted, rtol=1e-9, atol=1e-11)
 
@@ -170,9 +172,12 @@ def test_a_bad_first_gradient_leaves_the_bases_as_they_began() -> None:
 @pytest.mark.parametrize("capturable", [False, True])
 def test_work_that_is_not_due_is_not_done(monkeypatch: pytest.MonkeyPatch, capturable: bool) -> None:
     called: list[str] = []
+
+    def counted(name: str, real: Any) -> Any:
+        return lambda *args: called.append(name) or real(*args)  # pyright: ignore[reportUnknownLambdaType]
+
     for name in ("qr", "eigh"):
-        real = getattr(torch.linalg, name)
-        monkeypatch.setattr(torch.linalg, name, lambda *a, n=name, f=real: called.append(n) or f(*a))
+        monkeypatch.setattr(torch.linalg, name, counted(name, getattr(torch.linalg, name)))
     ours, counts = optimizer(capturable=capturable), []
     moves(ours, gradients(steps=1))
     for g in gradients(steps=6):
