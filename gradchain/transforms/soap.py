@@ -88,17 +88,17 @@ class soap(Stage):
         starts, due = ctx["starts"], ctx["due"]
         m = ema(m, g, self.beta1) if starts is None else where(starts != 0, m, ema(m, g, self.beta1))
         function = Rotated(len(rows) > 0, len(same) > 0, due is not None, starts is not None)
-        made = yield whole_matrix(
+        u, m, v, *others = yield whole_matrix(
             g, m, v, *(ctx.read(name, storage_dtype=True) for name in rows), function=function, batched=True,
             same=[*(ctx.read(name, storage_dtype=True) for name in same), ctx.read("failures", storage_dtype=True),
                   self.beta2, ctx["decay"], self.eps, 0.0 if starts is None else starts, 0.0 if due is None else due],
         )  # fmt: skip
-        u, m, v, *others = made
         slots = {"exp_avg": m, "exp_avg_sq": v}
         new = {name: x.view(update.value.shape).to(ctx.dtype) for name, x in slots.items()}
         squares = dict(zip([*rows, *same, "failures"], others))
         direction = (ctx["correction"] * u).view(update.value.shape)
-        return update.average(direction.to(ctx.dtype)), {**new, **squares}
+        made = update.average(direction.to(ctx.dtype))
+        return made if starts is None else made.replace(skip_mask=starts != 0), {**new, **squares}
 
 
 @dataclass(frozen=True)
