@@ -75,7 +75,7 @@ def cost(chain: str | Composed, params: nn.Module | Iterable[Sequence[int]], wor
 
     >>> from gradchain.distributed import cost
     >>> cost("adams", torch.nn.Linear(1024, 4096, device="meta"), 512)
-    Cost(rounds=2, collectives=2, numbers=1025)
+    Cost(rounds=2, collectives=2, numbers=1025, matrix_bytes=0)
     """
     if not isinstance(world, int) or world < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise OptionError(f"world = {shown(world)}: pass the number of processes, 1 or more.")

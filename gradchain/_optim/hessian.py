@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from gradchain._core.shard import local_of
+from gradchain._engine.writing import overwrite
 from gradchain._optim.exchange import Member, members
 from gradchain._optim.optimizer import Optimizer
 from gradchain._optim.routing import Routing
@@ -59,7 +61,7 @@ def give_hessian(optimizer: Optimizer, estimates: Iterable[torch.Tensor | None])
     for state, slot, average in averages:
         if float(state["step"]) == 0:  # else the first step would take the state for one that nobody has written to
             state["step"] = state["step"].clone()
-        state[slot].copy_(average)
+        overwrite([local_of(state[slot])], [local_of(average)])
 
 
 def _average(
