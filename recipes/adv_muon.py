@@ -9,6 +9,7 @@ from gradchain import transforms as t
 from gradchain._chain.chain import Chain, chain
 from gradchain._chain.partition import partition
 from gradchain._chain.recipes import register_recipe
+from gradchain.errors import OptionError, shown
 
 from .adv_muon_options import Auxiliary, Matrices, adv_muon_or_adam
 from .adv_options import (
@@ -184,6 +185,8 @@ def _routed(
     use_muon: bool | None, state: State, muon: Parts, own: Decay, adam: Auxiliary, lr: float, decay: Any
 ) -> Chain:
     """Matrices to Muon, all else to Adam; each with its own decay, and both with one learning rate."""
+    if use_muon is not None and not isinstance(use_muon, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise OptionError(f"use_muon = {shown(use_muon)}: pass True, False or None.")
     branches: dict[str, Any] = {
         "muon": [state.working_precision(), *muon, *own.stages()],
         "adam": [adam.state.working_precision(), *adam.stages(), *_renamed(Decay(adam.weight_decay, *decay).stages())],

@@ -42,7 +42,7 @@ class Matrices:
         given: dict[str, Any] = {"bound": self.cns_a_bound} if self.accelerated_ns else {"coefficients": self.ns_coeffs}
         return t.orthogonalize(
             "cans" if self.accelerated_ns else "quintic", self.ns_steps, eps=self.ns_eps, precision=self.ns_precision,
-            rank=self.ortho_rank if self.low_rank_ortho else None, seed=self.seed, **given,
+            rank=self.ortho_rank if self.low_rank_ortho else None, seed=self.seed if self.low_rank_ortho else 0, **given,
         )  # fmt: skip
 
     def size(self, unit: float = 1.0) -> Parts:

@@ -124,10 +124,11 @@ def precision_for(method: str) -> str:
 
 def adam(betas: tuple[float, float], eps: float, weight_decay: float, lr_ratio: float) -> list[Any]:
     """AdamW for a branch, whose learning rate is `lr_ratio` times that of the others."""
+    ratio = t.multiply(lr_ratio).rename(factor="adam_lr_ratio")
     return [
         t.first_moment(betas[0]).rename(beta="adam_betas[0]"),
         t.second_moment(betas[1]).rename(beta="adam_betas[1]"),
         t.divide(eps).rename(eps="adam_eps"),
-        lr_ratio != 1 and t.multiply(lr_ratio).rename(factor="adam_lr_ratio"),
+        lr_ratio != 1 and ratio,
         t.decoupled_decay(weight_decay).rename(weight_decay="adam_weight_decay"),
     ]

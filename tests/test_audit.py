@@ -379,4 +379,4 @@ def test_the_command_reads_configs_and_explains_itself(tmp_path: Any) -> None:
     assert run(str(path)).exit_code == 0
     result = run("rsoe")
     assert result.exit_code == 2
-    assert result.stderr == "gradchain: unknown recipe 'rsoe'. Did you mean 'rose'?\n"
+    assert result.stderr == "gradchain: unknown recipe 'rsoe'. Did you mean 'rose' or 'soap' or 'lars'?\n"

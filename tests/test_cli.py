@@ -157,14 +157,14 @@ def test_an_interrupt_keeps_what_is_done(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["show", "rsoe"], "unknown recipe 'rsoe'. Did you mean 'rose'?"),
+        (["show", "rsoe"], "unknown recipe 'rsoe'. Did you mean 'rose' or 'soap' or 'lars'?"),
         (["show", "rose", "--toml", "--json"], "--toml and --json exclude each other; pass one."),
         (["show", "rose", "-o", "centralise=false"], "has no option 'centralise'. Did you mean 'centralize'"),
         (["show", "rose", "-o", "centralize"], "--option 'centralize' is not of the form key=value."),
         (["show", "rose", "-o", "weight_decay=-1"], "decoupled_decay.weight_decay = -1 is outside [0, inf)."),
         (["show", "gyro-adam", "-o", "betas=0.9"], "recipe 'gyro-adam': betas = 0.9: pass a tuple of 2 numbers."),
         (["show", "absent.toml"], "absent.toml cannot be read"),
-        (["ablate", "rsoe"], "unknown recipe 'rsoe'. Did you mean 'rose'?"),
+        (["ablate", "rsoe"], "unknown recipe 'rsoe'. Did you mean 'rose' or 'soap' or 'lars'?"),
         (["ablate", "rose", "--task", "dogits"], "unknown task 'dogits'."),
         (["ablate", "rose", "--seeds", "0"], "seeds = 0: pass at least 1."),
         (["ablate", "rose", "--epochs", "0"], "epochs = 0: pass at least 1."),

@@ -40,8 +40,7 @@ def test_the_last_row_is_the_change(name: str, dtype: torch.dtype) -> None:
 
 
 def _acting(chain: gc.Chain, param: torch.Tensor) -> list[str]:
-    label = "matrix" if param.ndim >= 2 else "vector"
-    return [name for name in chain.names if "/" not in name or name.startswith(f"{label}/")]
+    return [address for address, _ in chain.route("p", param).stages]
 
 
 @pytest.mark.parametrize("name", RECIPES)

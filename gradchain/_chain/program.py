@@ -266,7 +266,8 @@ class Program:
             if slots:
                 changed |= yield from self._packed(address, stage, slots, ctx, state)
         new_param = update.decayed(ctx.param) - update.value
-        new_param = yield from self._constrained(constraints, new_param, ctx, keep)
+        if constraints:
+            new_param = yield from self._constrained(constraints, new_param, ctx, keep)
         if update.skip_mask is not False:
             new_param = where(update.skip_mask, ctx.param, new_param)
         for address, stage, values in last:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 from gradchain._chain import registry
 from gradchain._chain.chain import Chain
 from gradchain._chain.named import find_place, is_place
-from gradchain._core.fields import KINDS, as_tuple, differ
+from gradchain._core.fields import KINDS, as_number, as_tuple, differ
 from gradchain.errors import (
     ChainError,
     GradchainError,
@@ -164,7 +164,8 @@ def _check_none(where: str, parameter: inspect.Parameter, value: Any) -> None:
 
 def _mentions(message: str, value: Any) -> bool:
     """Whether an error is about this value, or about an entry of this tuple."""
-    entries = (value, *cast("tuple[Any, ...]", value)) if isinstance(value, (tuple, list)) else (value,)
+    several = isinstance(value, (tuple, list))
+    entries = (value, tuple(value), *cast("tuple[Any, ...]", value)) if several else (value, as_number(value))
     return any(f"= {shown(entry)}{end}" in message for entry in entries for end in " :")
 
 

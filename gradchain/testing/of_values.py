@@ -121,7 +121,11 @@ def options_act(bench: Bench) -> str | None:
         raise NotApplicable("it has no options")
     own = {(binding.key, binding.index) for binding in bench.chain.bindings.of_stage(bench.address)}
     keys = {key if index is None else f"{key}[{index}]" for key, index in own}
-    for finding in check(bench.chain).bad:
+    try:
+        findings = check(bench.chain).bad
+    except OptionError as error:  # it refuses some of the parameters that options are tried on
+        raise NotApplicable(f"not all parameters can be stepped: {error}") from None
+    for finding in findings:
         field, _, address = finding.name.partition(" of ")
         if (finding.kind == "field" and address == bench.address) or (
             finding.kind == "hyperparameter" and finding.name in keys

@@ -12,8 +12,8 @@ from gradchain._chain.stage import Stage, Yields
 from gradchain._core.fields import DTYPES, static
 from gradchain._core.matrices import whole_matrix
 from gradchain._core.update import Update
-from gradchain.errors import OptionError
-from gradchain.transforms.polar import METHODS, QUINTIC, Blocks, Polar, Sketched
+from gradchain.errors import OptionError, shown
+from gradchain.transforms.polar import METHODS, QUINTIC, Blocks, Polar, Sketched, is_number
 from gradchain.transforms.power_iteration import gaussian
 
 
@@ -66,11 +66,11 @@ class orthogonalize(Stage):
     coefficients: tuple[float, float, float] = static(default=QUINTIC)
     eps: float | None = static(default=1e-7)
     precision: str | None = static(default="bf16", choices=("bf16", "fp32", "fp64", None))
-    bound: float | None = static(default=None)
+    bound: float | None = static(default=None, when="method=cans")
     rank: int | None = static(default=None)
     blocks: tuple[tuple[str, int], ...] = static(default=(("qkv", 3), ("qkv_columns", 3)))
-    local: bool = static(default=False)
-    seed: int = static(default=0)
+    local: bool = static(default=False, inert="one process has all rows")
+    seed: int = static(default=0, when="rank")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -125,22 +125,23 @@ class orthogonalize(Stage):
 
 def _check_numbers(stage: orthogonalize) -> None:
     where = stage.address
-    if len(stage.coefficients) != 3:
-        raise OptionError(f"{where}.coefficients = {stage.coefficients}: pass three numbers.")
-    if stage.eps is not None and not 0 <= stage.eps < 1:
-        raise OptionError(f"{where}.eps = {stage.eps}: pass a number in [0, 1), or None.")
-    if stage.bound is not None and not 0 < stage.bound <= 1:
-        raise OptionError(f"{where}.bound = {stage.bound}: pass a number in (0, 1], or None.")
-    if stage.rank is not None and (not isinstance(stage.rank, int) or stage.rank < 1):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise OptionError(f"{where}.rank = {stage.rank}: pass an integer of 1 or more, or None.")
-    odd: Any = [pair for pair in stage.blocks if len(pair) != 2 or not isinstance(pair[1], int) or pair[1] < 1]  # pyright: ignore
-    if odd:
-        raise OptionError(f"{where}.blocks has {odd[0]}: pass pairs of a role and a number, such as (('qkv', 3),).")
+    given: Any = stage.coefficients
+    if not isinstance(given, tuple) or len(given) != 3 or not all(map(is_number, given)):  # pyright: ignore
+        raise OptionError(f"{where}.coefficients = {shown(given)}: pass three numbers.")
+    if stage.eps is not None and not (is_number(stage.eps) and 0 <= stage.eps < 1):
+        raise OptionError(f"{where}.eps = {shown(stage.eps)}: pass a number in [0, 1), or None.")
+    if stage.bound is not None and not (is_number(stage.bound) and 0 < stage.bound <= 1):
+        raise OptionError(f"{where}.bound = {shown(stage.bound)}: pass a number in (0, 1], or None.")
+    if stage.rank is not None and not (is_number(stage.rank, int) and stage.rank >= 1):
+        raise OptionError(f"{where}.rank = {shown(stage.rank)}: pass an integer of 1 or more, or None.")
+    pairs: Any = stage.blocks
+    fits = isinstance(pairs, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in pairs)  # pyright: ignore
+    if not fits or not all(isinstance(role, str) and is_number(parts, int) and parts >= 1 for role, parts in pairs):
+        raise OptionError(f"{where}.blocks = {shown(pairs)}: pass pairs of a role and a number, such as (('qkv', 3),).")
     if stage.method == "gram" and stage.precision == "bf16":
         raise OptionError(
             f"{where}.precision = 'bf16' (the default) with method = 'gram': the powers of a matrix of low rank grow "
             "without bound in it. Pass precision='fp32'."
         )
-    for name, methods in (("coefficients", ("quintic", "gram")), ("bound", ("cans",))):
-        if stage.method not in methods and getattr(stage, name) != type(stage).__dataclass_fields__[name].default:
-            raise OptionError(f"{where}.{name} has no effect with method = {stage.method!r}. Leave it out.")
+    if stage.method not in ("quintic", "gram") and stage.coefficients != QUINTIC:
+        raise OptionError(f"{where}.coefficients has no effect with method = {stage.method!r}. Leave it out.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -171,3 +172,8 @@ class Sketched:
     def __call__(self, M: torch.Tensor, sketch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         basis = torch.linalg.qr((M @ sketch).float()).Q.to(M.dtype)
         return basis @ self.function(basis.mT @ M), sketch
+
+
+def is_number(value: Any, kind: Any = (int, float)) -> bool:
+    """Whether an option is a finite number of a kind. Returns: true or false; `True` is none."""
+    return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)

@@ -56,7 +56,7 @@ class shampoo(Stage):
     beta: float = hyper(default=0.95, ge=0, lt=1, key="shampoo_beta")
     eps: float = hyper(default=1e-12, gt=0, key="shampoo_eps")
     every: int = static(default=10, ge=1)
-    exponent: float = static(default=0.25)
+    exponent: float = static(default=0.25, gt=0)
     graft: bool = static(default=True)
     largest: int = static(default=10_000, ge=1)
 

@@ -46,7 +46,13 @@ def torchs(name: str, cross_parameter: bool = False, **options: Any) -> Peer:
     return Peer("torch.optim", name, options, cross_parameter)
 
 
+def matrices_are_muon(name: str, param: torch.Tensor) -> str:
+    """A role for Muon_adv, which takes the small matrices of the laws for vectors by itself."""
+    return "muon" if param.ndim > 1 else "adam"
+
+
 OPTIONS: dict[str, dict[str, Any]] = {
+    **{key: {"role": matrices_are_muon} for key in ("Muon_adv", "AdaMuon_adv")},
     "Adafactor": {"eps": (1e-30, 1e-3)},  # as in torch, the default depends on the dtype
     "Lars": {"always_adapt": True},  # as in timm, the default is plain SGD unless there is decay
 }

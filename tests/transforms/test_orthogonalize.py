@@ -256,7 +256,7 @@ def test_flops_are_those_of_the_products(method: str, steps: int, shape: tuple[i
         ({"coefficients": (1.0, 2.0)}, "pass three numbers"),
         ({"eps": -1.0}, r"a number in \[0, 1\), or None"),
         ({"bound": 2.0, "method": "cans"}, r"a number in \(0, 1\], or None"),
-        ({"bound": 0.1}, "bound has no effect with method = 'quintic'"),
+        ({"bound": 0.1}, "bound = 0.1 has no effect with method = 'quintic'"),
         ({"method": "svd", "coefficients": (1.0, 2.0, 3.0)}, "coefficients has no effect with method = 'svd'"),
         ({"rank": 0}, "an integer of 1 or more, or None"),
         ({"blocks": (("qkv", 0),)}, "pairs of a role and a number"),
@@ -276,7 +276,7 @@ def test_options_out_of_range(options: dict[str, Any], told: str) -> None:
         ((5,), None, r"takes matrices.*shape \(5,\).*partition\("),
         ((), None, "takes matrices"),
         ((4, 5), "experts", "takes matrices"),
-        ((8, 5), "qkv", r"3 matrices of equal height.*\(8, 5\) has 8 rows"),
+        ((8, 5), "qkv", r"3 matrices of one size.*\(8, 5\) has 8 rows"),
     ],
     ids=str,
 )
