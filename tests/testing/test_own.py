@@ -41,7 +41,8 @@ AS_PUBLISHED = {
     **dict.fromkeys(("soap", "SOAP"), ("bfloat16",)),
 }
 """Laws that something breaks by its definition: the average of Schedule-Free goes on where the learning rate is 0, since
-its weights go by the largest rate so far; SOAP's eigenvectors turn with the rounding of gradients where eigenvalues are close."""
+its weights go by the largest rate so far; SOAP's eigenvectors turn with the rounding of gradients where eigenvalues are
+close."""
 
 
 def skipped(name: str, *laws: str) -> tuple[str, ...]:
