@@ -71,6 +71,7 @@ def tensor_or_scalar(name: str, param: Any) -> str:
 STUCK = dict.fromkeys(("d_coef", "growth_rate", "beta3", "prodigy_steps"), "d never grows")
 SMALL = {"promote": "steps of d = 1e-6 round away in bfloat16", "stochastic_round": "the same"}
 WITHOUT_HESSIAN = dict.fromkeys(("gamma", "hessian_beta"), "no estimate of the Hessian is given")
+WIDE = {"muon/scale_by_shape": "no matrix here has more rows than columns"}
 NO_UNIT: tuple[tuple[int, ...], ...] = ()
 """Shapes of the scaling law for chains that compare gradients with a fixed number."""
 
@@ -382,7 +383,8 @@ RECIPES: dict[str, Case] = {
         adjust_lr_fn="match_rms_adamw", adam_lr_ratio=0.5,  # bfloat16 rounds scaled matrices otherwise
     ),
     "normuon": recipe("normuon", "invariant", ("adam_eps",), NO_UNIT),
-    "scion": recipe("scion", "invariant", (), NO_UNIT),
+    "scion": recipe("scion", "invariant", (), NO_UNIT, hidden_radius=1.0,
+        other_radius=1.0),
     "soap": recipe("soap", "invariant", ("eps",), NO_UNIT, precondition_frequency=2, eps=1e-3),
     "shampoo": recipe("shampoo", "invariant", ("eps",), NO_UNIT, precondition_frequency=2),
     "adam-atan2": recipe("adam-atan2", "invariant"),
@@ -449,13 +451,13 @@ RECIPES: dict[str, Case] = {
     "adv-lion-prodigy": recipe("adv-lion-prodigy", "invariant", inert=STUCK, d0=0.1, slice_p=1),
     "adv-muon": recipe("adv-muon", "invariant", ("adam_eps",), NO_UNIT, weight_decay=0.1),
     "adv-muon:rows": recipe(
-        "adv-muon", "invariant", (), NO_UNIT, ns_precision="fp32", accelerated_ns=True, normuon_variant=True,
+        "adv-muon", "invariant", (), NO_UNIT, silent=WIDE, ns_precision="fp32", accelerated_ns=True, normuon_variant=True,
         rms_rescaling=False, approx_mars=True, weight_decay=0.3, cautious_wd=True, adam_weight_decay=0.2,
         adam_use_atan2=True, adam_nesterov=True, nnmf_factor=True,
     ),
     "adv-adamuon": recipe("adv-adamuon", "invariant", ("adam_eps",), NO_UNIT, ns_precision="fp32"),
     "adv-adamuon:power": recipe(
-        "adv-adamuon", "invariant", ("adam_eps",), NO_UNIT, ns_precision="fp32", auto_projection=False, kappa_p=1.5,
+        "adv-adamuon", "invariant", ("adam_eps",), NO_UNIT, silent=WIDE, ns_precision="fp32", auto_projection=False, kappa_p=1.5,
         use_atan2=True, rms_rescaling=False, factored_2nd=True, weight_decay=0.1,
     ),
     "adv-signsgd": recipe("adv-signsgd", "invariant", weight_decay=0.1),
