@@ -457,7 +457,8 @@ RECIPES: dict[str, Case] = {
     ),
     "adv-adamuon": recipe("adv-adamuon", "invariant", ("adam_eps",), NO_UNIT, ns_precision="fp32"),
     "adv-adamuon:power": recipe(
-        "adv-adamuon", "invariant", ("adam_eps",), NO_UNIT, silent=WIDE, ns_precision="fp32", auto_projection=False, kappa_p=1.5,
+        "adv-adamuon", "invariant", ("adam_eps",), NO_UNIT, silent=WIDE, ns_precision="fp32",
+        auto_projection=False, kappa_p=1.5,
         use_atan2=True, rms_rescaling=False, factored_2nd=True, weight_decay=0.1,
     ),
     "adv-signsgd": recipe("adv-signsgd", "invariant", weight_decay=0.1),
