@@ -383,8 +383,8 @@ RECIPES: dict[str, Case] = {
         adjust_lr_fn="match_rms_adamw", adam_lr_ratio=0.5,  # bfloat16 rounds scaled matrices otherwise
     ),
     "normuon": recipe("normuon", "invariant", ("adam_eps",), NO_UNIT),
-    "scion": recipe("scion", "invariant", (), NO_UNIT, hidden_radius=1.0,
-        other_radius=1.0),
+    "scion": recipe("scion", "invariant", (), NO_UNIT, hidden_radius=2.0,
+        other_radius=3.0),
     "soap": recipe("soap", "invariant", ("eps",), NO_UNIT, precondition_frequency=2, eps=1e-3),
     "shampoo": recipe("shampoo", "invariant", ("eps",), NO_UNIT, precondition_frequency=2),
     "adam-atan2": recipe("adam-atan2", "invariant"),
@@ -397,7 +397,10 @@ RECIPES: dict[str, Case] = {
     "mars-adamw": recipe("mars-adamw", "invariant", (), NO_UNIT, betas=(0.8, 0.9), weight_decay=0.1),
     "adabelief": recipe("adabelief", "invariant", (), NO_UNIT, eps=1e-4),
     "laprop": recipe("laprop", "invariant", ("eps",), weight_decay=0.1),
-    "sophia": recipe("sophia", "invariant", ("eps",), eps=0.3, inert=WITHOUT_HESSIAN),
+    "sophia": recipe(
+        "sophia", "invariant", ("eps",), eps=0.3, inert=WITHOUT_HESSIAN,
+        silent={"clip_by_value": "no quotient is above the bound"},
+    ),
     "stable-adamw": recipe("stable-adamw", "invariant", ("eps",), betas=(0.8, 0.5)),
     "nadam": recipe("nadam", "invariant", ("eps", "weight_decay")),
     "nadam:decoupled": recipe(
