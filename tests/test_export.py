@@ -64,9 +64,7 @@ def marked(name: str, fast: bool) -> Any:
 SEEN_ELSEWHERE = ("schedule-free-adamw", "schedule-free-sgd")
 BY_NAME = ("muon", "normuon", "scion", "shampoo", "soap")
 """Recipes that know hidden matrices by their names."""
-ACROSS = ("adv-adamuon",)
-"""Recipes whose conditions lie across one another."""
-REFUSED = (*SEEN_ELSEWHERE, *BY_NAME, *ACROSS)
+REFUSED = (*SEEN_ELSEWHERE, *BY_NAME)
 RECIPES = [marked(name, name in FAST) for name in gradchain.recipes() if name not in REFUSED]
 
 
@@ -304,13 +302,6 @@ def test_partitions_by_name_are_refused() -> None:
 @pytest.mark.parametrize("name", BY_NAME)
 def test_recipes_that_go_by_names_are_refused(name: str) -> None:
     with pytest.raises(ChainError, match="names of parameters"):
-        gradchain.export(name)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ACROSS)
-def test_conditions_that_lie_across_one_another_are_refused(name: str) -> None:
-    with pytest.raises(ChainError, match="lie across one another"):
         gradchain.export(name)
 
 
