@@ -31,6 +31,7 @@ MODES = [
     pytest.param(name, compile, id=f"{name}-{'compiled' if compile else 'eager'}", marks=marks)
     for name in CASES
     for compile in (False, True)
+    if not (compile and name == "muon_lowrank")  # which of the recorded sketches it is at is read on the host
     for marks in ([pytest.mark.slow] if compile and name not in COMPILED else [],)
 ]
 
