@@ -177,3 +177,13 @@ class Sketched:
 def is_number(value: Any, kind: Any = (int, float)) -> bool:
     """Whether an option is a finite number of a kind. Returns: true or false; `True` is none."""
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def as_numbers(value: Any) -> Any:
+    """Refuse what is neither a list nor a tuple, such as an array. Returns: the value.
+
+    Raises: TypeError: it is none.
+    """
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"it is {type(value).__name__}; pass a tuple.")
+    return value  # pyright: ignore[reportUnknownVariableType]
