@@ -410,7 +410,7 @@ def test_plot_is_a_png(tmp_path, options):
         ({"batch_size": -1}, "batch_size = -1"),
         ({"task": "digit"}, "unknown task 'digit'. Did you mean 'digits'"),
         ({"dtype": "int8"}, "dtype = 'int8' is not one of fp32, bf16, fp64"),
-        ({"baseline": "adamv"}, "unknown recipe 'adamv'. Did you mean"),
+        ({"baseline": "adamv"}, "unknown recipe 'adamv'. Did you mean 'radam' or 'nadam' or 'adamw'"),
         ({"options": {"centralise": False}}, "recipe 'rose' has no option 'centralise'. Did you mean 'centralize'"),
         ({"lr": -1.0}, "lr = -1.0 is outside"),
     ],

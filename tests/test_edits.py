@@ -281,5 +281,5 @@ def test_it_takes_names_and_paths(tmp_path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(ADAMW.with_options(lr=0.5).to_toml())
     assert str(gc.diff("adamw", str(path))) == "lr = 0.5"
-    with pytest.raises(gc.UnknownNameError, match=r"Did you mean .*'adamw'"):
+    with pytest.raises(gc.UnknownNameError, match="Did you mean 'radam' or 'nadam' or 'adamw'"):
         gc.diff("adamw", "adamv")

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._core.shard import Shard
 from gradchain.errors import OptionError
@@ -34,6 +35,22 @@ def side_slots(address: str, p: ParamInfo, largest: int, kinds: tuple[str, ...])
                 fill: Any = 0.0 if kind == "moment" else _identity(size, rows)
                 slots[f"{kind}_{side}"] = Slot(fill, shape=(size, size), per_row=rows, dtype=dtype)
     return slots
+
+
+def kept(ctx: Context, kinds: tuple[str, ...]) -> tuple[list[str], list[str]]:
+    """The slots of `side_slots` that this parameter has: those of its left side, which has its rows, and of its right."""
+    left, right = ([f"{kind}_{side}" for kind in kinds] for side in SIDES)
+    return [x for x in left if ctx.read_or(x, None) is not None], [x for x in right if ctx.read_or(x, None) is not None]
+
+
+def moved_sides(left: bool, right: bool) -> list[str]:
+    """The sides that are there, in the order of their slots."""
+    return [side for side, there in zip(SIDES, (left, right)) if there]
+
+
+def second_moment(moment: torch.Tensor, g: torch.Tensor, side: str, beta: torch.Tensor) -> torch.Tensor:
+    """Average the products of the rows of `g`, or of its columns, into their moment."""
+    return beta * moment + (1 - beta) * (g @ g.mT if side == "left" else g.mT @ g)
 
 
 def _identity(size: int, rows: bool) -> Any:

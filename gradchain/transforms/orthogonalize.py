@@ -13,7 +13,7 @@ from gradchain._core.fields import DTYPES, static
 from gradchain._core.matrices import whole_matrix
 from gradchain._core.update import Update
 from gradchain.errors import OptionError, shown
-from gradchain.transforms.polar import METHODS, QUINTIC, Blocks, Polar, Sketched, as_numbers, is_number
+from gradchain.transforms.polar import METHODS, QUINTIC, Blocks, Polar, Sketched, is_number, only_tuples
 from gradchain.transforms.power_iteration import gaussian
 
 
@@ -63,12 +63,12 @@ class orthogonalize(Stage):
 
     method: str = static(default="quintic", choices=tuple(METHODS))
     steps: int = static(default=5, ge=1)
-    coefficients: tuple[float, float, float] = static(default=QUINTIC, convert=as_numbers)
+    coefficients: tuple[float, float, float] = static(default=QUINTIC, convert=only_tuples)
     eps: float | None = static(default=1e-7)
     precision: str | None = static(default="bf16", choices=("bf16", "fp32", "fp64", None))
     bound: float | None = static(default=None, when="method=cans")
     rank: int | None = static(default=None)
-    blocks: tuple[tuple[str, int], ...] = static(default=(("qkv", 3), ("qkv_columns", 3)), convert=as_numbers)
+    blocks: tuple[tuple[str, int], ...] = static(default=(("qkv", 3), ("qkv_columns", 3)), convert=only_tuples)
     local: bool = static(default=False, inert="one process has all rows")
     seed: int = static(default=0, when="rank")
 

@@ -179,7 +179,7 @@ def is_number(value: Any, kind: Any = (int, float)) -> bool:
     return isinstance(value, kind) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def as_numbers(value: Any) -> Any:
+def only_tuples(value: Any) -> Any:
     """Refuse what is neither a list nor a tuple, such as an array. Returns: the value.
 
     Raises: TypeError: it is none.

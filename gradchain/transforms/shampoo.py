@@ -16,7 +16,7 @@ from gradchain._core.matrices import whole_matrix
 from gradchain._core.reduce import whole_tensor
 from gradchain._core.update import Update
 from gradchain.ops import nonzero, root, wide
-from gradchain.transforms.kronecker import SIDES, inverse_root, side_slots
+from gradchain.transforms.kronecker import inverse_root, kept, moved_sides, second_moment, side_slots
 
 MOVED = ("moment", "root")
 
@@ -69,10 +69,7 @@ class shampoo(Stage):
     def update(self, update: Update, ctx: Context) -> Yields:
         g = wide(update.gradient).flatten(1)
         m = wide(ctx.read_or("exp_avg", update.gradient)).flatten(1)
-        there = [
-            f"{kind}_{side}" for side in SIDES for kind in MOVED if ctx.read_or(f"{kind}_{side}", None) is not None
-        ]
-        rows, same = [x for x in there if x.endswith("left")], [x for x in there if x.endswith("right")]
+        rows, same = kept(ctx, MOVED)
         due = ctx["due"]
         function = Roots(len(rows) > 0, len(same) > 0, due is not None, self.exponent)
         _, u, *others = yield whole_matrix(
@@ -101,10 +98,8 @@ class Roots:
         keep, whole = beta[..., None, None].to(g.dtype), correction[..., None, None].to(g.dtype)
         new: list[torch.Tensor] = []
         u = m
-        sides = [side for side, on in (("left", self.left), ("right", self.right)) if on]
-        for side, moment, old in zip(sides, squares[0::2], squares[1::2]):
-            square = g @ g.mT if side == "left" else g.mT @ g
-            moment = keep * moment + (1 - keep) * square
+        for side, moment, old in zip(moved_sides(self.left, self.right), squares[0::2], squares[1::2]):
+            moment = second_moment(moment, g, side, keep)
             known = old
             if self.due:
                 made, failed = inverse_root(moment / whole, old, eps, self.exponent)

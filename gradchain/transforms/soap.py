@@ -15,7 +15,7 @@ from gradchain._core.fields import hyper, static
 from gradchain._core.matrices import whole_matrix
 from gradchain._core.update import Update
 from gradchain.ops import ema, where, wide
-from gradchain.transforms.kronecker import SIDES, eigenvectors, side_slots
+from gradchain.transforms.kronecker import SIDES, eigenvectors, kept, moved_sides, second_moment, side_slots
 
 MOVED = ("moment", "basis")
 NEVER = 1 << 62
@@ -81,9 +81,7 @@ class soap(Stage):
 
     def update(self, update: Update, ctx: Context) -> Yields:
         g = wide(update.value).flatten(1)
-        kept = {f"{kind}_{side}": f"{kind}_{side}" for side in SIDES for kind in MOVED}
-        there = [name for name in kept if ctx.read_or(name, None) is not None]
-        rows, same = [x for x in there if x.endswith("left")], [x for x in there if x.endswith("right")]
+        rows, same = kept(ctx, MOVED)
         m, v = (wide(ctx.read(slot)).flatten(1) for slot in ("exp_avg", "exp_avg_sq"))
         starts, due = ctx["starts"], ctx["due"]
         m = ema(m, g, self.beta1) if starts is None else where(starts != 0, m, ema(m, g, self.beta1))
@@ -115,9 +113,7 @@ class Rotated:
         beta, keep, small = (x[..., None, None].to(g.dtype) for x in (beta2, decay, eps))
         skips, renews = first[..., None, None] != 0, due[..., None, None] != 0
         moments, bases = squares[0::2], squares[1::2]
-        at = {
-            side: place for place, side in enumerate(s for s, on in (("left", self.left), ("right", self.right)) if on)
-        }
+        at = {side: place for place, side in enumerate(moved_sides(self.left, self.right))}
         left, right = (bases[at[side]].to(g.dtype) if side in at else None for side in SIDES)
         averaged = beta * v + (1 - beta) * _turn(g, left, right).square()
         u = _turn_back(_turn(m, left, right) / (averaged.sqrt() + small), left, right)
@@ -125,7 +121,7 @@ class Rotated:
             u, averaged = torch.where(skips, torch.zeros_like(u), u), torch.where(skips, v, averaged)
         new: list[torch.Tensor] = []
         for side, place in at.items():
-            moment = keep * moments[place] + (1 - keep) * (g @ g.mT if side == "left" else g.mT @ g)
+            moment = second_moment(moments[place], g, side, keep)
             basis = bases[place]
             if self.due:
                 made, failed = eigenvectors(moment, basis)
