@@ -154,7 +154,8 @@ def adv_adamuon(
         spectral_normalization, seed, ns_precision,
     )  # fmt: skip
     decay = (cautious_wd, False, False, centered_wd, centered_wd_mode)
-    second = t.second_moment(betas[1], bias_correction=False, storage=state.second, of="direction")
+    second = [t.as_gradient(), t.second_moment(betas[1], bias_correction=False, storage=state.second)]
+    rows = [t.row_second_moment(betas[1]).rename(beta="betas[1]")]
     muon: Parts = [
         approx_mars and t.mars(mars_gamma, betas[0], mars_initial),
         orthogonal(orthogonal_gradient),
@@ -162,7 +163,7 @@ def adv_adamuon(
         nesterov and t.nesterov(nesterov_coef),
         _projected(kappa_p, auto_projection),
         matrices.orthogonalize(),
-        t.row_second_moment(betas[1]).rename(beta="betas[1]") if normuon_variant else second,
+        *(rows if normuon_variant else second),
         t.atan2_scale() if use_atan2 else t.divide(eps),
         matrices.size(4 / math.pi if use_atan2 else 1.0),
     ]

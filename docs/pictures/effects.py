@@ -90,6 +90,11 @@ EFFECTS: dict[str, Effect] = {
         [lr(0.05)], [g.second_moment(0.9), g.divide(1e-8), lr(0.12)],
         "Both axes move at the same pace, however unlike their slopes.", curve=(0.4, 8.0), steps=16,
     ),
+    "as_gradient": Effect(
+        [g.first_moment(0.8), g.sign(), g.second_moment(0.9), g.divide(1e-8), lr(0.12)],
+        [g.first_moment(0.8), g.sign(), g.as_gradient(), g.second_moment(0.9), g.divide(1e-8), lr(0.12)],
+        "Signs are divided by the size of signs, which is 1, and no longer by that of the gradient.",
+    ),
     "debias": Effect(
         [g.first_moment(0.9, bias_correction=False), lr(0.1)],
         [g.first_moment(0.9, bias_correction=False), g.debias(0.9), lr(0.1)],

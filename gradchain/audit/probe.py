@@ -31,6 +31,7 @@ SHAPES: Mapping[str, tuple[tuple[int, ...], str | None]] = {
     "scalar": ((), None),
     "qkv": ((9, 3), "qkv"),
     "experts": ((2, 4, 3), "experts"),
+    "query": ((12, 3), "query"),
 }
 """Shape and role of each parameter."""
 

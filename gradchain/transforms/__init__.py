@@ -3,6 +3,7 @@
 from gradchain.transforms.add_decayed_weights import add_decayed_weights
 from gradchain.transforms.adopt import adopt, step_clip
 from gradchain.transforms.agreement import cautious, grams
+from gradchain.transforms.as_gradient import as_gradient
 from gradchain.transforms.averaging import average_weights, lookahead
 from gradchain.transforms.belief import belief_moment
 from gradchain.transforms.blocks import block_second_moment
@@ -55,6 +56,7 @@ __all__ = [
     "add_decayed_weights",
     "ademamix",
     "adopt",
+    "as_gradient",
     "atan2_scale",
     "average_weights",
     "belief_moment",

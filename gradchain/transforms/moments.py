@@ -91,7 +91,8 @@ class second_moment(Stage):
 
     $$v \leftarrow \beta v + (1-\beta)\, g^2, \qquad D \leftarrow \sqrt{v} \,/\, \sqrt{1-\beta^t}$$
 
-    $g$ is the effective gradient: what a first moment before this stage averaged, else the direction itself.
+    $g$ is the effective gradient: what a first moment before this stage averaged, else the direction itself; after
+    `as_gradient()`, the direction in any case.
 
     Args:
         beta: $\beta \in [0, 1)$, default 0.999; `betas[1]` in `param_groups`. A stage before that provides `beta2` takes
@@ -99,7 +100,6 @@ class second_moment(Stage):
         bias_correction: divide by $\sqrt{1-\beta^t}$ (default).
         storage: how the slots are kept.
         amsgrad: never let the scale shrink: $\hat v \leftarrow \max(\hat v, v)$ takes the place of $v$ in $D$.
-        of: what is squared: the `"gradient"` (default), or the `"direction"` as it is here, after whatever changed it.
 
     Slots: `exp_avg_sq` ($v$) and, with `amsgrad`, `max_exp_avg_sq` ($\hat v$): the parameter's shape, zeros at first, never
     negative.
@@ -118,7 +118,6 @@ class second_moment(Stage):
     bias_correction: bool = static(default=True)
     storage: str = storage_field()
     amsgrad: bool = static(default=False)
-    of: str = static(default="gradient", choices=("gradient", "direction"))
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
         names = ("exp_avg_sq", "max_exp_avg_sq") if self.amsgrad else ("exp_avg_sq",)
@@ -128,8 +127,7 @@ class second_moment(Stage):
         return {"correction": (1 - self.beta**step) ** 0.5 if self.bias_correction else 1.0}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
-        squared = (update.gradient if self.of == "gradient" else update.value).square()
-        v = ema(ctx.read("exp_avg_sq"), squared, supplied_beta2(ctx, self.beta))
+        v = ema(ctx.read("exp_avg_sq"), update.gradient.square(), supplied_beta2(ctx, self.beta))
         slots = {"exp_avg_sq": v}
         if self.amsgrad:
             v = slots["max_exp_avg_sq"] = torch.maximum(ctx.read("max_exp_avg_sq"), v)

@@ -80,6 +80,15 @@ def test_debias_undoes_what_the_moment_left() -> None:
     close(torch.stack(later), torch.stack(corrected).tolist())
 
 
+def test_squares_are_of_the_direction_once_it_is_the_gradient() -> None:
+    squares = (gc.second_moment(0.5), gc.divide(0.0))
+    grads = [[2.0], [4.0], [-8.0]]
+    signs = (gc.first_moment(0.5), gc.sign())
+    close(torch.stack(directions(*signs, gc.as_gradient(), *squares, grads=grads)), [[1.0], [1.0], [-1.0]])
+    corrected = [math.sqrt(v) for v in (4, (0.25 * 4 + 0.5 * 16) / 0.75, (0.125 * 4 + 0.25 * 16 + 0.5 * 64) / 0.875)]
+    close(torch.stack(directions(*signs, *squares, grads=grads)), [[s / v] for s, v in zip((1, 1, -1), corrected)])
+
+
 def test_moments_share_their_betas_with_the_group() -> None:
     chain = gc.recipe("adamw")
     assert chain.hyperparameters["betas"] == (0.9, 0.999)
