@@ -10,7 +10,7 @@ PROJECTION = ("mean_cos", "projection_rate", "mean_norm_g", "mean_norm_m", "vali
 ELEMENTWISE = {
     "adamw", "adamw:betas", "add_decayed_weights", "ademamix", "ademamix/alone", "ademamix/warmup", "adopt",
     "adopt/factored", "adv-adamw", "adv-adopt", "adv-lion", "adv-signsgd", "belief_moment", "belief_moment/raw",
-    "adabelief", "average_weights", "laprop", "lookahead", "cautious_decay",
+    "adabelief", "as_gradient", "average_weights", "laprop", "lookahead", "cautious_decay",
     "centered_decay/float8", "centered_decay/float8_scaled", "centered_decay/full", "centered_decay/int4",
     "centered_decay/int8", "clip_by_value", "clip_weights", "debias", "decoupled_decay", "decoupled_decay/schedule",
     "divide", "divide_by_hessian", "sophia",

@@ -35,6 +35,9 @@ SHAPES: Mapping[str, tuple[tuple[int, ...], str | None]] = {
 }
 """Shape and role of each parameter."""
 
+FAINT = {"query": 1e-3}
+"""Parameters with small gradients, next to which additions such as `eps` count, and their size."""
+
 # Per step: the gradient's sign (it turns, so that momenta are opposed), its size (it jumps, so that clips act), and the
 # learning rate in units of its own (it varies, so that schedules act).
 SIGNS = (1, 1, -1, 1, -1, -1, 1, 1, 1, -1, 1)
@@ -83,7 +86,8 @@ def make_probe(chain: Chain) -> Probe:
             # A LoRA starts with one factor at zero.
             weight = _normal(shape, generator) * (0.0 if name == "lora_B" else 0.5)
             params.append(weight.to(dtype))
-            grads.append([gradient.to(dtype) for gradient in _gradients(shape, generator)])
+            size = FAINT.get(name, 1.0)
+            grads.append([(size * gradient).to(dtype) for gradient in _gradients(shape, generator)])
     steps = tuple(tuple(gradients[step] for gradients in grads) for step in range(STEPS))
     return Probe(tuple(names), tuple(roles), tuple(params), steps)
 

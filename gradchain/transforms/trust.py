@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from gradchain._chain.context import Context
@@ -9,6 +11,7 @@ from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import whole_tensor
 from gradchain._core.update import Update
+from gradchain.errors import ChainError
 from gradchain.ops import finite, minimum, root, where, wide
 from gradchain.transforms.elementwise import scale_by_learning_rate
 
@@ -37,9 +40,10 @@ class trust_ratio(Stage):
         always: scale tensors of groups without decay too (default). Otherwise $\rho = 1$ where `decay` is 0.
 
     The field `decay` is inert until `rename(decay="weight_decay")` ties it to the decay $\lambda$ that an
-    `add_decayed_weights` before this stage has added to the direction.
+    `add_decayed_weights` before this stage has added to the direction. Until then `norms` and `always` would be inert too,
+    so that other values are refused.
 
-    Raises: OptionError: a value out of range.
+    Raises: OptionError: a value out of range; ChainError: `norms` or `always` without a decay.
     Source: You et al. (2017), LARS, arXiv:1708.03888; You et al. (2019), LAMB, arXiv:1904.00962.
 
     >>> gradchain.recipe("adamw").insert_before("scale_by_learning_rate", gradchain.trust_ratio()).names[-2:]
@@ -58,6 +62,16 @@ class trust_ratio(Stage):
     always: bool = static(default=True)
     decay: float | None = follow()
     lr: float | None = follow("lr", when="over_lr")
+
+    def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
+        if "decay" in dict(self.keys):
+            return
+        given = [f"norms = {self.norms!r}"] * (self.norms != "joint") + ["always = False"] * (not self.always)
+        if given:
+            raise ChainError(
+                f"{self.address}: {' and '.join(given)} has no effect, as {self.address} knows of no decay. Tie it to "
+                f"one with trust_ratio(...).rename(decay='weight_decay'), or leave the option out."
+            )
 
     def scalars(self, step: Number) -> dict[str, Number]:
         on = 1.0 if self.always or self.decay is None else where(self.decay != 0, 1.0, 0.0)

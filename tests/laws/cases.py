@@ -141,7 +141,7 @@ TRANSFORMS: dict[str, Case] = {
         gc.range_normalize(floor=0.1), gc.cv_trust_gate(), gc.divide(), LR, units=("damping", "floor", "eps")
     ),
     "as_gradient": invariant(
-        gc.first_moment(0.8), gc.sign(), gc.as_gradient(), gc.second_moment(0.9), gc.divide(), LR
+        gc.first_moment(0.8), gc.as_gradient(), gc.second_moment(0.9), gc.divide(), LR, units=("eps",)
     ),
     "debias": equivariant(gc.first_moment(0.8, bias_correction=False), gc.debias(0.8), LR),
     "decoupled_decay": equivariant(gc.decoupled_decay(0.1), LR),

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import gradchain as gc
+from gradchain.errors import ChainError
 from tests.transforms.steps import close, directions, run, slot, step
 
 
@@ -87,6 +88,11 @@ def test_squares_are_of_the_direction_once_it_is_the_gradient() -> None:
     close(torch.stack(directions(*signs, gc.as_gradient(), *squares, grads=grads)), [[1.0], [1.0], [-1.0]])
     corrected = [math.sqrt(v) for v in (4, (0.25 * 4 + 0.5 * 16) / 0.75, (0.125 * 4 + 0.25 * 16 + 0.5 * 64) / 0.875)]
     close(torch.stack(directions(*signs, *squares, grads=grads)), [[s / v] for s, v in zip((1, 1, -1), corrected)])
+
+
+def test_the_direction_is_the_gradient_where_nothing_averages() -> None:
+    with pytest.raises(ChainError, match=r"as_gradient has no effect: no stage before it averages.* Put first_moment"):
+        gc.chain(gc.sign(), gc.as_gradient(), gc.second_moment(), gc.divide())
 
 
 def test_moments_share_their_betas_with_the_group() -> None:

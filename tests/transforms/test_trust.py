@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import gradchain as gc
+from gradchain.errors import ChainError
 from tests.transforms.steps import SHAPES, Array, close, directions, optimizer_of, sequence, step
 
 
@@ -87,6 +88,14 @@ def test_only_decayed_groups_are_scaled_unless_always() -> None:
         ratio = gc.trust_ratio(always=always).rename(decay="weight_decay")
         (u,) = directions(gc.add_decayed_weights(0.0), ratio, grads=[[3.0, 4.0]], param=[1.0, 0.0])
         close(u, [0.6, 0.8] if scaled else [3.0, 4.0])
+
+
+@pytest.mark.parametrize("options", [{"norms": "separate"}, {"always": False}], ids=str)
+def test_what_a_decay_decides_is_refused_without_one(options: dict[str, Any]) -> None:
+    with pytest.raises(
+        ChainError, match=r"trust_ratio: (norms|always) = .* has no effect.*rename\(decay='weight_decay'\)"
+    ):
+        gc.chain(gc.trust_ratio(**options))
 
 
 def test_decay_alone_is_not_scaled_when_norms_are_separate() -> None:
