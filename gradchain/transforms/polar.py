@@ -56,12 +56,13 @@ class Polar:
         x = METHODS[self.method](self, x, m, n)
         return (x.mT if m > n else x).to(M.dtype)
 
-    def flops(self, m: int, n: int) -> int:
-        """The floating-point operations of the matrix products, for one matrix."""
+    def flops(self, m: int, n: int, device: str = "cpu") -> int:
+        """The floating-point operations of the matrix products, for one matrix that is not in a stack."""
         m, n = min(m, n), max(m, n)
+        computed = sum(rows * stop for rows, stop in _halves(m, torch.device(device)))
         if self.method == "gram":
-            return 4 * m * m * n + self.steps * 8 * m**3
-        return self.steps * (4 * m * m * n + (0 if self.method == "cans" else 2 * m**3))
+            return 2 * (computed + m * m) * n + self.steps * 2 * (computed + 3 * m * m) * m
+        return self.steps * (2 * (computed + m * m) * n + (0 if self.method == "cans" else 2 * computed * m))
 
 
 def _product(
@@ -72,6 +73,45 @@ def _product(
     if x.ndim == 2:
         return torch.addmm(add, left, x, beta=of_x, alpha=of_ax)
     return torch.baddbmm(add, left, x, beta=of_x, alpha=of_ax)
+
+
+BLOCK = 256
+"""Rows of a symmetric product that a CPU computes at a time."""
+
+
+def _halves(size: int, device: torch.device) -> list[tuple[int, int]]:
+    """How many rows of a symmetric product are computed at a time, and up to which column."""
+    block = BLOCK if device.type == "cpu" else size
+    return [(min(block, size - start), min(start + block, size)) for start in range(0, size, max(block, 1))]
+
+
+def _gram_of(x: torch.Tensor) -> torch.Tensor:
+    """`x @ x.mT`."""
+    return _symmetric(x, lambda rows, stop: x[rows] @ x[:stop].mT) if _in_blocks(x) else x @ x.mT
+
+
+def _polynomial(gram: torch.Tensor, first: float, second: float) -> torch.Tensor:
+    """`first * gram + second * gram @ gram` of a symmetric matrix."""
+    if not _in_blocks(gram):
+        return _product(gram, gram, first, second)
+    return _symmetric(
+        gram, lambda rows, stop: _product(gram[rows], gram[:stop].mT, first, second, add=gram[rows, :stop])
+    )
+
+
+def _in_blocks(x: torch.Tensor) -> bool:
+    return x.ndim == 2 and len(_halves(x.shape[0], x.device)) > 1
+
+
+def _symmetric(x: torch.Tensor, product_of: Callable[[slice, int], torch.Tensor]) -> torch.Tensor:
+    """A symmetric product with as many rows as x: blocks above the diagonal are copied from those below."""
+    product = x.new_empty(x.shape[0], x.shape[0])
+    for rows, stop in _halves(x.shape[0], x.device):
+        start = stop - rows
+        done = product_of(slice(start, stop), stop)
+        product[start:stop, :stop] = done
+        product[:start, start:stop] = done[:, :start].mT
+    return product
 
 
 def _quintic(polar: Polar, x: torch.Tensor, m: int, n: int) -> torch.Tensor:
@@ -91,24 +131,24 @@ def polar_express(steps: int) -> list[Coefficients]:
 
 def _iterated(x: torch.Tensor, polynomials: Sequence[Coefficients]) -> torch.Tensor:
     for a, b, c in polynomials:
-        gram = x @ x.mT
-        x = _product(_product(gram, gram, b, c), x, a, 1.0)
+        gram = _gram_of(x)
+        x = _product(_polynomial(gram, b, c), x, a, 1.0)
     return x
 
 
 def _gram(polar: Polar, x: torch.Tensor, m: int, n: int) -> torch.Tensor:
     """The same polynomials, multiplied up as small square matrices: x appears in two products only."""
-    gram, made = x @ x.mT, torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+    gram, made = _gram_of(x), torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
     for _ in range(polar.steps):
         a, b, c = polar.coefficients
-        step = _product(gram, gram, b, c) + a * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+        step = _polynomial(gram, b, c) + a * torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
         gram, made = step @ gram @ step, step @ made
     return made @ x
 
 
 def _cans(polar: Polar, x: torch.Tensor, m: int, n: int) -> torch.Tensor:
     for first, third in cans(polar.steps, _least(m, n) if polar.bound is None else polar.bound):
-        x = _product(x @ x.mT, x, first, third)
+        x = _product(_gram_of(x), x, first, third)
     return x
 
 

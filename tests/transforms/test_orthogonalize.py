@@ -247,6 +247,21 @@ def test_flops_are_those_of_the_products(method: str, steps: int, shape: tuple[i
         assert counter.get_total_flops() == (lead or (1,))[0] * polar.flops(*shape)
 
 
+@pytest.mark.parametrize("method", [method for method in METHOD if method != "svd"])
+@pytest.mark.parametrize("shape", [(40, 24), (17, 33), (16, 16)], ids=str)
+def test_half_of_a_symmetric_product_is_enough(
+    method: str, shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    M, polar = torch.randn(shape, generator=torch.Generator().manual_seed(0)), Polar(method, precision=torch.float64)
+    M = M.double()
+    whole, flops = polar(M), polar.flops(*shape)
+    monkeypatch.setattr("gradchain.transforms.polar.BLOCK", 7)
+    with FlopCounterMode(display=False) as counter:
+        in_blocks = polar(M)
+    assert counter.get_total_flops() == polar.flops(*shape) < flops
+    torch.testing.assert_close(in_blocks, whole, rtol=0, atol=1e-9)
+
+
 # What is refused.
 
 
