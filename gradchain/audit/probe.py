@@ -35,7 +35,7 @@ SHAPES: Mapping[str, tuple[tuple[int, ...], str | None]] = {
 }
 """Shape and role of each parameter."""
 
-FAINT = {"query": 1e-3}
+FAINT = {"lora_A": 1e-3, "query": 1e-3}
 """Parameters with small gradients, next to which additions such as `eps` count, and their size."""
 
 # Per step: the gradient's sign (it turns, so that momenta are opposed), its size (it jumps, so that clips act), and the
