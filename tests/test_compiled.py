@@ -15,7 +15,7 @@ import gradchain
 from gradchain import chain, partition, recipe
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
-from gradchain._engine import call, compiled, kernel
+from gradchain._engine import call, compiled, kernel, layouts
 from tests.test_optimizer import SHAPES, assert_same, frozen_copy, make_params, set_grads, train
 
 MANY = (*SHAPES, (1,), (4, 1), (7, 3), (2, 3, 4))
@@ -305,6 +305,64 @@ def test_the_report_tells_what_was_compiled(kernels: Any) -> None:
     set_grads(params, 1)
     optimizer.step()
     assert optimizer.compile_report() == report
+
+
+LARGE = [(300, 300), (70_001,), (5, 130, 127)]
+
+
+def test_large_parameters_of_all_shapes_share_a_kernel(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    params, alone = make_params(torch.float32, LARGE), make_params(torch.float32, LARGE)
+    optimizer = gradchain.Optimizer(params, recipe("adamw"), compile=True)
+    train(optimizer, params, range(3))
+    assert [(b.shapes, b.kernels) for b in optimizer.compile_report().buckets] == [("large, any shape", 1)]
+    monkeypatch.setattr(layouts, "_is_flat", lambda item, tensors: False)
+    other = gradchain.Optimizer(alone, recipe("adamw"), compile=True)
+    train(other, alone, range(3))
+    assert other.compile_report().kernels == 3
+    for ours, theirs in zip(params, alone):
+        assert torch.equal(ours, theirs)
+        for slot, value in other.state[theirs].items():
+            assert torch.equal(optimizer.state[ours][slot], value)
+
+
+class halves(gradchain.Stage):
+    """Another's stage, which may look at a size in ways that nobody knows."""
+
+    def update(self, update: Any, ctx: Any) -> Any:
+        return update.replace(value=update.value / 2)
+
+
+@pytest.mark.parametrize(
+    ("built", "own"),
+    [
+        (recipe("adamw"), False),
+        (recipe("lion"), False),
+        (chain(halves(), t.scale_by_learning_rate(0.1)), True),
+        (chain(t.centralize(), t.scale_by_learning_rate(0.1)), True),
+        (chain(t.decoupled_decay(0.1, fan_in=True), t.scale_by_learning_rate(0.1)), True),
+        (chain(t.promote("fp32"), t.scale_by_learning_rate(0.1), t.stochastic_round()), True),
+        (recipe("adamw").with_options(**{"second_moment.storage": "int8"}), True),
+    ],
+    ids=lambda value: " ".join(value.names) if isinstance(value, Chain) else "",
+)
+def test_only_what_takes_each_element_by_itself_does(traced: Any, built: Chain, own: bool) -> None:
+    dtype = torch.bfloat16 if "stochastic_round" in built.names else torch.float32
+    params, expected = make_params(dtype, LARGE), make_params(dtype, LARGE)
+    optimizer = gradchain.Optimizer(params, built, compile=True)
+    train(optimizer, params, range(3))
+    train(gradchain.Optimizer(expected, built, compile=False), expected, range(3))
+    torch.testing.assert_close(params, expected)
+    flat = [bucket.shapes == "large, any shape" for bucket in optimizer.compile_report().buckets]
+    assert flat == [False] * 3 if own else flat == [True]
+
+
+def test_a_turned_parameter_has_a_kernel_of_its_own(traced: Any) -> None:
+    params = [nn.Parameter(torch.ones(300, 310).t()), nn.Parameter(torch.ones(300, 310))]
+    optimizer = gradchain.Optimizer(params, recipe("lion"), compile=True)
+    set_grads(params, 0)
+    optimizer.step()
+    shapes = {bucket.shapes for bucket in optimizer.compile_report().buckets}
+    assert shapes == {"310 x 300", "large, any shape"}
 
 
 def test_kernels_of_another_optimizer_cost_nothing(traced: Any) -> None:

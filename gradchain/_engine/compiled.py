@@ -18,8 +18,7 @@ from gradchain._chain.context import Recorded
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import APART, reduce_requests
 from gradchain._engine.call import Call, Key, OwnKernels, Plan
-from gradchain._engine.kernel import SMALL_ELEMENTS
-from gradchain._engine.layouts import LayoutIds, ScalarArgs
+from gradchain._engine.layouts import SMALL_ELEMENTS, LayoutIds, ScalarArgs
 from gradchain._engine.param_step import ParamStep
 from gradchain._engine.report import Bucket, CompileReport, bucket_of
 from gradchain._engine.tiles import RowTiles, tiles_of
@@ -146,5 +145,13 @@ def buckets(due: Sequence[ParamStep]) -> list[list[ParamStep]]:
             alike = (item.program.structure, item.owner.device, item.index is None, item.keep is None)
             small.setdefault(alike, []).append(item)
     for members in small.values():
-        result += [members[i : i + TENSORS_PER_CALL] for i in range(0, len(members), TENSORS_PER_CALL)]
+        result += _calls_of(members)
     return result
+
+
+def _calls_of(members: list[ParamStep]) -> list[list[ParamStep]]:
+    """So many at a time; a few that remain join the last, and do without a kernel of their own."""
+    calls = [members[i : i + TENSORS_PER_CALL] for i in range(0, len(members), TENSORS_PER_CALL)]
+    if len(calls) > 1 and len(calls[-1]) <= TENSORS_PER_CALL // 2:
+        calls[-2:] = [calls[-2] + calls[-1]]
+    return calls

@@ -31,25 +31,36 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
     return [*([options | {"realize_reads_threshold": READS}] if inline else []), options, unfused]
 
 
-def trace(function: Callable[..., Any], examples: Sequence[torch.Tensor]) -> Any:
-    """The graph of what a function does to tensors like these."""
+def trace(function: Callable[..., Any], examples: Sequence[torch.Tensor], rows: int = 0) -> Any:
+    """The graph of what a function does to tensors like these, and to the first `rows` of them in one row of any length."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    return make_fx(function, tracing_mode="fake")(*examples)
+    mode = "symbolic" if rows else "fake"
+    return make_fx(function, tracing_mode=mode)(*_in_rows(examples, rows))
 
 
-def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True) -> Compiled:
+def as_rows(compiled: Compiled, rows: int) -> Compiled:
+    """A function that takes the first tensors as rows of elements, and is given them in any shape."""
+    return (lambda *inputs: compiled(*_in_rows(inputs, rows))) if rows else compiled
+
+
+def _in_rows(tensors: Sequence[torch.Tensor], rows: int) -> list[torch.Tensor]:
+    return [*(x.view(-1) for x in tensors[:rows]), *tensors[rows:]]
+
+
+def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True, rows: int = 0) -> Compiled:
     """A function that computes what a traced graph does. `inline`: rather compute anew than write to memory."""
     *others, last = options_for(examples, inline=inline)
+    examples = _in_rows(examples, rows)
     for options in others:
         try:
-            return _compile(graph, examples, options)
+            return _compile(graph, examples, options, rows)
         except Exception:  # a fusion that fails is no reason to do without a compiler
             continue
-    return _compile(graph, examples, last)
+    return _compile(graph, examples, last, rows)
 
 
-def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, Any]) -> Compiled:
+def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, Any], rows: int = 0) -> Compiled:
     """Lower a graph to what the back of inductor takes, and compile it there.
 
     `torch._inductor.compile` goes through AOTAutograd, which does the same and returns the function in wrappers for
@@ -66,12 +77,23 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
     from torch.fx.experimental.proxy_tensor import make_fx
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    mode = FakeTensorMode(shape_env=ShapeEnv())  # without one, inductor does not look into its cache of graphs
-    fakes = [mode.from_tensor(x, static_shapes=True) for x in examples]
+    sizes = ShapeEnv()
+    mode = FakeTensorMode(shape_env=sizes)  # without one, inductor does not look into its cache of graphs
+    fakes = [_row(mode, x) for x in examples[:rows]]
+    fakes += [mode.from_tensor(x, static_shapes=True) for x in examples[rows:]]
     pure = torch.func.functionalize(graph, remove="mutations_and_views")  # what is written comes last, as copies
     with torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode):
         lowered = make_fx(pure, decomposition_table=select_decomp_table())(*fakes)
         lowered.graph.eliminate_dead_code()
         joint_graph_passes(lowered)
         code: Any = compile_fx_inner(lowered, fakes, is_inference=True)
+    if sizes.guards or sizes.replacements:
+        raise RuntimeError("what is computed depends on how many elements there are")
     return lambda *inputs: code(list(inputs))  # it empties its list
+
+
+def _row(mode: Any, example: torch.Tensor) -> torch.Tensor:
+    """A stand-in for a row of elements of any length; all of them are equally long."""
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
+
+    return mode.from_tensor(example, symbolic_context=StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DUCK]))

@@ -16,7 +16,7 @@ from gradchain._chain.lockstep import resume
 from gradchain._chain.program import Outcome, Program, Running
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
-from gradchain._engine.inductor import Compiled, compile_graph, trace
+from gradchain._engine.inductor import Compiled, as_rows, compile_graph, trace
 from gradchain._engine.layouts import Layout
 from gradchain._engine.measure import measured, told
 from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
@@ -27,9 +27,6 @@ Result: TypeAlias = "Asked | Outcome"
 
 Status = Literal["done", "asks", "uneven"]
 """Whether all parameters of a bucket are done, all wait at the same stage, or neither."""
-
-SMALL_ELEMENTS = 1 << 16
-"""Tensors of at most so many elements are stepped several to a call."""
 
 Known: TypeAlias = "tuple[tuple[tuple[str, ...], ...], ...]"
 """For each parameter, for each answered request, the names of the totals."""
@@ -70,7 +67,8 @@ class Kernel:
     """One phase of one bucket, compiled; or plain Python if it could not be.
 
     One that `measures` runs the last phase for telemetry, and writes nothing: the kernel that writes is the same with
-    telemetry and without. It has many sums, which take long to compile; for small tensors it stays plain Python.
+    telemetry and without. It has many sums, which take long to compile; for small tensors, and for those that share a
+    kernel whatever their shapes, it stays plain Python.
     """
 
     def __init__(
@@ -92,16 +90,18 @@ class Kernel:
         self.compiled: Compiled | None = None
         self.failure: str | None = None
         self.seconds = 0.0
-        if measures and layouts[0].numel <= SMALL_ELEMENTS:
+        if measures and (layouts[0].small or layouts[0].flat):
             return
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():  # the compiler's own deprecations are not the user's business
                 warnings.simplefilter("ignore")
                 examples = _apart([x.detach() for x in inputs])
-                graph = trace(self._traced, examples)
                 inline = not any(layout.matrix for layout in self.layouts)  # bits are packed along other rows
-                self.compiled = None if self.uneven else compile_graph(graph, examples, inline=inline)
+                rows = self.kept + 1 if self.layouts[0].flat else 0  # of elements, with the gradient
+                graph = trace(self._traced, examples, rows)
+                if not self.uneven:
+                    self.compiled = as_rows(compile_graph(graph, examples, inline=inline, rows=rows), rows)
         except GradchainError:  # a stage that does wrong would do so eagerly too
             raise
         except Exception as error:  # whatever the compiler trips over, the eager result is right

@@ -17,6 +17,12 @@ from gradchain._chain.tracing import traits_of
 from gradchain._core.shard import Shard
 from gradchain._engine.param_step import ParamStep, StepInputs
 
+SMALL_ELEMENTS = 1 << 16
+"""Tensors of at most so many elements are stepped several to a call."""
+
+ANY: tuple[str, ...] = ("any",)
+"""The shape of large parameters that share a kernel, whatever their shapes."""
+
 
 class ScalarArgs:
     """The numbers of one step as tensors: parameters that share numbers share a tensor."""
@@ -79,29 +85,38 @@ class Layout:
     maximize: bool
     noisy: bool
     guarded: bool
-    shard: Shard
+    shard: Shard | None
     matrix: tuple[int, int] | None
     common: tuple[str, ...]
 
     @property
-    def numel(self) -> int:
-        """The elements of the parameter here."""
-        return math.prod(self.tensors[0][0])
+    def flat(self) -> bool:
+        """Whether it stands for large parameters of all shapes, each taken as a row of elements."""
+        return self.tensors[0][0] == ANY
+
+    @property
+    def small(self) -> bool:
+        """Whether the parameter here has few elements."""
+        return not self.flat and math.prod(self.tensors[0][0]) <= SMALL_ELEMENTS
 
     @staticmethod
     def of(item: ParamStep) -> Layout:
         slots = item.program.keys(item.state)
         tensors = (item.owner, item.grad, *(item.state[slot] for slot in slots))
+        flat = _is_flat(item, tensors)
         return Layout(
             item.program.structure,
-            tuple((tuple(x.shape), x.stride(), x.dtype, x.device) for x in tensors),
+            tuple(
+                (ANY, (1,), x.dtype, x.device) if flat else (tuple(x.shape), x.stride(), x.dtype, x.device)
+                for x in tensors
+            ),
             slots,
             pattern_of(item.numbers),
             item.maximize,
             item.index is not None,
             item.keep is not None,
-            item.record.shard,
-            _matrix_of(item),
+            None if flat else item.record.shard,
+            None if flat else _matrix_of(item),
             item.common,
         )
 
@@ -124,6 +139,20 @@ class Layout:
             slots = [x.view(self.matrix) if whole else x for x, whole in zip(slots, dense)]
             param, gradient = param.view(self.matrix), gradient.view(self.matrix)
         return StepInputs(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard, keep)
+
+
+def _is_flat(item: ParamStep, tensors: Sequence[torch.Tensor]) -> bool:
+    """Whether one kernel, of a row of elements of any length, will do for this parameter and for others.
+
+    Its bits are those of a kernel of its own. Stages of third parties are traced for each shape: they may look at one.
+    """
+    owner, program = item.owner, item.program
+    if owner.numel() <= SMALL_ELEMENTS or owner.device.type != "cpu" or item.index is not None or program.third_party:
+        return False
+    if not all(x.shape == owner.shape and x.is_contiguous() for x in tensors) or not program.as_built(item.numbers):
+        return False
+    traits = traits_of(program, owner)
+    return traits.exact and not traits.records and not item.common
 
 
 def _is_dense(slot: str) -> bool:

@@ -5,6 +5,7 @@ try:
     from gradchain.cli import bisect as bisect
     from gradchain.cli import report as report
     from gradchain.cli import reproduce as reproduce
+    from gradchain.cli import warm as warm
     from gradchain.cli.app import app as app
     from gradchain.cli.app import names as names
     from gradchain.cli.app import page as page
