@@ -35,6 +35,7 @@ from gradchain.transforms.project import momentum_project
 from gradchain.transforms.projected_adaptivity import projected_adaptivity
 from gradchain.transforms.radam import rectify
 from gradchain.transforms.range import centralize, range_normalize
+from gradchain.transforms.relative_step import relative_step
 from gradchain.transforms.resolve import atan2_scale, divide
 from gradchain.transforms.row_column import confidence, row_column_moment
 from gradchain.transforms.row_moment import row_second_moment
@@ -50,7 +51,7 @@ from gradchain.transforms.sophia import divide_by_hessian
 from gradchain.transforms.spectral import spectral_decay
 from gradchain.transforms.sphere import project_to_sphere
 from gradchain.transforms.stochastic_sign import stochastic_sign
-from gradchain.transforms.trust import relative_step, scale_by_param_rms, trust_ratio
+from gradchain.transforms.trust import scale_by_param_rms, trust_ratio
 
 __all__ = [
     "add_decayed_weights",
