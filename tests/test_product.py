@@ -1,4 +1,4 @@
-"""Any storage under any stateful stage: every recipe with every storage learns, resumes bit for bit, and compiles."""
+"""Any storage under any stateful stage: every recipe with every storage learns and resumes bit for bit; and they compile."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ RATES = {
     "adv-prodigy-factored": 1.0,
     "sgd": 0.05,
     "adv-adamw-scaled": 0.02,
+    "soap": 0.05,  # a factored second moment of rotated gradients is coarse where these turn little: it is then diagonal
 }
 OPTIONS = {
     "sgd": {"momentum": 0.9},
@@ -66,6 +67,13 @@ def pairs() -> Iterator[Any]:
         for column, storage in enumerate(STORAGES):
             fast = column == row % len(STORAGES)
             yield pytest.param(name, storage, marks=() if fast else pytest.mark.slow)
+
+
+def few_pairs() -> Iterator[Any]:
+    """Each recipe with two storages, other ones for its neighbours: what takes seconds, as compiling does."""
+    for row, name in enumerate(RECIPES):
+        for column in {row % len(STORAGES), (row + 3) % len(STORAGES)}:
+            yield name, list(STORAGES)[column]
 
 
 over_pairs = pytest.mark.parametrize(("name", "storage"), list(pairs()))
@@ -161,8 +169,8 @@ def test_eager_and_compiled_agree() -> None:
 
 
 @pytest.mark.slow
-@over_pairs
-def test_eager_and_compiled_agree_on_the_whole_product(name: str, storage: str) -> None:
+@pytest.mark.parametrize(("name", "storage"), list(few_pairs()))
+def test_eager_and_compiled_agree_on_many_pairs(name: str, storage: str) -> None:
     compare(name, storage)
 
 
