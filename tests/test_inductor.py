@@ -26,7 +26,7 @@ def test_options_by_device() -> None:
 def test_options_that_fail_give_way_to_the_next(failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, Any]] = []
 
-    def make(graph: Any, examples: Any, options: dict[str, Any], rows: int) -> Any:
+    def make(graph: Any, examples: Any, options: dict[str, Any], lined: int) -> Any:
         told.append(options)
         if len(told) <= failing:
             raise RuntimeError("no such fusion")

@@ -20,7 +20,7 @@ MODULE = """
     import torch
 
     def small():
-        return torch.nn.Sequential(torch.nn.Linear(300, 300), torch.nn.Linear(300, 2, bias=False))
+        return torch.nn.Sequential(torch.nn.Linear(320, 320), torch.nn.Linear(320, 2, bias=False))
 
     def names():
         return list(small().named_parameters())
@@ -57,7 +57,7 @@ def test_it_tells_what_was_compiled(models: str, factory: str) -> None:
     result = warm("adamw", "--model", f"{models}:{factory}", "-o", "weight_decay=0.1")
     assert result.exit_code == 0, result.output
     assert "large, any shape  float32" in result.stdout
-    assert "300, 2 x 300" in result.stdout
+    assert "320, 2 x 320" in result.stdout
     assert result.stdout.splitlines()[-1].endswith(" s")
 
 
@@ -96,7 +96,7 @@ TRAINING = """
     model = warm_models.small()
     optimizer = gradchain.optimizer("adamw", model, compile=True)
     for _ in range(3):
-        model(torch.ones(4, 300)).sum().backward()
+        model(torch.ones(4, 320)).sum().backward()
         optimizer.step()
     print(dict(counters["inductor"]).get("fxgraph_cache_hit"), dict(counters["inductor"]).get("fxgraph_cache_miss"))
     """

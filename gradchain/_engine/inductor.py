@@ -31,36 +31,40 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
     return [*([options | {"realize_reads_threshold": READS}] if inline else []), options, unfused]
 
 
-def trace(function: Callable[..., Any], examples: Sequence[torch.Tensor], rows: int = 0) -> Any:
-    """The graph of what a function does to tensors like these, and to the first `rows` of them in one row of any length."""
+def trace(function: Callable[..., Any], examples: Sequence[torch.Tensor], lined: int = 0) -> Any:
+    """The graph of what a function does to tensors like these, and to the first `lined` of them in any number of lines."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    mode = "symbolic" if rows else "fake"
-    return make_fx(function, tracing_mode=mode)(*_in_rows(examples, rows))
+    mode = "symbolic" if lined else "fake"
+    return make_fx(function, tracing_mode=mode)(*_in_lines(examples, lined))
 
 
-def as_rows(compiled: Compiled, rows: int) -> Compiled:
-    """A function that takes the first tensors as rows of elements, and is given them in any shape."""
-    return (lambda *inputs: compiled(*_in_rows(inputs, rows))) if rows else compiled
+LINE = 64
+"""Elements of a line. Since their number is known to be a multiple, loops have no remainder to look for."""
 
 
-def _in_rows(tensors: Sequence[torch.Tensor], rows: int) -> list[torch.Tensor]:
-    return [*(x.view(-1) for x in tensors[:rows]), *tensors[rows:]]
+def in_lines(compiled: Compiled, lined: int) -> Compiled:
+    """A function that takes the first tensors in lines, and is given them in any shape."""
+    return (lambda *inputs: compiled(*_in_lines(inputs, lined))) if lined else compiled
 
 
-def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True, rows: int = 0) -> Compiled:
+def _in_lines(tensors: Sequence[torch.Tensor], lined: int) -> list[torch.Tensor]:
+    return [*(x.view(-1, LINE) for x in tensors[:lined]), *tensors[lined:]]
+
+
+def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True, lined: int = 0) -> Compiled:
     """A function that computes what a traced graph does. `inline`: rather compute anew than write to memory."""
     *others, last = options_for(examples, inline=inline)
-    examples = _in_rows(examples, rows)
+    examples = _in_lines(examples, lined)
     for options in others:
         try:
-            return _compile(graph, examples, options, rows)
+            return _compile(graph, examples, options, lined)
         except Exception:  # a fusion that fails is no reason to do without a compiler
             continue
-    return _compile(graph, examples, last, rows)
+    return _compile(graph, examples, last, lined)
 
 
-def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, Any], rows: int = 0) -> Compiled:
+def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, Any], lined: int = 0) -> Compiled:
     """Lower a graph to what the back of inductor takes, and compile it there.
 
     `torch._inductor.compile` goes through AOTAutograd, which does the same and returns the function in wrappers for
@@ -79,8 +83,8 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
 
     sizes = ShapeEnv()
     mode = FakeTensorMode(shape_env=sizes)  # without one, inductor does not look into its cache of graphs
-    fakes = [_row(mode, x) for x in examples[:rows]]
-    fakes += [mode.from_tensor(x, static_shapes=True) for x in examples[rows:]]
+    fakes = [_of_any_number(mode, x) for x in examples[:lined]]
+    fakes += [mode.from_tensor(x, static_shapes=True) for x in examples[lined:]]
     pure = torch.func.functionalize(graph, remove="mutations_and_views")  # what is written comes last, as copies
     with torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode):
         lowered = make_fx(pure, decomposition_table=select_decomp_table())(*fakes)
@@ -92,8 +96,10 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
     return lambda *inputs: code(list(inputs))  # it empties its list
 
 
-def _row(mode: Any, example: torch.Tensor) -> torch.Tensor:
-    """A stand-in for a row of elements of any length; all of them are equally long."""
+def _of_any_number(mode: Any, example: torch.Tensor) -> torch.Tensor:
+    """A stand-in for any number of lines; all of them have as many."""
     from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
 
-    return mode.from_tensor(example, symbolic_context=StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DUCK]))
+    return mode.from_tensor(
+        example, symbolic_context=StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DUCK, DimDynamic.STATIC])
+    )

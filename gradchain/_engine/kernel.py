@@ -16,7 +16,7 @@ from gradchain._chain.lockstep import resume
 from gradchain._chain.program import Outcome, Program, Running
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
-from gradchain._engine.inductor import Compiled, as_rows, compile_graph, trace
+from gradchain._engine.inductor import Compiled, compile_graph, in_lines, trace
 from gradchain._engine.layouts import Layout
 from gradchain._engine.measure import measured, told
 from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
@@ -98,10 +98,10 @@ class Kernel:
                 warnings.simplefilter("ignore")
                 examples = _apart([x.detach() for x in inputs])
                 inline = not any(layout.matrix for layout in self.layouts)  # bits are packed along other rows
-                rows = self.kept + 1 if self.layouts[0].flat else 0  # of elements, with the gradient
-                graph = trace(self._traced, examples, rows)
+                lined = self.kept + 1 if self.layouts[0].flat else 0  # with the gradient
+                graph = trace(self._traced, examples, lined)
                 if not self.uneven:
-                    self.compiled = as_rows(compile_graph(graph, examples, inline=inline, rows=rows), rows)
+                    self.compiled = in_lines(compile_graph(graph, examples, inline=inline, lined=lined), lined)
         except GradchainError:  # a stage that does wrong would do so eagerly too
             raise
         except Exception as error:  # whatever the compiler trips over, the eager result is right

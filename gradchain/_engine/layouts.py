@@ -15,6 +15,7 @@ from gradchain._chain.program import Numbers, Program
 from gradchain._chain.slots import kept
 from gradchain._chain.tracing import traits_of
 from gradchain._core.shard import Shard
+from gradchain._engine.inductor import LINE
 from gradchain._engine.param_step import ParamStep, StepInputs
 
 SMALL_ELEMENTS = 1 << 16
@@ -91,7 +92,7 @@ class Layout:
 
     @property
     def flat(self) -> bool:
-        """Whether it stands for large parameters of all shapes, each taken as a row of elements."""
+        """Whether it stands for large parameters of all shapes, each taken as lines of elements."""
         return self.tensors[0][0] == ANY
 
     @property
@@ -142,12 +143,18 @@ class Layout:
 
 
 def _is_flat(item: ParamStep, tensors: Sequence[torch.Tensor]) -> bool:
-    """Whether one kernel, of a row of elements of any length, will do for this parameter and for others.
+    """Whether one kernel, of any number of lines of elements, will do for this parameter and for others.
 
     Its bits are those of a kernel of its own. Stages of third parties are traced for each shape: they may look at one.
     """
     owner, program = item.owner, item.program
-    if owner.numel() <= SMALL_ELEMENTS or owner.device.type != "cpu" or item.index is not None or program.third_party:
+    if (
+        owner.numel() <= SMALL_ELEMENTS
+        or owner.numel() % LINE
+        or owner.device.type != "cpu"
+        or item.index is not None
+        or program.third_party
+    ):
         return False
     if not all(x.shape == owner.shape and x.is_contiguous() for x in tensors) or not program.as_built(item.numbers):
         return False
