@@ -39,10 +39,12 @@ ARGUMENTS: dict[str, Any] = {
 AS_PUBLISHED = {
     **dict.fromkeys(("schedule_free", "AdamWScheduleFree", "SGDScheduleFree"), ("rate_zero",)),
     **dict.fromkeys(("soap", "SOAP"), ("bfloat16",)),
+    **dict.fromkeys(("clip_weights", "clip_weight_norm"), ("rate_zero",)),
+    "project_to_sphere": ("rate_zero", "scalars"),
 }
 """Laws that something breaks by its definition: the average of Schedule-Free goes on where the learning rate is 0, since
 its weights go by the largest rate so far; SOAP's eigenvectors turn with the rounding of gradients where eigenvalues are
-close."""
+close; a constraint is one at any learning rate, and the sphere of a scalar is two points."""
 
 
 def skipped(name: str, *laws: str) -> tuple[str, ...]:
@@ -53,9 +55,24 @@ def stage(name: str) -> gradchain.Stage:
     return STAGES[name](ARGUMENTS[name]) if name in ARGUMENTS else STAGES[name]()
 
 
+LR = transforms.scale_by_learning_rate(0.05)
+AMONG: dict[str, Any] = {
+    "as_gradient": {
+        "before": [transforms.first_moment(0.8)],
+        "after": [transforms.second_moment(0.9), transforms.divide(0.1), LR],
+    },
+    "belief_moment": {"before": [transforms.first_moment(0.8)], "after": [transforms.divide(0.1), LR]},
+    "confidence": {
+        "before": [transforms.sign(), transforms.first_moment(0.8, bias_correction=False)],
+        "after": [transforms.divide(0.1), LR],
+    },
+    "divide_by_hessian": {"after": [transforms.clip_by_value(1.0), LR]},
+    "rectify": {"before": [transforms.second_moment(bias_correction=False)], "after": [LR]},
+}
+"""The chains of stages that need certain others."""
 AROUND: dict[str, Any] = {
     # whether it goes by the parameter or by its master shows where there is one
-    "spectral_decay": {"before": [transforms.master_weights()], "after": [transforms.scale_by_learning_rate(0.05)]},
+    "spectral_decay": {"before": [transforms.master_weights()], "after": [LR]},
 }
 
 QUICK = (
@@ -71,14 +88,15 @@ QUICK = (
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.slow) for n in STAGES])
 def test_a_transform_keeps_the_laws(name: str) -> None:
-    check_transform(stage(name), skip=skipped(name, *LONG))
+    check_transform(stage(name), skip=skipped(name, *LONG), **AMONG.get(name, {}))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("law", LONG)
 @pytest.mark.parametrize("name", STAGES)
 def test_a_transform_keeps_the_laws_that_take_long(name: str, law: str) -> None:
-    check_transform(stage(name), only=[law], **AROUND.get(name, {}) if law == "options_act" else {})
+    around = AROUND if law == "options_act" and name in AROUND else AMONG
+    check_transform(stage(name), only=[law], **around.get(name, {}))
 
 
 @pytest.mark.slow
