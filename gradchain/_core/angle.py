@@ -58,7 +58,8 @@ def full_angle(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
 
 def _computed(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], y: Any, x: Any) -> torch.Tensor:
     """Compute in float32 or float64, and large tensors in tiles where there are any."""
-    y, x = y.detach(), x.detach()
+    if torch.is_grad_enabled():  # elsewhere it is no use, and cuts kernels in pieces
+        y, x = y.detach(), x.detach()
     dtype = torch.result_type(y, x)
     wide = torch.promote_types(dtype, torch.float32)
     y, x = y.to(wide), x.to(wide)
@@ -87,14 +88,12 @@ def _parts(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     p, q = COEFFICIENTS[y.dtype]
     size = y.abs()
     larger, smaller = torch.maximum(size, x), torch.minimum(size, x)
-    t = smaller / larger
-    corner = smaller.clamp(HALF_PI, HALF_PI)  # NaN where y or x is
-    if torch_c._functorch.peek_interpreter_stack() is None:  # a tensor of bools costs a CPU five times as much
-        infinite, beyond = smaller.eq_(math.inf), larger.gt_(x)
-    else:  # which has no such operations
-        infinite, beyond = (smaller == math.inf).to(t.dtype), (larger > x).to(t.dtype)
-    t.nan_to_num_(nan=0.0).add_(infinite)  # 0 / 0 is 0, and of two infinities 1
-    corner.mul_(beyond)
+    t = smaller.clamp(max=torch.finfo(y.dtype).max)
+    del size
+    t.div_(_flag(larger.clone(), "eq", 0.0).add_(larger))  # 0 / 0 is 0
+    t.add_(_flag(smaller, "eq", math.inf))  # and of two infinities 1
+    del smaller
+    corner = _flag(larger, "gt", x).mul_(HALF_PI)
     s = t * t
     top = s * p[0]
     for c in p[1:-1]:
@@ -104,6 +103,13 @@ def _parts(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     for c in q[1:]:
         bottom.mul_(s).add_(c)
     return corner, top.div_(bottom).add_(t)
+
+
+def _flag(left: torch.Tensor, comparison: str, right: Any) -> torch.Tensor:
+    """1 where a comparison holds, else 0. It writes into `left`: a tensor of bools takes a CPU five times as long."""
+    if torch_c._functorch.peek_interpreter_stack() is None:
+        return getattr(left, f"{comparison}_")(right)
+    return getattr(left, comparison)(right).to(left.dtype)  # functorch has no such operations
 
 
 def _is_large(y: torch.Tensor, x: torch.Tensor) -> bool:
