@@ -86,8 +86,8 @@ def root(x: torch.Tensor) -> torch.Tensor:
 def arctangent(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Compute `atan2(y, x)`, with the same bits wherever an element stands in a tensor, eager or compiled.
 
-    At most 2 units in the last place off. `torch.atan2` is as near, but rounds the ends of a tensor in another way. At (0, 0)
-    it has a finite slope under autograd.
+    At most 2 units in the last place off. `torch.atan2` is as near, but rounds the ends of a tensor in another way. Under
+    autograd its slopes are those of `atan2`, and at (0, 0) zero.
 
     Returns: a tensor of the shape that `y` and `x` broadcast to.
 

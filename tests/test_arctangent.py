@@ -147,7 +147,8 @@ def test_it_writes_into_nothing_it_is_given() -> None:
     before = y.clone(), x.clone()
     for function in FUNCTIONS.values():
         function(y, x)
-    assert torch.equal(y, before[0]) and torch.equal(x, before[1])
+    assert torch.equal(y, before[0])
+    assert torch.equal(x, before[1])
 
 
 # The same wherever an element stands.

@@ -28,7 +28,8 @@ ROUNDED = frozenset({
     "sign", "signbit", "sqrt", "square", "sub", "threshold", "trunc",
 })  # fmt: skip
 """Pointwise operations that round correctly, so that an element's result has the same bits wherever it stands. The others
-(`atan2`, for which there is `gradchain.ops.arctangent`, `exp`, `pow`, ...) are computed by other code at the ends of a tensor, which fill no vector register of a CPU."""
+(`atan2`, `exp`, `pow`, ...) are computed by other code at the ends of a tensor, which fill no vector register of a CPU; for
+`atan2` there is `gradchain.ops.arctangent`."""
 
 POWERS = (-2, -1, -0.5, 0, 0.5, 1, 2, 3)
 """Exponents for which `pow` is no general power."""
