@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from gradchain._core.angle import angle, full_angle
+
 
 def ema(old: torch.Tensor, new: torch.Tensor, beta: Any) -> torch.Tensor:
     """Average `beta * old + (1 - beta) * new`. Returns: a tensor; no lerp, which would turn an overflow into NaN."""
@@ -82,10 +84,37 @@ def root(x: torch.Tensor) -> torch.Tensor:
 
 
 def arctangent(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """Compute `atan2(y, x)` with `atan2(0, 0) = 0` and, under autograd, a finite slope there. Returns: a tensor like `y`."""
-    if not torch.is_grad_enabled():
-        return torch.atan2(y, x)
-    return torch.atan2(y, torch.where((y == 0) & (x == 0), torch.ones_like(x), x))
+    """Compute `atan2(y, x)`, with the same bits wherever an element stands in a tensor, eager or compiled.
+
+    At most 2 units in the last place off. `torch.atan2` is as near, but rounds the ends of a tensor in another way. Under
+    autograd its slopes are those of `atan2`, and at (0, 0) zero.
+
+    Returns: a tensor of the shape that `y` and `x` broadcast to.
+
+    >>> gradchain.ops.arctangent(torch.tensor([1.0, 0.0, -1.0]), torch.tensor([1.0, -1.0, 0.0]))
+    tensor([ 0.7854,  3.1416, -1.5708])
+    """
+    value = full_angle(y, x)
+    return _with_slope(value, y, x) if torch.is_grad_enabled() else value
+
+
+def arctan_ratio(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Compute the arctangent of `y / x` for `x >= 0`: `arctangent(y, x)` in half of the time. 0 / 0 counts as 0.
+
+    Returns: a tensor of the shape that `y` and `x` broadcast to, in [-pi/2, pi/2].
+
+    >>> gradchain.ops.arctan_ratio(torch.tensor([1.0, 0.0, -1.0]), torch.tensor([1.0, 0.0, 0.0]))
+    tensor([ 0.7854,  0.0000, -1.5708])
+    """
+    value = angle(y, x)
+    return _with_slope(value, y, x) if torch.is_grad_enabled() else value
+
+
+def _with_slope(value: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Give a value the derivatives of `atan2(y, x)`, all of them 0 at (0, 0). The value stays the same to the last bit."""
+    none = (y == 0) & (x == 0)
+    slope = torch.atan2(torch.where(none, y.detach(), y), torch.where(none, torch.ones_like(x), x))
+    return slope - (slope - value).detach()  # what is near is subtracted exactly
 
 
 def minimum(left: Any, right: Any) -> Any:

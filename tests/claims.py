@@ -43,6 +43,7 @@ POINTWISE: dict[str, tuple[Any, bool]] = {
     "param": (lambda v, ctx: v + 0.1 * ctx.param + 0.1 * ctx.gradient.to(ctx.dtype), True),
     "same view": (lambda v, ctx: v.view_as(v), True),
     "atan2": (lambda v, ctx: torch.atan2(v, v + 2), False),
+    "arctangent": (lambda v, ctx: gc.ops.arctangent(v, v + 2) + gc.ops.arctan_ratio(v, v.abs() + 2), True),
     "exp": (lambda v, ctx: v.exp(), False),
     "tanh": (lambda v, ctx: v.tanh(), False),
     "power": (lambda v, ctx: v.abs() ** 0.3, False),

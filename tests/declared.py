@@ -9,7 +9,9 @@ PROJECTION = ("mean_cos", "projection_rate", "mean_norm_g", "mean_norm_m", "vali
 
 ELEMENTWISE = {
     "adamw", "adamw:betas", "add_decayed_weights", "ademamix", "ademamix/alone", "ademamix/warmup", "adopt",
-    "adopt/factored", "adv-adamw", "adv-adopt", "adv-lion", "adv-signsgd", "belief_moment", "belief_moment/raw",
+    "adam-atan2", "adopt/factored", "adopt/unskipped", "adv-adamw", "adv-adamw:normed", "adv-adopt",
+    "adv-adopt-factored", "adv-adopt-factored-ademamix", "atan2_scale", "snr_precondition",
+    "adv-lion", "adv-signsgd", "belief_moment", "belief_moment/raw",
     "adabelief", "as_gradient", "average_weights", "laprop", "lookahead", "cautious_decay",
     "centered_decay/float8", "centered_decay/float8_scaled", "centered_decay/full", "centered_decay/int4",
     "centered_decay/int8", "clip_by_value", "clip_weights", "debias", "decoupled_decay", "decoupled_decay/schedule",
@@ -24,7 +26,7 @@ ELEMENTWISE = {
     "second_moment/amsgrad", "second_moment/bf16", "second_moment/factored", "second_moment/int8", "second_moment/raw",
     "sgd", "sgd:dampening", "sgd:nesterov", "sign", "step_clip", "stochastic_round", "track_first_moment",
 }  # fmt: skip
-"""`factored_moment` did not say so, and is; what calls `atan2` is not, since its bits depend on an element's place."""
+"""`factored_moment` did not say so, and is; so is what calls for an arctangent, which is not that of torch."""
 
 RANDOM = {
     "first_moment/bf16", "first_moment/int8", "first_moment/factored_compact", "second_moment/int8",

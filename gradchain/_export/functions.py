@@ -121,6 +121,7 @@ class Functions:
             if node.op == "helper":
                 self.helpers.add(node.target)
         self.helpers |= {name for name in HELPERS if any(name in line for line in lines)}
+        self.helpers |= {name for name in HELPERS if any(name in HELPERS[used] for used in self.helpers)}
         return lines
 
     def update(self, suffix: str, traced: Traced) -> list[str]:

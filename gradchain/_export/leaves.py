@@ -19,6 +19,7 @@ from gradchain._core.fields import as_number
 from gradchain._core.noise import random_bits, round_to_bf16
 from gradchain._export.recorder import Recorder
 from gradchain._export.symbols import ExportError, Symbol, plain, symbol
+from gradchain.ops import arctan_ratio, arctangent
 from gradchain.storage.base import near_square
 from gradchain.storage.factored import _column_sums as column_sums  # pyright: ignore[reportPrivateUsage]
 from gradchain.storage.signs import pack, unpack, words_of
@@ -154,6 +155,20 @@ def _near_square(recorder: Recorder) -> Function:
     return sides_of
 
 
+def _arctangent_of(name: str, function: Function) -> Callable[[Recorder], Function]:
+    def made(recorder: Recorder) -> Function:
+        def angle_of(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+            if not (recorder.knows(y) and recorder.knows(x)):
+                return function(y, x)
+            with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
+                result = torch.atan2(y, x)  # on the device "meta": the shape and the dtype
+            return _called(recorder, name, (y, x), result)
+
+        return angle_of
+
+    return made
+
+
 TRACED: dict[Any, Callable[[Recorder], Function]] = {
     as_number: _number_of,
     random_bits: _random_bits,
@@ -162,6 +177,8 @@ TRACED: dict[Any, Callable[[Recorder], Function]] = {
     unpack: _unpack,
     near_square: _near_square,
     column_sums: _sums_of_columns,
+    arctangent: _arctangent_of("_arctangent", arctangent),
+    arctan_ratio: _arctangent_of("_arctan_ratio", arctan_ratio),
 }
 
 HELPERS = {
@@ -235,6 +252,52 @@ def _column_sums(matrix: Tensor) -> Tensor:
     if whole == 0:
         return last
     return matrix[:whole].view(-1, 64, columns).sum(1, dtype=torch.float64).sum(0) + last
+''',
+    "_arctan_parts": '''
+ARCTAN: dict[torch.dtype, tuple[list[float], list[float]]] = {
+    torch.float32: (
+        [-0.8233577013015747, -5.674566745758057, -6.565028190612793],
+        [11.33493423461914, 28.84062957763672, 19.695091247558594],
+    ),
+    torch.float64: (
+        [
+            *(-0.9024525862982413, -28.6344514670043, -230.9790943899718),
+            *(-709.2810809323058, -905.3726290655958, -404.44958201411697),
+        ],
+        [
+            *(39.96465648522898, 423.8789826719409, 1825.9201295139483),
+            *(3674.312918256491, 3444.127134821938, 1213.3487460423516),
+        ],
+    ),
+}
+
+
+def _arctan_parts(y: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Two tensors whose difference has the size of the angle of `(|x|, |y|)`, the same wherever an element stands."""
+    dtype = torch.promote_types(torch.result_type(y, x), torch.float32)
+    p, q = ARCTAN[dtype]
+    y, x = y.to(dtype).abs(), x.to(dtype).abs()
+    larger, smaller = torch.maximum(y, x), torch.minimum(y, x)
+    t = smaller.clamp(max=torch.finfo(dtype).max) / (larger + (larger == 0).to(dtype))
+    t = t + (smaller == math.inf).to(dtype)
+    s = t * t
+    top, bottom = s * p[0], s + q[0]
+    for up, down in zip(p[1:], q[1:], strict=True):
+        top, bottom = (top + up) * s, bottom * s + down
+    return (larger > x).to(dtype) * (math.pi / 2), top * t / bottom + t
+''',
+    "_arctan_ratio": '''
+def _arctan_ratio(y: Tensor, x: Tensor) -> Tensor:
+    """The arctangent of `y / x`, for `x >= 0`; 0 / 0 counts as 0."""
+    corner, rest = _arctan_parts(y, x)
+    return (corner - rest).copysign(y).to(torch.result_type(y, x))
+''',
+    "_arctangent": '''
+def _arctangent(y: Tensor, x: Tensor) -> Tensor:
+    """The angle of `(x, y)`, `atan2(y, x)`."""
+    corner, rest = _arctan_parts(y, x)
+    behind = torch.where(corner == 0, math.pi - rest, corner + rest)
+    return torch.where(torch.signbit(x), behind, corner - rest).copysign(y).to(torch.result_type(y, x))
 ''',
     "_near_square": '''
 def _near_square(numel: int) -> tuple[int, int]:

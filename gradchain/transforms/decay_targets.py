@@ -9,7 +9,7 @@ import torch
 
 from gradchain._chain.context import Context
 from gradchain._core.reduce import Request, Totals, whole_tensor
-from gradchain.ops import finite, root, wide
+from gradchain.ops import arctan_ratio, finite, root, wide
 from gradchain.transforms.lines import evened
 
 
@@ -20,7 +20,7 @@ def even_decay(y: torch.Tensor, ctx: Context, snr: bool) -> Generator[Request, T
     if not snr:
         return y.sign() * (length * least)
     m = ctx.previous("exp_avg")
-    w = torch.atan2(y.sign(), root((1 - m.square()).clamp_min(1e-30)))
+    w = arctan_ratio(y.sign(), root((1 - m.square()).clamp_min(1e-30)))
     totals = yield whole_tensor(ww=wide(w).square())
     return w * (length / root(totals.ww).clamp_min(least))
 

@@ -14,7 +14,7 @@ from gradchain._chain.stage import Number, Stage, Yields
 from gradchain._core.fields import follow, static
 from gradchain._core.reduce import whole_tensor
 from gradchain._core.update import Update
-from gradchain.ops import nonzero, root, wide
+from gradchain.ops import arctan_ratio, nonzero, root, wide
 
 
 class fisher_decay(Stage):
@@ -58,7 +58,7 @@ class fisher_decay(Stage):
     def update(self, update: Update, ctx: Context) -> Yields:
         assert update.scale is not None
         if self.bound == "atan2":
-            weight = torch.atan2(torch.ones_like(update.scale), update.scale) * (4 / math.pi)
+            weight = arctan_ratio(torch.ones_like(update.scale), update.scale) * (4 / math.pi)
             return update.weigh_decay(weight)
         shift = ctx["shift"] / math.sqrt(max(ctx.numel, 1)) if self.eps is None else ctx["shift"]
         f = 1 / nonzero(wide(update.scale) + shift)

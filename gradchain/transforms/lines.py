@@ -7,7 +7,7 @@ from collections.abc import Generator
 import torch
 
 from gradchain._core.reduce import Request, Totals, whole_tensor
-from gradchain.ops import root
+from gradchain.ops import arctan_ratio, root
 from gradchain.transforms.adapters import sums
 
 LEAST_VARIANCE = 1e-30
@@ -57,7 +57,7 @@ def evened(w: torch.Tensor, shape: torch.Size, m: torch.Tensor | None) -> Weighi
     kappa = root(root(columns.squares).clamp(min=height**-0.5))
     if m is not None:
         of_rows, of_columns = yield from spreads(m, shape)
-        rho, kappa = torch.atan2(rho, of_rows), torch.atan2(kappa, of_columns)
+        rho, kappa = arctan_ratio(rho, of_rows), arctan_ratio(kappa, of_columns)
     t = yield whole_tensor(rho=rho)
     mean = (t.rho / height).to(rho.dtype) * kappa.mean()
     return rho * kappa / mean.clamp(min=1e-12)

@@ -10,7 +10,7 @@ from gradchain._chain.context import Context
 from gradchain._chain.stage import Number, Stage
 from gradchain._core.fields import follow, hyper
 from gradchain._core.update import Update
-from gradchain.ops import arctangent, nonzero
+from gradchain.ops import arctan_ratio, nonzero
 
 
 class divide(Stage):
@@ -79,4 +79,4 @@ class atan2_scale(Stage):
     def update(self, update: Update, ctx: Context) -> Update:
         assert update.scale is not None
         value, scale = torch.broadcast_tensors(update.value, self.b * update.scale)
-        return update.replace(value=self.a * arctangent(value, scale.to(value.dtype)), scale=None)
+        return update.replace(value=self.a * arctan_ratio(value, scale.to(value.dtype)), scale=None)

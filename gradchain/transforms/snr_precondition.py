@@ -11,7 +11,7 @@ from gradchain._chain.declare import earlier
 from gradchain._chain.stage import Stage, Yields
 from gradchain._core.fields import hyper, static
 from gradchain._core.update import Update
-from gradchain.ops import arctangent, wide
+from gradchain.ops import arctan_ratio, wide
 from gradchain.transforms.lines import BY, is_matrix, spreads
 
 
@@ -54,8 +54,8 @@ class snr_precondition(Stage):
         if self.by == "row_column" and is_matrix(ctx.shape, ctx.role):
             return self._by_lines(update, u, m, ctx)
         E = (1 - m * m).clamp(min=1e-30).sqrt()
-        return update.replace(value=self.a * arctangent(u, E))
+        return update.replace(value=self.a * arctan_ratio(u, E))
 
     def _by_lines(self, update: Update, u: torch.Tensor, m: torch.Tensor, ctx: Context) -> Yields:
         rows, columns = yield from spreads(m, ctx.shape)
-        return update.replace(value=self.a * torch.atan(u / (rows * columns)))
+        return update.replace(value=self.a * arctan_ratio(u, rows * columns))

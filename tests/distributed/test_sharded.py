@@ -24,7 +24,16 @@ PROMOTED = ["adams", "rose", "rose:plain", "stochastic_round", "master_weights"]
 """Chains that compute in float32 or wider: torch (2.13) rounds bfloat16 by where an element stands on a CPU."""
 
 FEW = ["rose", "adams", "adv-adopt-factored", "prodigy", "first_moment/int8", "freeze_on_flip", "centered_decay/int4"]
-SOME = ["adamw", "lion", "sgd:nesterov", "adv-adamw:all", "stochastic_round", "master_weights", "second_moment/bf16"]
+SOME = [
+    "adamw",
+    "lion",
+    "sgd:nesterov",
+    "adv-adamw:all",
+    "adam-atan2",
+    "stochastic_round",
+    "master_weights",
+    "second_moment/bf16",
+]
 MAXIMA = ["rose", "stochastic_sign", "first_moment/int8", "first_moment/fp16"]
 
 

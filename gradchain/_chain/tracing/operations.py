@@ -28,7 +28,8 @@ ROUNDED = frozenset({
     "sign", "signbit", "sqrt", "square", "sub", "threshold", "trunc",
 })  # fmt: skip
 """Pointwise operations that round correctly, so that an element's result has the same bits wherever it stands. The others
-(`atan2`, `exp`, `pow`, ...) are computed by other code at the ends of a tensor, which fill no vector register of a CPU."""
+(`atan2`, `exp`, `pow`, ...) are computed by other code at the ends of a tensor, which fill no vector register of a CPU; for
+`atan2` there is `gradchain.ops.arctangent`."""
 
 POWERS = (-2, -1, -0.5, 0, 0.5, 1, 2, 3)
 """Exponents for which `pow` is no general power."""
@@ -60,11 +61,13 @@ def operation(func: Any) -> Operation:
     packet, tags = getattr(func, "overloadpacket", None), getattr(func, "tags", ())
     name = "" if packet is None else packet.__name__
     power = name in ("pow", "pow_")
+    rounded = name.removesuffix("_") in ROUNDED
     return Operation(
-        elementwise=torch.Tag.pointwise in tags or (name in NO_COMPUTE and func.namespace == "aten"),
+        elementwise=torch.Tag.pointwise in tags  # `eq_` and its like have no tag
+        or ((name in NO_COMPUTE or rounded) and func.namespace == "aten"),
         reshape=name in RESHAPE,
         computes=name not in NO_COMPUTE,
-        exact=not power and (name in NO_COMPUTE or name in RESHAPE or name.removesuffix("_") in ROUNDED),
+        exact=not power and (name in NO_COMPUTE or name in RESHAPE or rounded),
         power=power and str(func).endswith("Tensor_Scalar"),
         looks=torch.Tag.data_dependent_output in tags,
         draws=torch.Tag.nondeterministic_seeded in tags,
