@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import references
 from benchmarks.sides import ADAM, Side, muon, published, recipe, torch_adamw, torch_muon, unfused
+from gradchain.storage import STORAGES
 
 LARGE = ("gpt2",)
 GPT2 = ("gpt2-124m",)
@@ -52,6 +53,9 @@ FACTORED: dict[str, Any] = {**DECAY, "nnmf_factor": True}
 UNBIASED: dict[str, Any] = {**DECAY, "use_bias_correction": False}  # with it adv-optm compiles anew at every step
 ADOPT: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8}
 PLAIN: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-4}
+FULL = ("param", "fp32", "factored_vectors")
+"""Storages that are fp32 for the parameters here, and one that is another for their matrices."""
+
 UNCLIPPED = "adv-adopt unclipped"
 ROUNDED = "moments are rounded in different ways"
 OTHER = "another algorithm: what it costs beside AdamW"
@@ -155,18 +159,21 @@ STORED = [
         differs=ROUNDED,
         why=UNPACKED,
     ),
-    Pair(
-        "adamw-int8-own",
-        adamw("adamw int8", storage="int8"),
-        adamw("adamw, ours"),
-        targets={"gpt2": 2.0},
-        differs=ROUNDED,
-        why=UNPACKED,
-    ),
-    Pair(
-        "adamw-factored", adamw("adamw factored", storage="factored"), adamw("adamw, ours"), differs=ROUNDED, cuda=GPT2
+    *(
+        Pair(
+            f"adamw-{name}-own",
+            adamw(f"adamw {name}", storage=name),
+            adamw("adamw, ours"),
+            targets={"gpt2": 2.0} if name == "int8" else {},
+            cuda=GPT2,
+            differs=ROUNDED,
+            why=UNPACKED,
+        )
+        for name in STORAGES
+        if name not in FULL
     ),
 ]
+"""AdamW with moments in each storage that there is: its time, what it keeps and what a step takes beside it."""
 
 PEERS = [
     Pair(

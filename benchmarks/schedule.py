@@ -49,15 +49,15 @@ class Budget:
     def seconds(self, wanted: float) -> float:
         """Seconds of timed steps for the next task: fewer than wanted where the rest would come too late."""
         usual = statistics.mean(self.overheads) if self.overheads else OVERHEAD
-        return min(wanted, max(LEAST, self.left / max(self.tasks, 1) - usual))
+        return min(wanted, max(LEAST, self.left / self.tasks - usual))
 
     def run(self, run_task: RunTask, task: Result, cache: Path) -> Result:
         """The result of a task; that it was left out, where the time is over."""
+        if "seconds" in task:
+            task = {**task, "seconds": self.seconds(task["seconds"])}
         self.tasks -= 1
         if self.left <= 0:
             return {"failure": f"left out: the {self.minutes:g} minutes of the run were over", "warnings": []}
-        if "seconds" in task:
-            task = {**task, "seconds": self.seconds(task["seconds"])}
         before = self.spent
         result = run_task(task, cache, min(LIMIT, self.left))
         self.overheads.append(self.spent - before - task.get("seconds", 0.0))
