@@ -76,9 +76,9 @@ def tasks_of(work: Work, checks: Sequence[Result], settings: Result) -> int:
 
 
 def in_order(work: Work) -> list[tuple[int, Pair, str]]:
-    """The pairs with their places in the tables: those with a target first."""
+    """The pairs with their places in the tables: those with a target first, and storages without last, as they compile long."""
     rows = [(place, pair, name) for place, (pair, name) in enumerate(work)]
-    return sorted(rows, key=lambda row: row[2] not in row[1].targets)
+    return sorted(rows, key=lambda row: (row[2] not in row[1].targets, row[1].ours.stored))
 
 
 def measured(

@@ -18,8 +18,9 @@ READS = 8
 
 
 OPERATIONS = 10_000
-"""On a GPU, the same goes for what takes so many operations. Noise takes hundreds, and inductor (2.13) writes what takes more
-than 30 to memory: moments in bfloat16 came in four kernels with two more tensors of the parameter's size, not in one."""
+"""On a GPU, the same goes for what takes up to so many operations. Noise takes hundreds, and inductor (2.13) writes what
+takes more than 30 to memory: moments in bfloat16 came in four kernels with two more tensors of the parameter's size, not
+in one."""
 
 
 def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[str, Any]]:
