@@ -76,7 +76,7 @@ def tasks_of(work: Work, checks: Sequence[Result], settings: Result) -> int:
 
 
 def in_order(work: Work) -> list[tuple[int, Pair, str]]:
-    """The pairs with their places in the tables: those with a target first, and storages without last, as they compile long."""
+    """The pairs with their places in the tables: those with a target first, and storages without one last."""
     rows = [(place, pair, name) for place, (pair, name) in enumerate(work)]
     return sorted(rows, key=lambda row: (row[2] not in row[1].targets, row[1].ours.stored))
 

@@ -283,7 +283,7 @@ def scheduled(clock: Clock, minutes: float) -> list[dict[str, Any]]:
     return [rows[place] for place in sorted(rows)]
 
 
-@pytest.mark.parametrize(("takes", "seconds"), [(8.0, 3.0), (20.0, 1.7)])
+@pytest.mark.parametrize(("takes", "seconds"), [(8.0, 3.0), (18.0, 2.3)])
 def test_a_run_keeps_to_its_minutes(takes: float, seconds: float) -> None:
     clock = Clock(takes)
     rows = scheduled(clock, 24.0)
