@@ -48,11 +48,12 @@ docs: $(STAMP)  ## the site, in site/
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[docs]"
 	$(BIN)/mkdocs build --strict
 
-bench: $(STAMP)  ## step time, memory and warm-up against our peers, which it installs; writes docs/benchmarks.md
+DEVICE ?= cpu
+bench: $(STAMP)  ## step time, memory and warm-up against our peers, which it installs; writes its page; DEVICE=cuda for a GPU's
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
-	$(BIN)/python -m benchmarks --page docs/benchmarks.md
+	$(BIN)/python -m benchmarks --device $(DEVICE) --page docs/benchmarks$(patsubst %,-%,$(filter-out cpu,$(DEVICE))).md
 
-bench-quick: $(STAMP)  ## a few pairs, in a minute or two
+bench-quick: $(STAMP)  ## what moved since the committed page, in a minute or two; fails where something got worse
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[bench]"
 	$(BIN)/python -m benchmarks --quick --output runs/benchmarks-quick.json
 

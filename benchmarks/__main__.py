@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure pairs, print tables, write JSON and the page of the documentation."""
+"""`python -m benchmarks`: measure pairs, print tables, write the page of the documentation, or tell what moved since."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import platform
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,14 +18,19 @@ import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 
+from benchmarks import gpu, guard, targets
 from benchmarks import page as pages
 from benchmarks.pairs import PAIRS, Pair, pair
+from benchmarks.schedule import LIMIT, Budget, RunTask, Work, measured, tasks_of
 from benchmarks.shapes import LISTS, TITLES
+from benchmarks.tables import WARM_LIST, Table, tables
 
 ROOT = Path(__file__).parent.parent
-QUICK = {"adamw-fused": ("gpt2", "small"), "adamw-eager": ("small",), "rose-fp32": ("gpt2",), "adams": ("gpt2",)}
-LIMIT = 600
-"""Seconds after which a process is given up."""
+BASELINE = pages.results_of(ROOT / "docs" / "benchmarks.md")
+RUNS = ROOT / "runs"
+MINUTES = 24.0
+WORSE, INCOMPARABLE, NO_GPU = 1, 3, 4
+"""Exit statuses; 0 is a run in which nothing got worse, 2 a wrong argument."""
 
 console = Console() if sys.stdout.isatty() else Console(width=160)
 app = typer.Typer(add_completion=False)
@@ -54,47 +58,25 @@ def run_task(task: Result, cache: Path, limit: float = LIMIT) -> Result:
         return {"failure": f"died with code {ended.returncode}: {last[:200]}", "warnings": []}
 
 
-def plan(lists: list[str], names: list[str], quick: bool) -> list[tuple[Pair, str]]:
+def plan(lists: Sequence[str], names: Sequence[str], quick: bool, device: str = "cpu") -> list[tuple[Pair, str]]:
     """Which pairs on which lists: those named, or each pair's own."""
     for name in lists:
         if name not in LISTS:
             raise typer.BadParameter(f"unknown list {name!r}; there are {', '.join(LISTS)}.")
     try:
-        chosen = [pair(name) for name in names] or [p for p in PAIRS if not quick or p.name in QUICK]
+        chosen = [pair(name) for name in names] or PAIRS
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
-    own = {p.name: QUICK.get(p.name, p.lists) if quick else p.lists for p in chosen}
+    own = {p.name: p.quick if quick else p.cuda if device == "cuda" else p.lists for p in chosen}
     return [(p, name) for name in LISTS for p in chosen if name in (lists or own[p.name])]
-
-
-def measure(work: list[tuple[Pair, str]], settings: Result, caches: Path) -> Iterator[Result]:
-    """The results of all pairs, one after the other. A chain's pairs on a list share a compiler cache."""
-    cold: dict[str, float | None] = {}
-    for number, (p, name) in enumerate(work, start=1):
-        common = {"pair": p.name, "list": name, **settings}
-        key = f"{p.ours.label.replace(' ', '-')}-{name}"
-        console.print(f"[{number}/{len(work)}] {p.ours.label} / {p.peer.label}, {TITLES[name]}", style="dim")
-        if settings["cold"] and name == pages.WARM_LIST and p.ours.compiled and key not in cold:
-            cold[key] = run_task({"what": "first step", **common}, caches / key).get("first_s")
-        result = run_task({"what": "compare", **common}, caches / key)
-        yield {
-            "pair": p.name,
-            "list": name,
-            "ours": p.ours.label,
-            "peer": p.peer.label,
-            "compiled": p.ours.compiled,
-            "differs": p.differs,
-            "target": p.targets.get(name),
-            "cold_s": cold.get(key),
-            **result,
-        }
 
 
 def machine(device: str) -> Result:
     """What the numbers depend on; nothing that names the machine."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = device == "cuda" and torch.cuda.is_available()
     return {
-        "processor": torch.cuda.get_device_name() if device == "cuda" else processor(),
+        "processor": torch.cuda.get_device_name() if there else processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(memory / (1 << 30)),
         "system": platform.system(),
@@ -109,7 +91,7 @@ def processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def versions(work: list[tuple[Pair, str]]) -> dict[str, str]:
+def versions(work: Work) -> dict[str, str]:
     """Of the packages that are compared with."""
     found: dict[str, str] = {}
     for package in sorted({p.peer.package for p, _ in work if p.peer.package} - {"torch"}):
@@ -120,40 +102,81 @@ def versions(work: list[tuple[Pair, str]]) -> dict[str, str]:
     return found
 
 
-def run_all(work: list[tuple[Pair, str]], settings: Result, output: Path) -> Result:
-    """Measure everything. What is there is written after each pair, so that an interrupted run leaves something."""
-    start = time.monotonic()
-    output.parent.mkdir(parents=True, exist_ok=True)
+def run_all(
+    work: Work,
+    checks: Sequence[Result],
+    settings: Result,
+    output: Path,
+    budget: Budget,
+    caches: Path,
+    run_task: RunTask = run_task,
+) -> Result:
+    """Measure everything. What is there is written after each task, so that an interrupted run leaves something."""
     data: Result = {
         "machine": machine(settings["device"]),
         "settings": settings,
         "peers": versions(work),
         "command": " ".join(["python -m benchmarks", *sys.argv[1:]]),
+        "minutes": 0.0,
     }
-    with tempfile.TemporaryDirectory() as folder:
-        speeds = run_task({"what": "bandwidth", **settings}, Path(folder))
-        if "failure" in speeds:
-            raise RuntimeError(f"the bandwidth could not be measured: {speeds['failure']}")
-        data["bandwidth"] = {name: speeds[name] for name in ("triad", "triad_in_place")}
-        data["results"] = []
-        for result in measure(work, settings, Path(folder)):
-            data["results"].append(result)
-            data["minutes"] = (time.monotonic() - start) / 60
-            output.write_text(json.dumps(data, indent=1) + "\n")
-            console.print(
-                f"    {result['failure'] if 'failure' in result else format(result['ratio'], '.2f')}", style="dim"
-            )
+    speeds = run_task({"what": "bandwidth", **settings}, caches, LIMIT)
+    if "failure" in speeds:
+        raise RuntimeError(f"the bandwidth could not be measured: {speeds['failure']}")
+    data["bandwidth"] = {name: speeds[name] for name in ("copy", "triad", "triad_in_place")}
+    rows: dict[int, Result] = {}
+    data["checks"] = []
+
+    def keep() -> None:
+        data["minutes"], data["results"] = budget.spent / 60, [rows[place] for place in sorted(rows)]
+        pages.save(data, output)
+
+    for task in checks:
+        done = {**task, **budget.run(run_task, {**task, **settings}, caches / task["subject"].replace(" ", "-"))}
+        data["checks"].append(done)
+        tell(f"{task['check']} of {task['subject']}", done, len(data["checks"]), len(checks))
+        keep()
+    for place, result in measured(work, settings, budget, caches, run_task):
+        rows[place] = result
+        tell(f"{result['ours']} / {result['peer']}, {TITLES[result['list']]}", result, len(rows), len(work))
+        keep()
     return data
 
 
-def show(data: Result) -> None:
-    for table in pages.tables(data):
+def tell(what: str, result: Result, number: int, of: int) -> None:
+    ratio = format(result["ratio"], ".2f") if "ratio" in result else result.get("ok", "")
+    console.print(f"[{number}/{of}] {what}: {result.get('failure', ratio)}", style="dim", highlight=False)
+
+
+def show(*shown: Table) -> None:
+    for table in shown:
         rich = RichTable(title=table.title, title_justify="left")
         for number, column in enumerate(table.columns):
             rich.add_column(column, justify="left" if number < 2 else "right")
         for row in table.rows:
-            rich.add_row(*(cell.replace("**", "").replace("\\|", "|") for cell in row))
+            rich.add_row(*(cell.replace("**", "") for cell in row))
         console.print(rich)
+
+
+def run_guard(work: Work, settings: Result, output: Path, baseline: Path, minutes: float) -> int:
+    """Measure a few pairs and say what moved since the committed page. Returns: the exit status."""
+    if not baseline.exists():
+        console.print(f"nothing to compare with: {baseline.name} is missing; `make bench` writes it beside its page.")
+        return INCOMPARABLE
+    before, caches = json.loads(baseline.read_text(encoding="utf-8")), RUNS / "benchmark-caches"
+
+    def take(chosen: Work, output: Path) -> Result:
+        return run_all(chosen, (), settings, output, Budget(minutes, tasks_of(chosen, (), settings)), caches)
+
+    def again(keys: Sequence[guard.Key]) -> Result:
+        return take([(p, name) for p, name in work if (p.name, name) in keys], output.with_stem(f"{output.stem}-again"))
+
+    now = take(work, output)
+    found = guard.confirmed(before, now, again)
+    show(guard.table(found))
+    if differs := guard.unlike(before, now):
+        console.print(f"Nothing follows from this, as the runs are of different machines: {'; '.join(differs)}.")
+        return INCOMPARABLE
+    return WORSE if guard.worse(found) else 0
 
 
 @app.command()
@@ -162,25 +185,56 @@ def main(
     pairs: Annotated[list[str] | None, typer.Option("--pair", help="A pair; may be repeated.")] = None,
     rounds: Annotated[int, typer.Option(help="Rounds of a pair, at most.")] = 40,
     seconds: Annotated[float, typer.Option(help="Seconds of timed steps of a pair, about.")] = 3.0,
+    minutes: Annotated[
+        float, typer.Option(help="Minutes of the whole run; what comes too late is left out.")
+    ] = MINUTES,
     threads: Annotated[int, typer.Option(help="Threads; 0 for as many as there are cores.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    quick: Annotated[bool, typer.Option(help="Few pairs, few rounds, no cold compiler caches.")] = False,
-    cold: Annotated[
-        bool, typer.Option(help="Measure first steps of the GPT-2-like list with a cold compiler cache.")
-    ] = True,
-    output: Annotated[Path, typer.Option(help="Where the results go.")] = ROOT / "runs" / "benchmarks.json",
+    rehearse: Annotated[bool, typer.Option(help="With cuda: go through the run on a CPU, over tiny tensors.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="A few pairs beside the committed page. Status 1: worse; 3: nothing to compare with.")
+    ] = False,
+    cold: Annotated[bool, typer.Option(help="Measure first steps with a cold compiler cache.")] = True,
+    output: Annotated[Path | None, typer.Option(help="Where the results go; by default beside the page.")] = None,
     page: Annotated[Path | None, typer.Option(help="A page with markers to write the results into.")] = None,
+    baseline: Annotated[Path, typer.Option(help="The results that --quick compares with.")] = BASELINE,
     redraw: Annotated[bool, typer.Option(help="Measure nothing; show what `output` holds.")] = False,
 ) -> None:
-    """Measure our chains against their peers, each pair in a process of its own, both sides in turns."""
+    """Measure our chains against their peers, each pair in a process of its own, both sides in turns.
+
+    Exit statuses: 0, all was measured and nothing got worse; 1, something got worse than on the committed page; 2, a wrong
+    argument; 3, nothing to compare with, or another machine; 4, there is no GPU.
+    """
+    if device not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"unknown device {device!r}; there are cpu and cuda.")
+    output = output or (RUNS / "benchmarks.json" if page is None else pages.results_of(page))
     if redraw:
-        data = json.loads(output.read_text())
-    else:
-        work = plan(lists or [], pairs or [], quick)
-        settings = {"device": device, "threads": threads or os.cpu_count() or 1, "cold": cold and not quick}
-        settings |= {"rounds": min(rounds, 8) if quick else rounds, "seconds": min(seconds, 1.0) if quick else seconds}
-        data = run_all(work, settings, output)
-    show(data)
+        finish(json.loads(output.read_text(encoding="utf-8")) if output.exists() else None, page)
+        return
+    if device == "cuda" and not rehearse and not torch.cuda.is_available():
+        console.print(
+            f"No GPU: torch {torch.__version__} sees none here. Nothing was measured, and nothing was written. "
+            "`--device cuda --rehearse` goes through the same lines on the CPU."
+        )
+        raise typer.Exit(NO_GPU)
+    work = plan(lists or [], pairs or [], quick, device)
+    settings = {"device": device, "threads": threads or os.cpu_count() or 1, "cold": cold and not quick}
+    settings |= {"rounds": rounds, "seconds": min(seconds, 1.5) if quick else seconds, "rehearse": rehearse}
+    if quick:
+        raise typer.Exit(run_guard(work, settings, output, baseline, minutes))
+    checks = gpu.tasks("tiny" if rehearse else WARM_LIST["cuda"]) if device == "cuda" and not (lists or pairs) else []
+    if rehearse:
+        work = [(p, "tiny") for p in {p.name: p for p, _ in work}.values()]
+    with tempfile.TemporaryDirectory() as folder:
+        budget = Budget(minutes, tasks_of(work, checks, settings))
+        data = run_all(work, checks, settings, output, budget, Path(folder))
+    finish(data, page)
+
+
+def finish(data: Result | None, page: Path | None) -> None:
+    """Show what was measured, and write it into a page."""
+    if data is not None:
+        show(targets.table(data), *tables(data))
     if page is not None:
         pages.write(data, page)
 

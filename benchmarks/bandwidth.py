@@ -13,17 +13,18 @@ ELEMENTS = {"cpu": 1 << 26, "cuda": 1 << 28}
 ROUNDS = 12
 
 
-def triad(device: str) -> dict[str, float]:
-    """Bytes a second of `a = b + s * c`, and of `a += s * c`: the best of some rounds, as STREAM has it.
+def triad(device: str, rehearse: bool = False) -> dict[str, float]:
+    """Bytes a second of `a = b`, `a = b + s * c` and `a += s * c`: the best of some rounds, as STREAM has it.
 
-    What an optimizer writes it has read before, so the second is its limit: writing to `a` without reading it makes
-    most processors read it all the same, uncounted.
+    What an optimizer writes it has read before, so the last is its limit: writing to `a` without reading it makes most
+    processors read it all the same, uncounted. `rehearse`: over a few elements.
     """
-    a, b, c = (torch.rand(ELEMENTS[device], device=device) for _ in range(3))
-    moved = 3 * a.numel() * a.element_size()
+    a, b, c = (torch.rand(1 << 10 if rehearse else ELEMENTS[device], device=device) for _ in range(3))
+    size = a.numel() * a.element_size()
     return {
-        "triad": moved / best(lambda: torch.add(b, c, alpha=0.5, out=a), device),
-        "triad_in_place": moved / best(lambda: a.add_(c, alpha=1e-3), device),
+        "copy": 2 * size / best(lambda: a.copy_(b), device),
+        "triad": 3 * size / best(lambda: torch.add(b, c, alpha=0.5, out=a), device),
+        "triad_in_place": 3 * size / best(lambda: a.add_(c, alpha=1e-3), device),
     }
 
 

@@ -1,176 +1,47 @@
-"""Tables and charts of the results, for the terminal and for `docs/benchmarks.md`, without measuring anything again."""
+"""The pages of the documentation, written from one JSON file of one run, without measuring anything again."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import json
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.shapes import LISTS, TITLES, elements
+from benchmarks import gpu, targets
+from benchmarks.shapes import LISTS, TITLES
+from benchmarks.tables import WARM_LIST, Table, done, lists_of, mib, of_list, tables
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
-MIB = 1 << 20
-WARM_LIST, COLD_LIMIT, WARM_LIMIT = "gpt2", 30.0, 5.0
-EXTRA_LIMIT = 2  # tensors of the largest bucket
-CACHED = 64 * MIB  # less than this may stay in a cache from step to step, so bandwidth is no floor
+TEMPLATE = Path(__file__).with_name("page.md.j2")
 OURS_BETTER, OURS_WORSE = "#2a6f97", "#c1553b"
+DIGITS = 5
 
 Result = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Table:
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-    def markdown(self) -> str:
-        rule = ["---" if number < 2 else "---:" for number in range(len(self.columns))]
-        lines = [f"| {' | '.join(row)} |" for row in (self.columns, rule, *self.rows)]
-        return "\n".join([f"### {self.title}", "", *lines])
+def results_of(page: Path) -> Path:
+    """Where the results lie that a page shows."""
+    return page.parent / page.stem / "results.json"
 
 
-def tables(data: Result) -> list[Table]:
-    """All tables that have rows."""
-    made = [step_times(data, name) for name in lists_of(data)]
-    made += [memory(data, name) for name in lists_of(data)]
-    return [table for table in [targets(data), *made, floors(data), warmups(data)] if table.rows]
+def save(data: Result, path: Path) -> None:
+    """A result to a line, numbers with as many digits as they are worth."""
+    rows = {key: ",\n  ".join(json.dumps(rounded(row)) for row in data[key]) for key in ("results", "checks")}
+    head = json.dumps(rounded({key: value for key, value in data.items() if key not in rows}), indent=1)
+    parts = [head.removesuffix("\n}"), *(f' "{key}": [\n  {lines}\n ]' for key, lines in rows.items())]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(",\n".join(parts) + "\n}\n", encoding="utf-8")
 
 
-def lists_of(data: Result) -> list[str]:
-    used = {result["list"] for result in data["results"]}
-    return [name for name in LISTS if name in used]
-
-
-def of_list(data: Result, name: str) -> list[Result]:
-    return [result for result in data["results"] if result["list"] == name]
-
-
-def done(results: Iterable[Result]) -> list[Result]:
-    return [result for result in results if "failure" not in result]
-
-
-def by_chain(results: Iterable[Result]) -> list[Result]:
-    """One result for each chain of ours and list: the first."""
-    first: dict[tuple[str, str], Result] = {}
-    for result in done(results):
-        first.setdefault((result["ours"], result["list"]), result)
-    return list(first.values())
-
-
-def step_times(data: Result, name: str) -> Table:
-    title = f"Step time, {TITLES[name]} ({elements(name):,} elements, {len(LISTS[name])} tensors)"
-    columns = ("ours", "peer", "ours ms", "peer ms", "ratio", "quartiles", "CPU time ratio", "same steps")
-    return Table(title, columns, [_step_time(result) for result in of_list(data, name)])
-
-
-def _step_time(result: Result) -> list[str]:
-    if "failure" in result:
-        return [result["ours"], result["peer"], "", "", "", "", "", result["failure"].replace("|", "\\|")]
-    lower, upper = result["quartiles"]
-    ratio = f"{result['ratio']:.2f}"
-    notes = [result["differs"] or result.get("disagrees") or "yes", *(f"ours: {w}" for w in result["warnings"])]
-    return [
-        result["ours"],
-        result["peer"],
-        f"{result['ours_ms']:.2f}",
-        f"{result['peer_ms']:.2f}",
-        f"**{ratio}** slower" if result["ratio"] > 1 else ratio,
-        f"{lower:.2f} to {upper:.2f}",
-        f"{result['cpu_ratio']:.2f}",
-        "; ".join(note if note == "yes" else f"no: {note}" for note in notes).replace("|", "\\|"),
-    ]
-
-
-def memory(data: Result, name: str) -> Table:
-    title = f"Memory, {TITLES[name]}: MiB above parameters, gradients and state in a step; MiB of state"
-    columns = ("ours", "peer", "ours extra", "peer extra", "ours, in largest tensors", "ours state", "peer state")
-    rows = [
-        [
-            result["ours"],
-            result["peer"],
-            mib(result["ours_extra"]),
-            mib(result["peer_extra"]),
-            "" if result["ours_extra"] is None else f"{result['ours_extra'] / result['largest']:.2f}",
-            mib(result["ours_state"]),
-            mib(result["peer_state"]),
-        ]
-        for result in done(of_list(data, name))
-    ]
-    return Table(title, columns, rows)
-
-
-def mib(size: int | None) -> str:
-    return "" if size is None else f"{size / MIB:.1f}"
-
-
-def floors(data: Result) -> Table:
-    rows = [
-        [
-            result["ours"],
-            TITLES[result["list"]],
-            mib(result["must_move"]),
-            f"{floor_ms(data, result):.2f}",
-            f"{result['ours_ms']:.2f}",
-            f"{100 * floor_ms(data, result) / result['ours_ms']:.0f} %",
-        ]
-        for result in by_chain(data["results"])
-        if result["must_move"] > CACHED
-    ]
-    columns = ("chain", "list", "must move MiB", "floor ms", "step ms", "share of the floor")
-    return Table("Bandwidth floor", columns, rows)
-
-
-def floor_ms(data: Result, result: Result) -> float:
-    return 1e3 * result["must_move"] / max(data["bandwidth"].values())
-
-
-def warmups(data: Result) -> Table:
-    rows = [
-        [result["ours"], TITLES[result["list"]], f"{result['cold_s']:.1f}", f"{result['ours_first_s']:.1f}"]
-        for result in by_chain(data["results"])
-        if result.get("cold_s") is not None
-    ]
-    columns = ("chain", "list", "cold cache s", "warm cache s")
-    return Table("Warm-up: seconds of our first step, the import of the compiler included", columns, rows)
-
-
-def targets(data: Result) -> Table:
-    rows: list[list[str]] = []
-    for result in done(data["results"]):
-        if (most := result.get("target")) is not None:
-            what = f"{result['ours']} / {result['peer']}, {TITLES[result['list']]}"
-            rows.append([what, f"time, at most {most:.2f}x", f"{result['ratio']:.2f}x", met(result["ratio"] <= most)])
-    for result in by_chain(of_list(data, WARM_LIST)):
-        if result.get("cold_s") is not None:
-            cold, warm = result["cold_s"], result["ours_first_s"]
-            limits = f"warm-up, at most {COLD_LIMIT:.0f} s cold, {WARM_LIMIT:.0f} s warm"
-            verdict = met(cold <= COLD_LIMIT and warm <= WARM_LIMIT)
-            rows.append([f"{result['ours']}, {TITLES[WARM_LIST]}", limits, f"{cold:.1f} s, {warm:.1f} s", verdict])
-    return Table("Targets", ("what", "target", "measured", "verdict"), [*rows, *_extra(data)])
-
-
-def _extra(data: Result) -> list[list[str]]:
-    """The chain of each list that takes the most memory in a step. Below a MiB the count of pages is noise."""
-    rows: list[list[str]] = []
-    for name in lists_of(data):
-        results = [r for r in by_chain(of_list(data, name)) if r["compiled"] and r["ours_extra"] is not None]
-        if results:
-            most = max(results, key=lambda result: result["ours_extra"])
-            tensors = most["ours_extra"] / most["largest"]
-            verdict = met(tensors <= EXTRA_LIMIT or most["ours_extra"] < MIB)
-            what = f"memory in a step, {TITLES[name]}: {most['ours']} takes most"
-            measured = f"{tensors:.2f} ({mib(most['ours_extra'])} MiB)"
-            rows.append([what, f"at most {EXTRA_LIMIT} of the largest tensor", measured, verdict])
-    return rows
-
-
-def met(yes: bool) -> str:
-    return "met" if yes else "**missed**"
+def rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, dict):
+        return {key: rounded(x) for key, x in value.items()}
+    return [rounded(x) for x in value] if isinstance(value, (list, tuple)) else value
 
 
 def chart(data: Result, name: str, path: Path) -> None:
@@ -207,33 +78,50 @@ def chart(data: Result, name: str, path: Path) -> None:
     path.write_text("\n".join(line.rstrip() for line in path.read_text().splitlines()) + "\n")
 
 
-def generated(data: Result, images: dict[str, str]) -> str:
-    """The part of the page between the markers."""
-    machine, settings = data["machine"], data["settings"]
-    speeds = data["bandwidth"]
-    about = [
-        f"Measured on {machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB, "
-        f"{machine['system']}, Python {machine['python']}, torch {machine['torch']}, device `{settings['device']}`, "
-        f"{settings['threads']} threads, fp32 parameters.",
-        f"Peers: {', '.join(f'{name} {version}' for name, version in data['peers'].items())}.",
-        f"Memory bandwidth: triad {speeds['triad'] / 1e9:.1f} GB/s, in place {speeds['triad_in_place'] / 1e9:.1f} GB/s.",
-        f"Command: `{data['command']}` ({data['minutes']:.0f} minutes).",
-    ]
-    charts = [f"![Ratios of step times, {TITLES[name]}]({link})" for name, link in images.items()]
-    parts = [*about, *charts, *(table.markdown() for table in tables(data))]
-    return "\n\n".join(parts)
+def drawn(data: Result) -> list[str]:
+    """The lists that have a chart."""
+    return [name for name in lists_of(data) if done(of_list(data, name))]
 
 
-def write(data: Result, page: Path) -> None:
-    """Put tables and charts into the page, between its markers."""
-    images: dict[str, str] = {}
-    for name in lists_of(data):
-        if done(of_list(data, name)):
-            chart(data, name, page.parent / page.stem / f"{name}.svg")
-            images[name] = f"{page.stem}/{name}.svg"
-    text = page.read_text(encoding="utf-8")
+def moves() -> Table:
+    """The bytes that steps have to move on a GPU: known without one."""
+    name = WARM_LIST["cuda"]
+    rows = [[label, TITLES[name], mib(gpu.moved(subject, LISTS[name]))] for label, subject in gpu.SUBJECTS.items()]
+    return Table("What a step has to move, if all is fused", ("chain", "list", "MiB"), rows)
+
+
+def generated(data: Result | None, folder: str) -> str:
+    """The part of a page between the markers. No data: nothing has been run."""
+    environment = jinja2.Environment(
+        trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined, keep_trailing_newline=False
+    )
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    if data is None:
+        return template.render(data=None, moves=moves(), table=Table.markdown).strip()
+    return template.render(
+        data=data,
+        images=[(TITLES[name], f"{folder}/{name}.svg") for name in drawn(data)],
+        targets=targets.table(data),
+        missed=targets.missed(data),
+        tables=tables(data),
+        table=Table.markdown,
+    ).strip()
+
+
+def between(text: str) -> tuple[str, str, str]:
+    """A page up to its markers, between them, and after."""
     before, _, rest = text.partition(BEGIN)
-    _, found, after = rest.partition(END)
+    inside, found, after = rest.partition(END)
     if not found:
-        raise ValueError(f"{page.name} has no markers {BEGIN} and {END}; put them where the results should go.")
-    page.write_text(f"{before}{BEGIN}\n{generated(data, images)}\n{END}{after}", encoding="utf-8")
+        raise ValueError(f"the page has no markers {BEGIN} and {END}; put them where the results should go.")
+    return before, inside.strip(), after
+
+
+def write(data: Result | None, page: Path) -> None:
+    """Put tables and charts into a page, between its markers; the results lie beside it."""
+    before, _, after = between(page.read_text(encoding="utf-8"))
+    if data is not None:
+        for name in drawn(data):
+            chart(data, name, page.parent / page.stem / f"{name}.svg")
+    inside = generated(data, page.stem)
+    page.write_text(f"{before}{BEGIN}\n{inside}\n{END}{after}", encoding="utf-8")

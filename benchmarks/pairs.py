@@ -1,38 +1,22 @@
-"""What is compared with what: a recipe of ours, a peer, the same hyperparameters on both sides.
-
-A peer is imported where it is built, so that a missing package costs its own pair only.
-"""
+"""What is compared with what: a recipe of ours, a peer, the same hyperparameters on both sides."""
 
 from __future__ import annotations
 
-import importlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
-import gradchain
 from benchmarks import references
-from benchmarks.shapes import TABLES
+from benchmarks.sides import ADAM, Side, muon, published, recipe, torch_adamw, torch_muon, unfused
+from gradchain.storage import STORAGES
 
-Build = Callable[[Sequence[torch.nn.Parameter]], torch.optim.Optimizer]
-
-EVERY = ("gpt2", "resnet50", "small", "matrix")
 LARGE = ("gpt2",)
+GPT2 = ("gpt2-124m",)
 SAME = 2e-3
 """Updates of the same algorithm in fp32 differ by rounding: this much of their norm at most."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One side of a pair: a label, how to build it, the package it needs, whether we compile it."""
-
-    label: str
-    build: Build
-    package: str | None = None
-    compiled: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,11 +24,14 @@ class Pair:
     """Two optimizers to time in turns.
 
     Args:
-        lists: the parameter lists that a default run measures.
+        lists: the parameter lists that a default run on a CPU measures.
+        cuda: those that a default run on a GPU measures.
         targets: the largest ratio of times that we want, by list.
+        quick: the lists that `make bench-quick` compares with the committed page.
         differs: why the two do not take the same steps; `None` if they do, which every run then checks.
         again: how many tensors of a parameter's size must be read a second time, as a total over the parameter has to be
             known before anything can be written. Counted in the bandwidth floor.
+        why: what the profile shows where a target is missed; the page says it there.
     """
 
     name: str
@@ -52,121 +39,150 @@ class Pair:
     peer: Side
     lists: tuple[str, ...] = LARGE
     targets: Mapping[str, float] = field(default_factory=dict)
+    cuda: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()
     differs: str | None = None
     again: int = 0
+    why: str = ""
 
 
-def recipe(name: str, label: str = "", *, compile: bool = True, storage: str | None = None, **options: Any) -> Side:
-    """A side of ours; `storage` is that of both moments."""
-
-    def build(params: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        chain = gradchain.recipe(name, **options)
-        if storage is not None:
-            chain = chain.with_options(**{"first_moment.storage": storage, "second_moment.storage": storage})
-        return gradchain.Optimizer(params, chain, compile=compile)
-
-    return Side(label or name, build, compiled=compile)
-
-
-def published(package: str, path: str, label: str = "", **options: Any) -> Side:
-    """A class of an installed package, by module and name."""
-
-    def build(params: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        module, name = path.rsplit(".", 1)
-        return getattr(importlib.import_module(module), name)(params, **options)
-
-    return Side(label or f"{package} {path.rsplit('.', 1)[1]}", build, package)
-
-
-def muon(*, compile: bool = True) -> Side:
-    """Muon for the hidden matrices of the GPT-2-like list, AdamW for its embeddings and all else."""
-
-    def build(params: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        roles = TABLES * ["embedding"] + (len(params) - TABLES) * [None]
-        options = {f"adam_{name}": value for name, value in ADAM.items() if name != "lr"}
-        return gradchain.Optimizer(params, gradchain.recipe("muon", **MUON, **options), role=roles, compile=compile)
-
-    return Side("muon" if compile else "muon eager", build, compiled=compile)
-
-
-def torch_muon() -> Side:
-    def build(params: Sequence[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        return references.MuonAndAdamW(params, TABLES, MUON, ADAM)
-
-    return Side("torch Muon + AdamW(fused)", build, "torch")
-
-
-def unfused(cls: type[references.Unfused], label: str, **options: Any) -> Side:
-    return Side(f"unfused {label}", lambda params: cls(params, **options))
-
-
-ADAM: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 1e-2}
-MUON: dict[str, Any] = {"lr": 1e-4, "weight_decay": 0.1, "momentum": 0.95, "nesterov": True, "ns_steps": 5}
 LION: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.99), "weight_decay": 0.0}
 GYRO: dict[str, Any] = {"lr": 1e-4, "warmup_steps": 0}
 DECAY: dict[str, Any] = {"lr": 1e-4, "weight_decay": 1e-2}
 FACTORED: dict[str, Any] = {**DECAY, "nnmf_factor": True}
 UNBIASED: dict[str, Any] = {**DECAY, "use_bias_correction": False}  # with it adv-optm compiles anew at every step
 ADOPT: dict[str, Any] = {"lr": 1e-4, "betas": (0.9, 0.999), "eps": 1e-8}
+PLAIN: dict[str, Any] = {"lr": 1e-3, "weight_decay": 1e-4}
+FULL = ("param", "fp32", "factored_vectors")
+"""Storages that are fp32 for the parameters here, and one that is another for their matrices."""
+
 UNCLIPPED = "adv-adopt unclipped"
-ROUNDED = "codes of 8 bits are rounded in different ways"
+ROUNDED = "moments are rounded in different ways"
+OTHER = "another algorithm: what it costs beside AdamW"
+
+CALLS = "the arithmetic is as fast as the memory; the rest is Python and the calls of kernels"
+ATAN = "most of it is the arctangent, which both sides compute; the power iteration runs at the speed of the memory"
+PRODUCTS = "four fifths of both sides are the same matrix products"
+UNPACKED = "each moment is unpacked, and packed again with noise"
+PASSES = (
+    "each operation is a pass over the tensors, and stages that never write into what they are given make more of them"
+)
 
 
 def adv(
-    name: str, cls: str, options: Mapping[str, Any], *, compiled: bool = False, label: str = "", **rest: Any
+    name: str,
+    cls: str,
+    options: Mapping[str, Any],
+    *,
+    compile: bool = True,
+    theirs: bool = False,
+    label: str = "",
+    **rest: Any,
 ) -> Pair:
-    """One of our adv recipes against adv_optm's class with the same options."""
-    mode = "compiled" if compiled else "uncompiled"
-    theirs = {**options, "compiled_optimizer": True} if compiled else dict(options)
-    mine = label or name
-    suffix = "-compiled" if compiled else ""
-    what = f"adv-optm {cls}{' factored' if 'factored' in mine else ''}, {mode}"
-    peer = published("adv-optm", f"adv_optm.{cls}", what, **theirs)
-    return Pair(f"{mine.replace(' ', '-')}{suffix}", recipe(name, mine, **options), peer, **rest)
+    """One of our adv recipes against adv_optm's class with the same options. `theirs`: theirs is compiled as well."""
+    asked = {**options, "compiled_optimizer": True} if theirs else dict(options)
+    factored = "nnmf_factor" in options
+    mine = (label or f"{name}{' factored' if factored else ''}") + ("" if compile else " eager")
+    what = f"adv-optm {cls}{' factored' if factored else ''}, {'compiled' if theirs else 'uncompiled'}"
+    side = recipe(name, mine, compile=compile, stored=factored, **options)
+    tail = "-compiled" if theirs else ""
+    return Pair(
+        f"{mine.replace(' ', '-')}{tail}", side, published("adv-optm", f"adv_optm.{cls}", what, **asked), **rest
+    )
 
 
-PAIRS = [
+def adamw(label: str = "adamw", **options: Any) -> Side:
+    return recipe("adamw", label, **options, **ADAM)
+
+
+ADAMW = [
     Pair(
         "adamw-fused",
-        recipe("adamw", **ADAM),
-        published("torch", "torch.optim.AdamW", "torch AdamW(fused)", fused=True, **ADAM),
-        EVERY,
-        {"gpt2": 1.05, "small": 1.0},
+        adamw(),
+        torch_adamw("fused"),
+        ("gpt2", "resnet50", "small", "matrix", "mlp"),
+        {"gpt2": 1.05, "small": 0.9, "mlp": 1.0, "gpt2-124m": 1.05, "gpt2-1.5b": 1.05},
+        ("gpt2-124m", "gpt2-1.5b", "small"),
+        ("gpt2", "small", "mlp"),
+        why=CALLS,
     ),
-    Pair(
-        "adamw-foreach",
-        recipe("adamw", **ADAM),
-        published("torch", "torch.optim.AdamW", "torch AdamW(foreach)", foreach=True, **ADAM),
-        ("gpt2", "small"),
-    ),
+    Pair("adamw-foreach", adamw(), torch_adamw("foreach"), ("gpt2", "small"), cuda=GPT2),
     Pair(
         "adamw-eager",
-        recipe("adamw", "adamw eager", compile=False, **ADAM),
-        published("torch", "torch.optim.AdamW", "torch AdamW(for-loop)", foreach=False, **ADAM),
-        ("gpt2", "small"),
-        {"gpt2": 1.5, "small": 1.5},
+        adamw("adamw eager", compile=False),
+        torch_adamw("for-loop"),
+        ("gpt2", "small", "matrix"),
+        {"gpt2": 1.1, "small": 1.1},
+        quick=("small",),
+        why=PASSES,
+    ),
+    Pair(
+        "adamw-eager-foreach",
+        adamw("adamw eager", compile=False),
+        torch_adamw("foreach"),
+        (),
+        cuda=("gpt2-124m", "small"),
+    ),
+    Pair(
+        "adamw-eager-fused",
+        adamw("adamw eager", compile=False),
+        torch_adamw("fused"),
+        ("mlp",),
+        {"mlp": 1.2},
+        why=CALLS,
     ),
     Pair(
         "adamw-heavyball",
-        recipe("adamw", **ADAM),
-        published("heavyball", "heavyball.AdamW", **ADAM),
-        LARGE,  # on `small` its compiler takes minutes
-        dict.fromkeys(EVERY, 0.9),
+        adamw(),
+        published("heavyball", "heavyball.AdamW", **ADAM),  # on `small` its compiler takes minutes
+        targets={"gpt2": 0.9},
     ),
-    Pair("adamw-optimi", recipe("adamw", **ADAM), published("torch-optimi", "optimi.AdamW", **ADAM)),
+    Pair("adamw-optimi", adamw(), published("torch-optimi", "optimi.AdamW", **ADAM)),
+]
+
+STORED = [
+    Pair(
+        "adamw-bf16",
+        adamw("adamw bf16", storage="bf16"),
+        torch_adamw("fused"),
+        targets={"gpt2": 0.8},
+        cuda=GPT2,
+        differs=ROUNDED,
+        why=UNPACKED,
+    ),
     Pair(
         "adamw-int8",
-        recipe("adamw", "adamw int8", storage="int8", **ADAM),
+        adamw("adamw int8", storage="int8"),
         published("torchao", "torchao.optim.AdamW8bit", **ADAM),
+        targets={"gpt2": 0.4},
+        cuda=GPT2,
         differs=ROUNDED,
+        why=UNPACKED,
     ),
+    *(
+        Pair(
+            f"adamw-{name}-own",
+            adamw(f"adamw {name}", storage=name),
+            adamw("adamw, ours"),
+            targets={"gpt2": 2.0} if name == "int8" else {},
+            cuda=GPT2,
+            differs=ROUNDED,
+            why=UNPACKED,
+        )
+        for name in STORAGES
+        if name not in FULL
+    ),
+]
+"""AdamW with moments in each storage that there is: its time, what it keeps and what a step takes beside it."""
+
+PEERS = [
     Pair(
         "sgd-heavyball",
         recipe("sgd", "sgd momentum", lr=1e-2, momentum=0.9),
         published("heavyball", "heavyball.SGD", lr=1e-2, beta=0.9),
         targets={"gpt2": 0.9},
     ),
-    Pair("lion-optimi", recipe("lion", **LION), published("torch-optimi", "optimi.Lion", **LION)),
+    Pair("lion-optimi", recipe("lion", **LION), published("torch-optimi", "optimi.Lion", **LION), cuda=GPT2),
     Pair(
         "lion-pytorch-optimizer",
         recipe("lion", **LION),
@@ -176,8 +192,9 @@ PAIRS = [
         "rose-fp32",
         recipe("rose", "rose fp32", lr=1e-3, compute_dtype="fp32"),
         unfused(references.Rose, "Rose fp32", lr=1e-3, dtype=torch.float32),
-        LARGE,
-        {"gpt2": 0.5},
+        targets={"gpt2": 0.5},
+        cuda=GPT2,
+        quick=LARGE,
         again=1,
     ),
     Pair(
@@ -194,27 +211,69 @@ PAIRS = [
         again=1,
     ),
     Pair(
+        "rose-eager",
+        recipe("rose", "rose eager", compile=False, lr=1e-3),
+        unfused(references.Rose, "Rose fp64", lr=1e-3),
+        targets={"gpt2": 1.3},
+        again=1,
+        why=PASSES,
+    ),
+    Pair(
+        "rose-eager-adamw",
+        recipe("rose", "rose eager", compile=False, lr=1e-3),
+        published("torch", "torch.optim.AdamW", "torch AdamW", **PLAIN),
+        ("digits",),
+        {"digits": 1.5},
+        quick=("digits",),
+        differs=OTHER,
+        why="Python of its stages, one call of torch for each operation of each tensor",
+    ),
+    Pair(
         "gyro-adam",
         recipe("gyro-adam", **GYRO),
         unfused(references.GyroAdam, "GYRO-Adam", **GYRO),
-        LARGE,
-        {"gpt2": 0.3},
+        ("gpt2", "resnet50"),
+        targets={"gpt2": 0.3},
+        cuda=GPT2,
         again=2,
+    ),
+    Pair(
+        "gyro-adam-eager",
+        recipe("gyro-adam", "gyro-adam eager", compile=False, **GYRO),
+        unfused(references.GyroAdam, "GYRO-Adam", **GYRO),
+        targets={"gpt2": 1.3},
+        again=2,
+        why=PASSES,
     ),
     Pair("gyro-sgd", recipe("gyro-sgd", **GYRO), unfused(references.GyroSGD, "GYRO-SGD", **GYRO), again=2),
     Pair(
         "adams",
         recipe("adams", lr=1e-4),
         published("adams-torch", "adams.Adams_ZeRO", lr=1e-4),
-        LARGE,
-        {"gpt2": 0.35},
+        targets={"gpt2": 0.22},
+        cuda=GPT2,
+        quick=LARGE,
         again=2,
+        why=ATAN,
     ),
-    Pair("muon", muon(), torch_muon(), targets={"gpt2": 0.9}),
-    Pair("muon-eager", muon(compile=False), torch_muon()),
-    adv("adv-adamw", "AdamW_adv", DECAY, targets={"gpt2": 0.4}),
-    adv("adv-adamw", "AdamW_adv", DECAY, compiled=True, lists=LARGE),
-    adv("adv-adamw", "AdamW_adv", FACTORED, label="adv-adamw factored", targets={"gpt2": 0.2}),
+    Pair(
+        "adams-eager",
+        recipe("adams", "adams eager", compile=False, lr=1e-4),
+        published("adams-torch", "adams.Adams_ZeRO", lr=1e-4),
+        targets={"gpt2": 1.3},
+        again=2,
+        why=ATAN,
+    ),
+    Pair("muon", muon(), torch_muon(), targets={"gpt2": 0.9}, cuda=GPT2, why=PRODUCTS),
+    Pair("muon-eager", muon(compile=False), torch_muon(), targets={"gpt2": 1.3}, why=PRODUCTS),
+]
+
+ADV = [
+    adv("adv-adamw", "AdamW_adv", DECAY, lists=("gpt2", "resnet50"), targets={"gpt2": 0.4}),
+    adv("adv-adamw", "AdamW_adv", DECAY, compile=False, targets={"gpt2": 1.3}, why=PASSES),
+    adv("adv-adamw", "AdamW_adv", DECAY, theirs=True, lists=()),  # fails: it compiles anew at every step
+    adv("adv-adamw", "AdamW_adv", FACTORED, targets={"gpt2": 0.2}, cuda=GPT2, why=UNPACKED),
+    adv("adv-adamw", "AdamW_adv", FACTORED, compile=False, targets={"gpt2": 1.3}, why=PASSES),
     adv("adv-adopt", "Adopt_adv", DECAY, targets={"gpt2": 0.4}),
     Pair(
         "adv-adopt-heavyball",
@@ -228,7 +287,7 @@ PAIRS = [
         recipe("adv-adopt", UNCLIPPED, clip_lambda=None, **ADOPT),
         published("pytorch-optimizer", "pytorch_optimizer.ADOPT", clip_lambda=lambda step: math.inf, **ADOPT),
     ),
-    adv("adv-prodigy", "Prodigy_adv", {}, targets={"gpt2": 0.4}, again=1),
+    adv("adv-prodigy", "Prodigy_adv", {}, targets={"gpt2": 0.4}, cuda=GPT2, again=1),
     Pair(
         "adv-prodigy-pytorch-optimizer",
         recipe("adv-prodigy", "adv-prodigy slice_p=1", slice_p=1),
@@ -236,9 +295,11 @@ PAIRS = [
         again=2,
     ),
     adv("adv-lion", "Lion_adv", LION),
-    adv("adv-adamw", "AdamW_adv", UNBIASED, compiled=True, label="adv-adamw unbiased", lists=LARGE),
-    adv("adv-prodigy", "Prodigy_adv", {}, compiled=True, lists=LARGE, again=1),
+    adv("adv-adamw", "AdamW_adv", UNBIASED, theirs=True, label="adv-adamw unbiased"),
+    adv("adv-prodigy", "Prodigy_adv", {}, theirs=True, lists=(), again=1),  # fails likewise
 ]
+
+PAIRS = [*ADAMW, *STORED, *PEERS, *ADV]
 """All pairs, in the order of the tables."""
 
 

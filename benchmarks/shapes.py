@@ -46,22 +46,43 @@ def resnet50() -> list[Shape]:
     return [*shapes, (1000, inner), (1000,)]
 
 
+def published_gpt2(width: int, layers: int) -> list[Shape]:
+    """The parameters of GPT-2, Radford et al. (2019): the output layer is the table of tokens."""
+    block: list[Shape] = [
+        *((width,), (width,), (width, 3 * width), (3 * width,), (width, width), (width,)),  # norm, attention
+        *((width,), (width,), (width, 4 * width), (4 * width,), (4 * width, width), (width,)),  # norm, perceptron
+    ]
+    return [(50_257, width), (1_024, width), *(layers * block), (width,), (width,)]
+
+
 LISTS: dict[str, list[Shape]] = {
     "gpt2": gpt2(),
     "resnet50": resnet50(),
     "small": 1000 * [(32, 32)],
     "matrix": [(4096, 4096)],
+    "mlp": [(128, 64), (128,), (10, 128), (10,)],
+    "digits": [(128, 64), (128,), (128, 128), (128,), (10, 128), (10,)],
+    "gpt2-124m": published_gpt2(768, 12),
+    "gpt2-1.5b": published_gpt2(1600, 48),
     "tiny": [(40, 24), (24,), (8, 4, 3, 3), (1, 16)],
 }
-"""All lists; `tiny` is there to try things out."""
+"""All lists; `tiny` is there to try things out, and to go through a run on a GPU without one."""
 
 TITLES = {
     "gpt2": "GPT-2-like",
     "resnet50": "ResNet-50",
     "small": "1,000 tensors of 32x32",
     "matrix": "one 4096x4096 matrix",
+    "mlp": "a perceptron of four tensors",
+    "digits": "the perceptron of the digits task",
+    "gpt2-124m": "GPT-2 124M",
+    "gpt2-1.5b": "GPT-2 1.5B",
     "tiny": "four tiny tensors",
 }
+
+
+SERIAL = ("mlp", "digits", "tiny")
+"""Lists that are stepped on one thread: too small for two, which wait for each other longer than they work."""
 
 
 def elements(name: str) -> int:

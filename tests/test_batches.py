@@ -80,6 +80,16 @@ def test_large_tensors_are_cut_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) ->
     assert [eager.cuts(torch.device(kind)) for kind in ("cuda", "mps", "meta")] == [False] * 3
 
 
+def test_batches_are_larger_where_calls_are_launched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A GPU takes as long to be told as to do it, up to some millions of elements."""
+    small, four = calls_of_a_step([(4, 4)]), [(512, 1024)] * 4
+    assert calls_of_a_step(four) > 8 * small  # sixteen batches
+    monkeypatch.setattr(eager, "cuts", lambda device: False)
+    assert calls_of_a_step(four) < 3 * small
+    params = [torch.empty(1 << size, device="meta") for size in (21, 22)]
+    assert [torch.numel(x) > eager.batch_size(x.device) // 2 for x in params] == [False, True]
+
+
 def test_a_number_that_becomes_none_is_seen() -> None:
     # eps=None is 1/sqrt(N): no longer a matter of single elements.
     params = [torch.nn.Parameter(torch.ones(4, 6)), torch.nn.Parameter(torch.ones(600))]

@@ -13,7 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 import gradchain
-from benchmarks import memory, references
+from benchmarks import counts, memory, references, schedule, tables, targets
 from benchmarks import page as pages
 from benchmarks.__main__ import ROOT, app, plan, run_task
 from benchmarks.measure import Gradients, Runner, difference, start_of
@@ -78,6 +78,8 @@ def test_gradients_conflict_with_their_average_now_and_then() -> None:
         ("resnet50", 161, 25_557_032),
         ("small", 1000, 1_024_000),
         ("matrix", 1, 4096 * 4096),
+        ("gpt2-124m", 148, 124_439_808),
+        ("gpt2-1.5b", 580, 1_557_611_200),
     ],
 )
 def test_a_list_has_the_tensors_and_elements_that_its_model_has(name: str, tensors: int, total: int) -> None:
@@ -87,12 +89,21 @@ def test_a_list_has_the_tensors_and_elements_that_its_model_has(name: str, tenso
 
 def test_pairs_have_names_of_their_own_and_measure_known_lists() -> None:
     assert len({pair.name for pair in PAIRS}) == len(PAIRS)
-    assert {name for pair in PAIRS for name in (*pair.lists, *pair.targets)} <= set(LISTS)
+    assert {name for pair in PAIRS for name in (*pair.lists, *pair.cuda, *pair.quick, *pair.targets)} <= set(LISTS)
+    assert all(set(pair.targets) <= {*pair.lists, *pair.cuda} for pair in PAIRS), "a target that no run looks at"
+    assert all(set(pair.quick) <= set(pair.lists) for pair in PAIRS), "nothing on the page to compare with"
+
+
+def test_the_perceptrons_are_those_of_the_tasks() -> None:
+    from gradchain.ablation.builtin.digits import _perceptron
+
+    assert [tuple(param.shape) for param in _perceptron().parameters()] == LISTS["digits"]
+    assert len(LISTS["mlp"]) == 4
 
 
 @pytest.mark.skipif(not memory.RESET.exists(), reason="no /proc/self/clear_refs")
 def test_the_memory_of_a_step_is_seen() -> None:
-    size = 64 * pages.MIB
+    size = 64 * tables.MIB
 
     def step() -> None:
         torch.ones(size // 4).add_(1)
@@ -135,16 +146,17 @@ def test_a_run_gives_results_a_page_and_a_chart(tmp_path: Path) -> None:
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| adamw eager | torch AdamW(for-loop) |" in text
+    assert f"{torch.__version__}, device `cpu`, 1 threads" in text
     assert (tmp_path / "page" / "tiny.svg").exists()
     again = CliRunner().invoke(app, ["--redraw", "--output", str(output), "--page", str(page)], catch_exceptions=False)
     assert again.exit_code == 0
     assert page.read_text() == text
 
 
-def test_failures_are_shown(tmp_path: Path) -> None:
+def test_failures_are_shown() -> None:
     failed = {"list": "tiny", "ours": "a", "peer": "b", "compiled": True, "failure": "RuntimeError: x | y"}
     data = {"results": [failed]}
-    assert "RuntimeError: x \\| y" in pages.step_times(data, "tiny").markdown()
+    assert "RuntimeError: x \\| y" in tables.step_times(data, "tiny").markdown()
 
 
 def test_unknown_names_are_refused() -> None:
@@ -156,6 +168,155 @@ def test_a_quick_run_is_short() -> None:
     assert len(plan([], [], quick=True)) < 10
 
 
-def test_the_page_of_the_documentation_has_its_markers() -> None:
-    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
-    assert 0 < text.find(pages.BEGIN) < text.find(pages.END)
+def measured(name: str, ratio: float, **rest: Any) -> dict[str, Any]:
+    """A result as a run makes it."""
+    number = next(number for number, pair in enumerate(PAIRS) if pair.name == name)
+    own = schedule.facts(PAIRS[number], PAIRS[number].lists[0])
+    numbers = {
+        "ratio": ratio,
+        "quartiles": [0.9 * ratio, 1.1 * ratio],
+        "ratios": 3 * [ratio],
+        "rounds": 3,
+        "cpu_ratio": ratio,
+    }
+    sizes = {"ours_state": 8, "peer_state": 8, "ours_extra": 0, "peer_extra": 0, "largest": 4, "must_move": 1 << 30}
+    return {
+        **own,
+        **numbers,
+        "ours_ms": 2.0,
+        "peer_ms": 1.0,
+        "ours_first_s": 0.5,
+        "cold_s": 9.0,
+        "warnings": [],
+        **sizes,
+        **rest,
+    }
+
+
+def run_of(*results: dict[str, Any], minutes: float = 20.0) -> dict[str, Any]:
+    about = {"processor": "A", "cores": 2, "memory_gib": 8, "system": "Linux", "python": "3.11.7", "torch": "2.13.0"}
+    return {
+        "machine": about,
+        "settings": {"device": "cpu", "threads": 2},
+        "peers": {"torchao": "0.18.0"},
+        "command": "python -m benchmarks",
+        "minutes": minutes,
+        "bandwidth": {"copy": 5e10, "triad": 6e10, "triad_in_place": 7e10},
+        "results": list(results),
+        "checks": [],
+    }
+
+
+def verdicts(data: dict[str, Any]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for row in targets.targets(data):
+        found.setdefault(row.what, []).append(row.verdict)
+    return found
+
+
+def test_targets_are_met_or_missed_by_what_was_measured() -> None:
+    slow = measured("adamw-fused", 1.2, cold_s=11.0, ours_first_s=1.5, ours_extra=targets.TILE + 1)
+    stored = measured("adamw-int8", 0.39, cold_s=11.0, ours_extra=targets.TILE + 1)
+    failed = {**schedule.facts(pair := next(p for p in PAIRS if p.name == "adams"), pair.lists[0]), "failure": "no"}
+    found = verdicts(run_of(slow, stored, failed, minutes=26.0))
+    assert found == {
+        "adamw / torch AdamW(fused), GPT-2-like": ["**missed**"],
+        "adamw int8 / torchao AdamW8bit, GPT-2-like": ["met"],
+        "adams / adams-torch Adams_ZeRO, GPT-2-like": ["**not measured**"],
+        "adamw, GPT-2-like": ["**missed**", "**missed**"],
+        "adamw int8, GPT-2-like": ["met", "met", "**missed**"],
+        "adamw, GPT-2-like: most of the fp32 states": ["**missed**"],
+        "`make bench`": ["**missed**"],
+    }
+
+
+def test_a_missed_target_is_explained_and_a_loss_is_bold() -> None:
+    text = pages.generated(run_of(measured("adamw-fused", 1.2)), "page")
+    assert "| time, at most 1.05 | 1.20 | 1.08 to 1.32 | **missed** |" in text
+    assert "A, 2 cores, 2 threads, torch 2.13.0 | quartiles" in text
+    assert "**1.20** slower" in text
+    (pair,) = (pair for pair in PAIRS if pair.name == "adamw-fused")
+    assert f"- adamw / torch AdamW(fused), GPT-2-like: {pair.why}." in text
+
+
+def test_results_are_kept_as_they_are(tmp_path: Path) -> None:
+    data = run_of(measured("adamw-fused", 1.25), measured("adams", 0.25))
+    pages.save(data, tmp_path / "a" / "results.json")
+    text = (tmp_path / "a" / "results.json").read_text()
+    assert json.loads(text) == data
+    assert sum('"pair"' in line for line in text.splitlines()) == 2
+
+
+def test_calls_are_counted() -> None:
+    def step() -> None:
+        for _ in range(times):
+            math.gcd(1, 2)
+
+    times = 3
+    few = counts.calls(step, lambda: None)
+    times = 8
+    assert counts.calls(step, lambda: None) == few + 5
+
+
+class Clock:
+    """A run in which nothing waits: every task takes as long as `takes` says, and its timed steps."""
+
+    def __init__(self, takes: float) -> None:
+        self.now, self.takes, self.done = 0.0, takes, []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def run(self, task: dict[str, Any], cache: Path, limit: float) -> dict[str, Any]:
+        took = self.takes + task.get("seconds", 0.0)
+        self.now += min(took, limit)
+        self.done.append(task)
+        return {"failure": "too long"} if took > limit else {"first_s": 1.0, "seconds": task.get("seconds")}
+
+
+def scheduled(clock: Clock, minutes: float) -> list[dict[str, Any]]:
+    work = plan([], [], quick=False)
+    settings = {"device": "cpu", "threads": 2, "cold": True, "rounds": 40, "seconds": 3.0}
+    budget = schedule.Budget(minutes, schedule.tasks_of(work, (), settings), clock)
+    rows = dict(schedule.measured(work, settings, budget, Path("caches"), clock.run))
+    assert sorted(rows) == list(range(len(work)))
+    return [rows[place] for place in sorted(rows)]
+
+
+@pytest.mark.parametrize(("takes", "seconds"), [(8.0, 3.0), (18.0, 2.3)])
+def test_a_run_keeps_to_its_minutes(takes: float, seconds: float) -> None:
+    clock = Clock(takes)
+    rows = scheduled(clock, 24.0)
+    assert clock.now <= 24 * 60
+    assert [(row["pair"], row["list"]) for row in rows] == [(p.name, name) for p, name in plan([], [], quick=False)]
+    assert not [row for row in rows if "failure" in row]
+    assert min(row["seconds"] for row in rows) == pytest.approx(seconds, abs=0.3)
+
+
+def test_what_comes_too_late_is_said_and_has_no_target() -> None:
+    rows = scheduled(Clock(25.0), 24.0)
+    late = [row for row in rows if "left out" in row.get("failure", "")]
+    assert late
+    assert all(row["target"] is None for row in late)
+
+
+def test_a_chain_is_compiled_once_with_an_empty_cache() -> None:
+    clock = Clock(1.0)
+    scheduled(clock, 24.0)
+    cold = [task["pair"] for task in clock.done if task["what"] == "first step"]
+    labels = {p.ours.label for p, name in plan([], [], quick=False) if name == "gpt2" and p.ours.compiled}
+    assert len(cold) == len(labels)
+
+
+PAGES = [ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks-cuda.md"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_page_shows_the_results_beside_it(page: Path) -> None:
+    """And where there are none, says that nothing has been run."""
+    _, shown, _ = pages.between(page.read_text(encoding="utf-8"))
+    results = pages.results_of(page)
+    if page.stem == "benchmarks" and not results.exists():
+        pytest.skip("`make bench` has not been run since results are kept beside the page")
+    data = json.loads(results.read_text(encoding="utf-8")) if results.exists() else None
+    assert shown == pages.generated(data, page.stem)

@@ -287,6 +287,27 @@ def test_one_broken_bucket_does_not_spoil_the_others(kernels: Any, monkeypatch: 
     assert {made.compiled is None for made in kernels.values()} == {True, False}
 
 
+@pytest.mark.parametrize(
+    ("device", "shape", "count", "calls"),
+    [
+        ("cpu", (512, 512), 3, [1, 1, 1]),
+        ("meta", (512, 512), 18, [16, 2]),
+        ("meta", (2048, 2048), 5, [4, 1]),  # together no more than a call takes
+        ("meta", (2048, 2049), 2, [1, 1]),
+    ],
+)
+def test_a_call_takes_more_where_it_is_only_launched(
+    device: str, shape: tuple[int, int], count: int, calls: list[int]
+) -> None:
+    params = [nn.Parameter(torch.empty(shape, device=device)) for _ in range(count)]
+    optimizer = gradchain.optimizer("adamw", params)
+    for param in params:
+        param.grad = torch.empty_like(param)
+    optimizer._table.sync(optimizer.param_groups)
+    due = optimizer._table.due(optimizer.param_groups, optimizer._info())
+    assert [len(bucket) for bucket in compiled.buckets(due)] == calls
+
+
 def test_the_report_tells_what_was_compiled(kernels: Any) -> None:
     params = make_params(torch.float32, [(300, 300), (4, 1), (4, 1), (3,)])
     optimizer = gradchain.Optimizer(params, rich_adamw(), compile=True)

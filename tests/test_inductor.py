@@ -17,12 +17,15 @@ def test_options_by_device() -> None:
     assert "cpp.threads" not in inductor.options_for([small, large], inline=True)[0]
     assert "realize_reads_threshold" not in inductor.options_for([small], inline=False)[0]
     assert inductor.options_for([small], inline=False)[-1]["max_fusion_size"] == 1
-    first, second = inductor.options_for([torch.empty(10, device="meta")], inline=True)
-    assert first.pop("combo_kernels")
-    assert first == second
+    first, second, last = inductor.options_for([torch.empty(10, device="meta")], inline=True)
+    assert second == {**last, "combo_kernels": True}
+    assert first.items() > second.items()
+    import torch._inductor.config as settings
+
+    assert all(hasattr(settings, name) for name in first), "a misspelt option is no option"
 
 
-@pytest.mark.parametrize("failing", [0, 1, 2])
+@pytest.mark.parametrize("failing", [0, 1, 2, 3])
 def test_options_that_fail_give_way_to_the_next(failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, Any]] = []
 
@@ -34,12 +37,12 @@ def test_options_that_fail_give_way_to_the_next(failing: int, monkeypatch: pytes
 
     monkeypatch.setattr(inductor, "_compile", make)
     graph, examples = symbolic_trace(torch.nn.Identity()), [torch.empty(3, device="meta")]
-    if failing == 2:
+    if failing == 3:
         with pytest.raises(RuntimeError, match="no such fusion"):
             inductor.compile_graph(graph, examples)
     else:
         assert inductor.compile_graph(graph, examples) is graph
-    assert len(told) == min(failing + 1, 2)
+    assert len(told) == min(failing + 1, 3)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own

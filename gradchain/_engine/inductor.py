@@ -17,6 +17,12 @@ READS = 8
 """What is made of so many inputs is computed again where it is used again, and not written to memory in between."""
 
 
+OPERATIONS = 10_000
+"""On a GPU, the same goes for what takes up to so many operations. Noise takes hundreds, and inductor (2.13) writes what
+takes more than 30 to memory: moments in bfloat16 came in four kernels with two more tensors of the parameter's size, not
+in one."""
+
+
 def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[str, Any]]:
     """What to tell the compiler; where it does not go through, the next."""
     options: dict[str, Any] = {
@@ -24,7 +30,9 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
         "alignment_asserts": False,
     }  # layouts are checked by `cached_layout`
     if any(x.device.type != "cpu" for x in examples):
-        return [options | {"combo_kernels": True}, options]  # small tensors in one launch
+        several = options | {"combo_kernels": True}  # tensors in one launch
+        whole = {"realize_reads_threshold": READS, "realize_opcount_threshold": OPERATIONS}
+        return [several | whole, several, options]
     if sum(x.numel() for x in examples) < SERIAL_ELEMENTS:
         options["cpp.threads"] = 1
     unfused = options | {"max_fusion_size": 1}  # torch (2.13) fails to fuse some loops over columns and rows in turn
