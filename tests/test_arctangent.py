@@ -12,8 +12,8 @@ import torch
 
 import gradchain as gc
 from gradchain._chain.tracing import traits_of
-from gradchain._core import angle
 from gradchain._engine.inductor import compile_graph, trace
+from gradchain.ops import _angle as angle
 from gradchain.ops import arctan_ratio, arctangent
 
 Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

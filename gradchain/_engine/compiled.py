@@ -166,6 +166,7 @@ def _filled(members: Sequence[ParamStep]) -> list[list[ParamStep]]:
             elements = 0
         calls[-1].append(item)
         elements += item.owner.numel()
-    if len(calls) > 1 and len(calls[-1]) <= TENSORS_PER_CALL // 2 and elements < ELEMENTS_PER_CALL // 2:
-        calls[-2:] = [calls[-2] + calls[-1]]  # a few that remain do without a kernel of their own
+    last = [item for call in calls[-2:] for item in call]
+    if len(last) <= TENSORS_PER_CALL * 3 // 2 and sum(item.owner.numel() for item in last) <= ELEMENTS_PER_CALL:
+        calls[-2:] = [last]  # a few that remain do without a kernel of their own
     return calls

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gradchain._core.angle import angle, full_angle
+from gradchain.ops import _angle
 
 
 def ema(old: torch.Tensor, new: torch.Tensor, beta: Any) -> torch.Tensor:
@@ -94,7 +94,7 @@ def arctangent(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     >>> gradchain.ops.arctangent(torch.tensor([1.0, 0.0, -1.0]), torch.tensor([1.0, -1.0, 0.0]))
     tensor([ 0.7854,  3.1416, -1.5708])
     """
-    value = full_angle(y, x)
+    value = _angle.full_angle(y, x)
     return _with_slope(value, y, x) if torch.is_grad_enabled() else value
 
 
@@ -106,7 +106,7 @@ def arctan_ratio(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     >>> gradchain.ops.arctan_ratio(torch.tensor([1.0, 0.0, -1.0]), torch.tensor([1.0, 0.0, 0.0]))
     tensor([ 0.7854,  0.0000, -1.5708])
     """
-    value = angle(y, x)
+    value = _angle.angle(y, x)
     return _with_slope(value, y, x) if torch.is_grad_enabled() else value
 
 
