@@ -9,7 +9,7 @@ import torch
 
 from gradchain._core.noise import random_bits, salt_of
 from gradchain._core.reduce import Request, Totals, accumulate
-from gradchain._core.shard import Shard
+from gradchain._core.shard import Shard, Space
 from gradchain.errors import ChainError
 from gradchain.ops import compute_dtype, finite
 from gradchain.storage import SlotView, Storage
@@ -55,7 +55,7 @@ class Context:
         self.shard = Shard.whole(param.shape) if shard is None else shard
         self.stored_param = param
         self.dtype = compute_dtype(param.dtype)
-        self.param = param.to(self.dtype)
+        self._param: torch.Tensor | None = param.to(self.dtype)
         self.gradient = gradient.to(self.dtype if gradient.dtype == param.dtype else compute_dtype(gradient.dtype))
         self.role = role
         self.recorded: dict[tuple[str, Reduction], torch.Tensor] = {}
@@ -65,6 +65,38 @@ class Context:
         self._stage = ""
         self.noise_key: torch.Tensor | None = None
         self.observed = False
+
+    @property
+    def param(self) -> torch.Tensor:
+        """The parameter in compute precision."""
+        if self._param is None:
+            raise ChainError(
+                f"{self._stage} reads the parameter between low_rank and the stage that leaves it again, where directions "
+                f"are smaller than the parameter. Put {self._stage} before low_rank, or behind that stage.",
+                stage=self._stage,
+            )
+        return self._param
+
+    @param.setter
+    def param(self, param: torch.Tensor) -> None:
+        self._param = param
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether directions are smaller than the parameter here."""
+        return self._param is None
+
+    def within(self, space: Space) -> Context:
+        """Look at the same step where directions have another shape, and there is no parameter.
+
+        Returns: a context that shares the slots, the noise and what is recorded.
+        """
+        inside = object.__new__(Context)
+        inside.__dict__.update(self.__dict__)
+        inside.shard, inside.role, inside._param = space.shard(self.shard), None, None
+        inside.stored_param = self.stored_param.new_zeros(()).expand(inside.shard.here)
+        inside.gradient = inside.stored_param
+        return inside
 
     def enter(self, address: str, scalars: Mapping[str, Any], readable: tuple[str, ...]) -> None:
         """Switch to the next stage."""
