@@ -107,7 +107,7 @@ class Outside:
         return whole.view(self.update.value.shape)
 
     def lift(self, update: Update) -> Update:
-        """Look at an update of the small direction as one of the parameter, its pending scale divided out. Returns: a copy."""
+        """Look at an update of the small direction as one of the parameter, a pending scale divided out. Returns: a copy."""
         value = update.value if update.scale is None else update.value / torch.where(update.scale == 0, 1, update.scale)
         return self.update.replace(value=self.lifted(value), skip_mask=update.skip_mask)
 

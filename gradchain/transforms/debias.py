@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from gradchain._chain.context import Context
-from gradchain._chain.declare import earlier
+from gradchain._chain.declare import Read, earlier
 from gradchain._chain.stage import Number, Stage
 from gradchain._core.fields import hyper, static
 from gradchain._core.update import Update
@@ -18,7 +16,7 @@ class debias(Stage):
 
     Args:
         beta: $\beta \in [0, 1)$, default 0.9; shares `betas[0]` with the first moment. Rename it for the second one.
-        of: `"first_moment"` (default); or `"second_moment"`: multiply by the root, as what was divided by $\sqrt v$ needs it.
+        of: `"first_moment"` (default); or `"second_moment"`: multiply by the root, for what was divided by $\sqrt v$.
 
     Raises: OptionError: a value out of range; ChainError: no stage before it owns `exp_avg`, or `exp_avg_sq`.
     Source: Adams applies it outside the arctangent, so that a step may reach $\frac{\eta}{1-\beta}\frac{\pi}{2}$; GaLore
@@ -36,7 +34,8 @@ class debias(Stage):
     of: str = static(default="first_moment", choices=("first_moment", "second_moment"))
 
     @property
-    def reads(self) -> Any:
+    def reads(self) -> tuple[Read, ...]:  # type: ignore[override]
+        """The moment that it corrects for."""
         return (earlier("exp_avg" if self.of == "first_moment" else "exp_avg_sq"),)
 
     def scalars(self, step: Number) -> dict[str, Number]:

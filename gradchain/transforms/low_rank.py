@@ -11,7 +11,7 @@ from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.refresh import refresh_due
 from gradchain._chain.stage import Number, Slots, Yields
-from gradchain._chain.subspace import Return, Subspace
+from gradchain._chain.subspace import Subspace
 from gradchain._core.fields import static
 from gradchain._core.matrices import whole_matrix
 from gradchain._core.noise import random_bits, salt_of
@@ -32,8 +32,8 @@ class low_rank(Subspace):
     the right})$$
 
     Moments behind it have the shape of $R$, up to the stage that brings the direction back: `full_rank` (GaLore), or
-    `scale_by_low_rank` (APOLLO). $P$ is found in the first step and every `every` steps; moments stay as they are. A matrix is the
-    first axis against the rest.
+    `scale_by_low_rank` (APOLLO). $P$ is found in the first step and every `every` steps; moments stay as they are. A matrix
+    is the first axis against the rest.
 
     Args:
         rank: $r$, an integer of 1 or more, default 128; at most that of the matrix.
@@ -107,9 +107,7 @@ class low_rank(Subspace):
             return basis, {}
         function = Singular(left)
         if left:
-            _, basis, failures, _ = yield whole_matrix(
-                g, basis, function=function, same=(failures, due), batched=True
-            )
+            _, basis, failures, _ = yield whole_matrix(g, basis, function=function, same=(failures, due), batched=True)
         else:
             _, basis, failures, _ = yield whole_matrix(g, function=function, same=(basis, failures, due), batched=True)
         return basis, {"basis": basis, "failures": failures}
@@ -133,7 +131,9 @@ class Singular:
 
     left: bool
 
-    def __call__(self, g: torch.Tensor, old: torch.Tensor, failures: torch.Tensor, due: torch.Tensor) -> list[torch.Tensor]:
+    def __call__(
+        self, g: torch.Tensor, old: torch.Tensor, failures: torch.Tensor, due: torch.Tensor
+    ) -> list[torch.Tensor]:
         good = torch.isfinite(g).all(dim=-1).all(dim=-1)[..., None, None]
         U, _, Vh = torch.linalg.svd(wide(torch.where(good, g, torch.zeros_like(g))), full_matrices=False)
         new = (U if self.left else Vh.mT)[..., : old.shape[-1]]
