@@ -19,7 +19,7 @@ from gradchain._chain.returned import ask, checked, constrained, rows_here, with
 from gradchain._chain.returned import cast as cast_update
 from gradchain._chain.slots import check_slot, loaded, made, no_bits, parts_of, storage_for, stored
 from gradchain._chain.stage import Slots, Stage
-from gradchain._chain.subspace import Return, Subspace, Views
+from gradchain._chain.subspace import EnterSubspace, LeaveSubspace, Views
 from gradchain._core.ages import Ages
 from gradchain._core.reduce import Request, Totals, run_locally
 from gradchain._core.shard import Shard
@@ -94,7 +94,7 @@ class Program:
     @functools.cached_property
     def narrows(self) -> bool:
         """Whether directions are smaller than the parameter between some of its stages."""
-        return any(isinstance(stage, Subspace) for _, stage in self.stages)
+        return any(isinstance(stage, EnterSubspace) for _, stage in self.stages)
 
     @functools.cached_property
     def traced(self) -> dict[Any, Any]:
@@ -259,7 +259,7 @@ class Program:
         view = ctx  # what the stage sees
         for (address, stage, readable), values in zip(self._rows, numbers):
             stage = stage.bind(values)
-            view = ctx if isinstance(stage, Return) else view
+            view = ctx if isinstance(stage, LeaveSubspace) else view
             view.enter(address, values, readable)
             if isinstance(stage, Precision):
                 last.append((address, stage, values))
@@ -271,7 +271,7 @@ class Program:
             result = stage.update(update, view)
             if isinstance(result, GeneratorType):
                 result = yield from ask(address, result, view.shard, keep)
-            seen = view.within(stage.inside(shard.shape)) if isinstance(stage, Subspace) else view
+            seen = view.within(stage.inside(shard.shape)) if isinstance(stage, EnterSubspace) else view
             update, slots = checked(address, result, seen.stored_param, seen.shard, ctx.dtype)
             if witness is not None:
                 witness(address, update if update.outside is None else update.outside.lift(update), slots)

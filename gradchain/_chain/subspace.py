@@ -14,10 +14,10 @@ from gradchain._core.shard import Shard, Space
 from gradchain.errors import ChainError
 
 
-class Subspace(Stage, register=False):
+class EnterSubspace(Stage, register=False):
     """Base of stages that hand on a direction of another shape, in `Update(..., outside=Outside(...))`.
 
-    The stages that follow, up to a `Return`, see a tensor of that shape: `p.shape` in their `slots`, `ctx.shape` in their
+    The stages that follow, up to a `LeaveSubspace`, see a tensor of that shape: `p.shape` in their `slots`, `ctx.shape` in their
     `update`. They have no parameter and no role.
     """
 
@@ -26,14 +26,14 @@ class Subspace(Stage, register=False):
         return Space(shape, True)
 
     def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
-        end = next((at for at, stage in enumerate(after) if isinstance(stage, Return)), None)
+        end = next((at for at, stage in enumerate(after) if isinstance(stage, LeaveSubspace)), None)
         if end is None:
             raise ChainError(
                 f"{self.address} makes directions smaller, and no stage after it brings them back to the shape of the "
                 f"parameter. Put full_rank() behind the stages that are to work on small ones, or remove {self.address}."
             )
         for stage in after[:end]:
-            if isinstance(stage, (Constraint, Decay, Precision, SharedNumbers, Subspace)):
+            if isinstance(stage, (Constraint, Decay, Precision, SharedNumbers, EnterSubspace)):
                 raise ChainError(
                     f"{stage.address} cannot stand between {self.address} and {after[end].address}, where directions are "
                     f"smaller than the parameter. Put it before or behind both.",
@@ -41,12 +41,12 @@ class Subspace(Stage, register=False):
                 )
 
 
-class Return(Stage, register=False):
+class LeaveSubspace(Stage, register=False):
     """Base of stages that bring a direction back to the shape of the parameter: they return `update.outside.update` anew."""
 
     def check(self, before: Sequence[Stage], after: Sequence[Stage]) -> None:
-        last = next((stage for stage in reversed(before) if isinstance(stage, (Return, Subspace))), None)
-        if not isinstance(last, Subspace):
+        last = next((stage for stage in reversed(before) if isinstance(stage, (LeaveSubspace, EnterSubspace))), None)
+        if not isinstance(last, EnterSubspace):
             raise ChainError(
                 f"{self.address} brings directions back that were made smaller, and no stage before it does that. Put "
                 f"low_rank(...) before {self.address}, or remove {self.address}."
@@ -58,11 +58,11 @@ def spaces_of(stages: Sequence[tuple[str, Stage]], shape: torch.Size) -> Mapping
     found: dict[str, Space] = {}
     space: Space | None = None
     for address, stage in stages:
-        if isinstance(stage, Return):
+        if isinstance(stage, LeaveSubspace):
             space = None
         if space is not None:
             found[address] = space
-        if isinstance(stage, Subspace):
+        if isinstance(stage, EnterSubspace):
             space = stage.inside(shape)
     return found
 

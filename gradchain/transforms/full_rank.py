@@ -6,14 +6,14 @@ import torch
 
 from gradchain._chain.context import Context
 from gradchain._chain.stage import Yields
-from gradchain._chain.subspace import Return
+from gradchain._chain.subspace import LeaveSubspace
 from gradchain._core.fields import static
 from gradchain._core.reduce import whole_tensor
 from gradchain._core.update import Update
 from gradchain.ops import nonzero, root, wide
 
 
-class full_rank(Return):
+class full_rank(LeaveSubspace):
     r"""Project a direction back to the shape of the parameter.
 
     $$u \leftarrow P\, N \qquad \text{or} \qquad u \leftarrow N P^\top$$
@@ -35,7 +35,7 @@ class full_rank(Return):
         return returned(update, update.outside.lifted(update.value))
 
 
-class scale_by_low_rank(Return):
+class scale_by_low_rank(LeaveSubspace):
     r"""Scale the whole gradient by what the stages since `low_rank` have done to the size of the projected one.
 
     $$u \leftarrow G \operatorname{diag}(s), \qquad s_j = \frac{\lVert N_{\cdot j}\rVert}{\lVert R_{\cdot j}\rVert}$$

@@ -11,7 +11,7 @@ from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.refresh import refresh_due
 from gradchain._chain.stage import Number, Slots, Yields
-from gradchain._chain.subspace import Subspace
+from gradchain._chain.subspace import EnterSubspace
 from gradchain._core.fields import static
 from gradchain._core.matrices import whole_matrix
 from gradchain._core.noise import random_bits, salt_of
@@ -25,7 +25,7 @@ from gradchain.transforms.power_iteration import gaussian
 SIDES = ("short", "long", "left", "right")
 
 
-class low_rank(Subspace):
+class low_rank(EnterSubspace):
     r"""Project the direction of a matrix to few rows or columns; the stages that follow work on these alone.
 
     $$R = P^\top G \quad (r \times n, \text{ from the left}) \qquad \text{or} \qquad R = G P \quad (m \times r, \text{ from

@@ -72,7 +72,14 @@ def test_apollo(shape: tuple[int, ...], scale_type: str, scale: float, disable_n
 @pytest.mark.parametrize("shape", [(40, 4000), (4000, 40)], ids=str)
 def test_random_projections_are_alike(shape: tuple[int, ...]) -> None:
     """The first step depends on their variance alone, but for chance."""
-    low = {"rank": 16, "update_proj_gap": 9, "scale": 1.0, "proj": "random", "proj_type": "std", "scale_type": "channel"}
+    low = {
+        "rank": 16,
+        "update_proj_gap": 9,
+        "scale": 1.0,
+        "proj": "random",
+        "proj_type": "std",
+        "scale_type": "channel",
+    }
     sizes = [
         made[0].norm()
         for made in (ours("apollo", shape, **low), theirs("apollo_torch", "APOLLOAdamW", low, shape, scale_front=False))
