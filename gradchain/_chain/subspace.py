@@ -17,8 +17,8 @@ from gradchain.errors import ChainError
 class EnterSubspace(Stage, register=False):
     """Base of stages that hand on a direction of another shape, in `Update(..., outside=Outside(...))`.
 
-    The stages that follow, up to a `LeaveSubspace`, see a tensor of that shape: `p.shape` in their `slots`, `ctx.shape` in their
-    `update`. They have no parameter and no role.
+    The stages that follow, up to a `LeaveSubspace`, see a tensor of that shape: `p.shape` in their `slots`, `ctx.shape`
+    in their `update`. They have no parameter and no role.
     """
 
     def inside(self, shape: torch.Size) -> Space:
