@@ -182,7 +182,7 @@ TRANSFORMS: dict[str, Case] = {
         gc.clip_by_norm(0.01), gc.second_moment(0.9), gc.fisher_decay(), gc.atan2_scale(), LR, gc.decoupled_decay(0.1)
     ),
     "full_rank": equivariant(
-        of_matrices(gc.low_rank(2, 2), gc.first_moment(0.8), gc.full_rank()), LR, scaling_shapes=NO_UNIT
+        of_matrices(gc.low_rank(2, 2), gc.first_moment(0.5), gc.full_rank()), LR, scaling_shapes=NO_UNIT
     ),
     "geometric_decay": equivariant(gc.geometric_decay(0.1), LR),
     "geometric_decay/row_column": invariant(
@@ -411,7 +411,9 @@ RECIPES: dict[str, Case] = {
         other_radius=3.0),
     "soap": recipe("soap", "invariant", ("eps",), NO_UNIT, precondition_frequency=2, eps=1e-3),
     "shampoo": recipe("shampoo", "invariant", ("eps",), NO_UNIT, precondition_frequency=2),
-    "galore-adamw": recipe("galore-adamw", "invariant", ("eps",), NO_UNIT, rank=2, update_proj_gap=2, weight_decay=0.1),
+    "galore-adamw": recipe(
+        "galore-adamw", "invariant", ("eps",), NO_UNIT, betas=(0.5, 0.9), rank=2, update_proj_gap=2, weight_decay=0.1
+    ),
     "apollo": recipe("apollo", "invariant", ("eps",), NO_UNIT, rank=2, update_proj_gap=2, scale=4.0),
     "apollo:mini": recipe(
         "apollo", "invariant", ("eps",), NO_UNIT, rank=1, update_proj_gap=3, scale=4.0, proj="svd", scale_type="tensor",
