@@ -8,7 +8,8 @@ from tests.laws.cases import CASES
 PROJECTION = ("mean_cos", "projection_rate", "mean_norm_g", "mean_norm_m", "valid_cosines")
 
 ELEMENTWISE = {
-    "debias/second_moment", "adamw", "adamw:betas", "add_decayed_weights", "ademamix", "ademamix/alone", "ademamix/warmup", "adopt",
+    "debias/second_moment",
+    "adamw", "adamw:betas", "add_decayed_weights", "ademamix", "ademamix/alone", "ademamix/warmup", "adopt",
     "adopt/factored", "adv-adamw", "adv-adopt", "adv-lion", "adv-signsgd", "belief_moment", "belief_moment/raw",
     "adabelief", "average_weights", "laprop", "lookahead", "cautious_decay",
     "centered_decay/float8", "centered_decay/float8_scaled", "centered_decay/full", "centered_decay/int4",
@@ -28,7 +29,8 @@ ELEMENTWISE = {
 
 RANDOM = {
     "first_moment/bf16", "first_moment/int8", "first_moment/factored_compact", "second_moment/int8",
-    "apollo", "low_rank", "orthogonalize/rank", "scale_by_low_rank", "second_moment/bf16", "stochastic_sign", "adv-adopt-factored-ademamix",
+    "apollo", "low_rank", "scale_by_low_rank",
+    "orthogonalize/rank", "second_moment/bf16", "stochastic_sign", "adv-adopt-factored-ademamix",
 }  # fmt: skip
 
 JOINT = {

@@ -10,6 +10,7 @@ import torch
 from gradchain._core.noise import random_bits, salt_of
 from gradchain._core.reduce import Request, Totals, accumulate
 from gradchain._core.shard import Shard, Space
+from gradchain._core.update import Update
 from gradchain.errors import ChainError
 from gradchain.ops import compute_dtype, finite
 from gradchain.storage import SlotView, Storage
@@ -95,8 +96,13 @@ class Context:
         inside.__dict__.update(self.__dict__)
         inside.shard, inside.role, inside._param = space.shard(self.shard), None, None
         inside.stored_param = self.stored_param.new_zeros(()).expand(inside.shard.here)
-        inside.gradient = inside.stored_param
         return inside
+
+    def facing(self, update: Update) -> Context:
+        """Take the projected gradient for the raw one, where directions have another shape. Returns: itself."""
+        if self._param is None and update.outside is not None:
+            self.gradient = update.outside.projected
+        return self
 
     def enter(self, address: str, scalars: Mapping[str, Any], readable: tuple[str, ...]) -> None:
         """Switch to the next stage."""

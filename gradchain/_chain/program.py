@@ -249,8 +249,7 @@ class Program:
         Where `keep`, a 0-d bool tensor, is false, it adds nothing to totals over several parameters. `witness` is called
         with what each stage makes; with `observe`, stages report what they look at for telemetry alone.
         """
-        shard = Shard.whole(param.shape) if shard is None else shard
-        ctx = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
+        ctx = self._context(param, gradient, state, Shard.whole(param.shape) if shard is None else shard)
         ctx.noise_key, ctx.observed = noise_key, observe
         update = Update(gradient.to(ctx.dtype))
         last: list[tuple[str, Precision, Mapping[str, Any]]] = []
@@ -271,14 +270,13 @@ class Program:
             result = stage.update(update, view)
             if isinstance(result, GeneratorType):
                 result = yield from ask(address, result, view.shard, keep)
-            seen = view.within(stage.inside(shard.shape)) if isinstance(stage, EnterSubspace) else view
+            seen = view.within(stage.inside(ctx.shard.shape)) if isinstance(stage, EnterSubspace) else view
             update, slots = checked(address, result, seen.stored_param, seen.shard, ctx.dtype)
             if witness is not None:
                 witness(address, update if update.outside is None else update.outside.lift(update), slots)
             if slots:
                 changed |= yield from self._packed(address, stage, slots, view, state)
-            if seen is not view:
-                seen.gradient, view = update.value, seen
+            view = seen.facing(update)
         new_param = update.decayed(ctx.param) - update.value
         if constraints:
             new_param = yield from self._constrained(constraints, new_param, ctx, keep)
@@ -291,6 +289,11 @@ class Program:
         if keep is not None:
             ctx.recorded = {name: torch.where(keep, x, torch.zeros_like(x)) for name, x in ctx.recorded.items()}
         return Outcome(new_param.to(param.dtype), changed, ctx.recorded)
+
+    def _context(
+        self, param: torch.Tensor, gradient: torch.Tensor, state: Mapping[str, torch.Tensor], shard: Shard
+    ) -> Context:
+        return Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
 
     def _constrained(
         self, constraints: Sequence[Entered], new_param: torch.Tensor, ctx: Context, keep: torch.Tensor | None
