@@ -14,7 +14,7 @@ from gradchain._chain.bindings import Bindings
 from gradchain._chain.context import Context, Lazy, Reduction
 from gradchain._chain.declare import Slot
 from gradchain._chain.mixins import Constraint, Precision
-from gradchain._chain.numbers import NumberReader, Numbers
+from gradchain._chain.numbers import NumberReader, Numbers, takes_turns
 from gradchain._chain.returned import ask, checked, constrained, rows_here, without_addresses
 from gradchain._chain.returned import cast as cast_update
 from gradchain._chain.slots import check_slot, loaded, made, no_bits, parts_of, storage_for, stored
@@ -202,12 +202,20 @@ class Program:
 
     # Hyperparameters.
 
-    def numbers(self, bindings: Bindings, group: Mapping[str, Any], step: Any, ages: Ages = ()) -> Numbers:
+    def numbers(
+        self, bindings: Bindings, group: Mapping[str, Any], step: Any, ages: Ages = (), turn: Any = 0
+    ) -> Numbers:
         """The numbers in force at a step: fields from the group, scalars computed from them in double precision.
 
-        `ages` are the stages that have missed some of the steps so far: they go by counts of their own.
+        `ages` are the stages that have missed some of the steps so far: they go by counts of their own. `turn` is the place
+        of the parameter among all, for stages that take turns.
         """
-        return self.reader(bindings).read(group, step, ages)
+        return self.reader(bindings).read(group, step, ages, turn)
+
+    @functools.cached_property
+    def takes_turns(self) -> bool:
+        """Whether numbers depend on the place of a parameter among all."""
+        return any(takes_turns(stage) for _, stage in self.stages)
 
     def reader(self, bindings: Bindings) -> NumberReader:
         """What reads the numbers from groups with these bindings."""

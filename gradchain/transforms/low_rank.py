@@ -43,6 +43,7 @@ class low_rank(EnterSubspace):
         side: the lines that are combined into $r$: those of the `"short"` side (default; columns of a square), of the
             `"long"` one, rows (`"left"`) or columns (`"right"`).
         seed: an integer, default 0, of the random numbers.
+        spread: project each matrix anew in steps of its own; by default all in the same one, as published.
 
     Slots: `basis` ($P$), and `failures`: how often $G$ was not finite when a basis was due, and the old one stayed; with
     `"gaussian"` only `basis_key`. Sharded, rows stay where they are: from the left, one all-reduce of $R$; two all-to-alls
@@ -62,6 +63,7 @@ class low_rank(EnterSubspace):
     projection: str = static(default="svd", choices=("svd", "gaussian"))
     side: str = static(default="short", choices=SIDES)
     seed: int = static(default=0, when="projection=gaussian")
+    spread: bool = static(default=False)
 
     def left(self, shape: torch.Size) -> bool:
         """Whether it combines rows, and not columns. Returns: true or false."""
@@ -83,7 +85,7 @@ class low_rank(EnterSubspace):
         return {"basis": basis, "failures": Slot(shape=(), dtype=torch.float32)}
 
     def scalars(self, step: Number) -> dict[str, Any]:
-        return {"due": refresh_due(step, self.every)}
+        return {"due": refresh_due(step, self.every, self.turn if self.spread else None)}
 
     def update(self, update: Update, ctx: Context) -> Yields:
         g, left = update.value.flatten(1), self.left(ctx.shape)

@@ -212,7 +212,10 @@ TRANSFORMS: dict[str, Case] = {
     "lion_k/1.5": invariant(gc.lion_k(1.5), LR),
     "lion_k/auto": invariant(gc.lion_k(auto=True), LR),
     "lookahead": equivariant(gc.decoupled_decay(0.1), LR, gc.lookahead(2, 0.7)),
-    "low_rank": equivariant(of_matrices(gc.low_rank(1, 3, "gaussian"), gc.first_moment(0.8), gc.full_rank()), LR),
+    "low_rank": equivariant(
+        of_matrices(gc.low_rank(1, 3, "gaussian"), gc.first_moment(0.8), gc.full_rank()), LR,
+        scaling_shapes=((8, 16), (4, 3, 3, 3)),
+    ),
     "low_rank/long": equivariant(
         of_matrices(gc.low_rank(2, 2, side="long"), gc.first_moment(0.8, storage="factored"), gc.full_rank()), LR,
         scaling_shapes=NO_UNIT,
