@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
@@ -56,7 +56,7 @@ class Context:
         self.shard = Shard.whole(param.shape) if shard is None else shard
         self.stored_param = param
         self.dtype = compute_dtype(param.dtype)
-        self._param: torch.Tensor | None = param.to(self.dtype)
+        self.param = param.to(self.dtype)
         self.gradient = gradient.to(self.dtype if gradient.dtype == param.dtype else compute_dtype(gradient.dtype))
         self.role = role
         self.recorded: dict[tuple[str, Reduction], torch.Tensor] = {}
@@ -67,25 +67,21 @@ class Context:
         self.noise_key: torch.Tensor | None = None
         self.observed = False
 
-    @property
-    def param(self) -> torch.Tensor:
-        """The parameter in compute precision."""
-        if self._param is None:
-            raise ChainError(
-                f"{self._stage} reads the parameter between low_rank and the stage that leaves it again, where directions "
-                f"are smaller than the parameter. Put {self._stage} before low_rank, or behind that stage.",
-                stage=self._stage,
-            )
-        return self._param
+    if not TYPE_CHECKING:
 
-    @param.setter
-    def param(self, param: torch.Tensor) -> None:
-        self._param = param
+        def __getattr__(self, name: str) -> Any:
+            if name == "param":  # `within` has taken it away
+                raise ChainError(
+                    f"{self._stage} reads the parameter between low_rank and the stage that leaves it again, where "
+                    f"directions are smaller than it. Put {self._stage} before low_rank, or behind that stage.",
+                    stage=self._stage,
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def narrowed(self) -> bool:
         """Whether directions are smaller than the parameter here."""
-        return self._param is None
+        return "param" not in self.__dict__
 
     def within(self, space: Space) -> Context:
         """Look at the same step where directions have another shape, and there is no parameter.
@@ -94,13 +90,14 @@ class Context:
         """
         inside = object.__new__(Context)
         inside.__dict__.update(self.__dict__)
-        inside.shard, inside.role, inside._param = space.shard(self.shard), None, None
+        inside.shard, inside.role = space.shard(self.shard), None
+        inside.__dict__.pop("param", None)
         inside.stored_param = self.stored_param.new_zeros(()).expand(inside.shard.here)
         return inside
 
     def facing(self, update: Update) -> Context:
         """Take the projected gradient for the raw one, where directions have another shape. Returns: itself."""
-        if self._param is None and update.outside is not None:
+        if self.narrowed and update.outside is not None:
             self.gradient = update.outside.projected
         return self
 

@@ -255,18 +255,19 @@ class Program:
         """One step of one parameter, or of those rows of it that are here. Pure: it returns new tensors.
 
         Where `keep`, a 0-d bool tensor, is false, it adds nothing to totals over several parameters. `witness` is called
-        with what each stage makes; with `observe`, stages report what they look at for telemetry alone.
+        with what each stage makes; with `observe`, stages report what they look at for telemetry alone. Stages see `view`: the
+        context, or another one where directions are smaller than the parameter.
         """
-        ctx = self._context(param, gradient, state, Shard.whole(param.shape) if shard is None else shard)
+        shard = Shard.whole(param.shape) if shard is None else shard
+        ctx = view = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
         ctx.noise_key, ctx.observed = noise_key, observe
         update = Update(gradient.to(ctx.dtype))
         last: list[tuple[str, Precision, Mapping[str, Any]]] = []
         constraints: list[Entered] = []
         changed: State = {}
-        view = ctx  # what the stage sees
         for (address, stage, readable), values in zip(self._rows, numbers):
             stage = stage.bind(values)
-            view = ctx if isinstance(stage, LeaveSubspace) else view
+            view = ctx if self.narrows and isinstance(stage, LeaveSubspace) else view
             view.enter(address, values, readable)
             if isinstance(stage, Precision):
                 last.append((address, stage, values))
@@ -278,13 +279,13 @@ class Program:
             result = stage.update(update, view)
             if isinstance(result, GeneratorType):
                 result = yield from ask(address, result, view.shard, keep)
-            seen = view.within(stage.inside(ctx.shard.shape)) if isinstance(stage, EnterSubspace) else view
+            seen = view.within(stage.inside(shard.shape)) if isinstance(stage, EnterSubspace) else view
             update, slots = checked(address, result, seen.stored_param, seen.shard, ctx.dtype)
             if witness is not None:
                 witness(address, update if update.outside is None else update.outside.lift(update), slots)
             if slots:
                 changed |= yield from self._packed(address, stage, slots, view, state)
-            view = seen.facing(update)
+            view = seen.facing(update) if self.narrows else ctx
         new_param = update.decayed(ctx.param) - update.value
         if constraints:
             new_param = yield from self._constrained(constraints, new_param, ctx, keep)
@@ -297,11 +298,6 @@ class Program:
         if keep is not None:
             ctx.recorded = {name: torch.where(keep, x, torch.zeros_like(x)) for name, x in ctx.recorded.items()}
         return Outcome(new_param.to(param.dtype), changed, ctx.recorded)
-
-    def _context(
-        self, param: torch.Tensor, gradient: torch.Tensor, state: Mapping[str, torch.Tensor], shard: Shard
-    ) -> Context:
-        return Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
 
     def _constrained(
         self, constraints: Sequence[Entered], new_param: torch.Tensor, ctx: Context, keep: torch.Tensor | None

@@ -326,7 +326,7 @@ TRANSFORMS: dict[str, Case] = {
     ),
     "soap": invariant(of_matrices(gc.soap(0.8, 0.9, 0.7, 0.1, every=2)), LR, units=("eps",)),
     "soap/one_side": invariant(
-        of_matrices(gc.soap(0.8, 0.9, eps=0.1, every=3, largest=8, storage="fp32")), LR, units=("eps",)
+        of_matrices(gc.soap(0.8, 0.9, eps=0.1, every=3, largest=8, storage="fp32", spread=True)), LR, units=("eps",)
     ),
     "second_moment": invariant(gc.second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/raw": invariant(
