@@ -255,8 +255,8 @@ class Program:
         """One step of one parameter, or of those rows of it that are here. Pure: it returns new tensors.
 
         Where `keep`, a 0-d bool tensor, is false, it adds nothing to totals over several parameters. `witness` is called
-        with what each stage makes; with `observe`, stages report what they look at for telemetry alone. Stages see `view`: the
-        context, or another one where directions are smaller than the parameter.
+        with what each stage makes; with `observe`, stages report what they look at for telemetry alone. Stages see `view`:
+        the context, or another one where directions are smaller than the parameter.
         """
         shard = Shard.whole(param.shape) if shard is None else shard
         ctx = view = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
