@@ -45,6 +45,8 @@ CLASSES = {
     "Muon": "muon",
     "NorMuon": "normuon",
     "Scion": "scion",
+    "GaLoreAdamW": "galore-adamw",
+    "APOLLOAdamW": "apollo",
     "SOAP": "soap",
     "Shampoo": "shampoo",
     "AdamATan2": "adam-atan2",

@@ -41,6 +41,8 @@ from .gyro import gyro_sgd as gyro_sgd
 from .layerwise import hyperball as hyperball
 from .layerwise import lamb as lamb
 from .layerwise import lars as lars
+from .low_rank import apollo as apollo
+from .low_rank import galore_adamw as galore_adamw
 from .muon import muon as muon
 from .muon import normuon as normuon
 from .muon import scion as scion

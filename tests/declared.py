@@ -8,6 +8,7 @@ from tests.laws.cases import CASES
 PROJECTION = ("mean_cos", "projection_rate", "mean_norm_g", "mean_norm_m", "valid_cosines")
 
 ELEMENTWISE = {
+    "debias/second_moment",
     "adamw", "adamw:betas", "add_decayed_weights", "ademamix", "ademamix/alone", "ademamix/warmup", "adopt",
     "adam-atan2", "adopt/factored", "adopt/unskipped", "adv-adamw", "adv-adamw:normed", "adv-adopt",
     "adv-adopt-factored", "adv-adopt-factored-ademamix", "atan2_scale", "snr_precondition",
@@ -30,6 +31,7 @@ ELEMENTWISE = {
 
 RANDOM = {
     "first_moment/bf16", "first_moment/int8", "first_moment/factored_compact", "second_moment/int8",
+    "apollo", "low_rank", "scale_by_low_rank",
     "orthogonalize/rank", "second_moment/bf16", "stochastic_sign", "adv-adopt-factored-ademamix",
 }  # fmt: skip
 

@@ -103,7 +103,7 @@ def test_a_capturable_step_is_the_same_step(recipe: str, dtype: torch.dtype, com
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
     torch.testing.assert_close(captured[0], plain[0], **tolerance)
     if dtype == torch.bfloat16 and recipe.startswith(
-        ("muon", "normuon", "scion", "adv-muon", "adv-adamuon", "shampoo", "soap")
+        ("muon", "normuon", "scion", "adv-muon", "adv-adamuon", "shampoo", "soap", "galore", "apollo")
     ):
         return  # where one rounding of a number turns a matrix, which telemetry shows
     assert captured[1] == pytest.approx(plain[1], rel=1e-3 if dtype == torch.float32 else 2e-2, abs=1e-4)

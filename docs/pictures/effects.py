@@ -299,6 +299,23 @@ EFFECTS: dict[str, Effect] = {
         [lr(0.06)], [g.shampoo(0.9, every=1, graft=False), lr(0.2)],
         "Two rows as one matrix, divided by the roots of what its rows and its columns share.", start=TWO, steps=16,
     ),
+    "low_rank": Effect(
+        [lr(0.06)], [g.low_rank(1, every=6), g.full_rank(), lr(0.06)],
+        "Two rows as one matrix: steps in the one direction that the gradient of every sixth step shows most.", start=TWO,
+    ),
+    "full_rank": Effect(
+        adam(), [g.low_rank(1, every=4), *adam()[:-1], g.full_rank(), lr(0.12)],
+        "Two rows as one matrix: Adam along one singular vector, which is found anew every four steps.", start=TWO,
+    ),
+    "scale_by_low_rank": Effect(
+        adam(), [g.low_rank(1, 4), *adam()[:-1], g.scale_by_low_rank("tensor"), lr(0.12)],
+        "Two rows as one matrix: along the gradient, as far as Adam goes along one singular vector.", start=TWO,
+    ),
+    "limit_norm_growth": Effect(
+        [lr(0.06)], [g.limit_norm_growth(1.01), lr(0.06)],
+        "A gradient that is ten times as long as the one before is brought to about its length.", spike=4, steps=12,
+        curve=(1.0, 3.0),
+    ),
     "clip_by_global_norm": Effect(
         [lr(0.06)], [g.clip_by_global_norm(2.0), lr(0.06)],
         "A gradient that is too long is shortened, with those of all other parameters.", spike=4, steps=12, curve=(1.0, 3.0),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import torch
 
 from gradchain._core.noise import random_bits, salt_of
 from gradchain._core.reduce import Request, Totals, accumulate
-from gradchain._core.shard import Shard
+from gradchain._core.shard import Shard, Space
+from gradchain._core.update import Update
 from gradchain.errors import ChainError
 from gradchain.ops import compute_dtype, finite
 from gradchain.storage import SlotView, Storage
@@ -65,6 +66,40 @@ class Context:
         self._stage = ""
         self.noise_key: torch.Tensor | None = None
         self.observed = False
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "param":  # `within` has taken it away
+                raise ChainError(
+                    f"{self._stage} reads the parameter between low_rank and the stage that leaves it again, where "
+                    f"directions are smaller than it. Put {self._stage} before low_rank, or behind that stage.",
+                    stage=self._stage,
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether directions are smaller than the parameter here."""
+        return "param" not in self.__dict__
+
+    def within(self, space: Space) -> Context:
+        """Look at the same step where directions have another shape, and there is no parameter.
+
+        Returns: a context that shares the slots, the noise and what is recorded.
+        """
+        inside = object.__new__(Context)
+        inside.__dict__.update(self.__dict__)
+        inside.shard, inside.role = space.shard(self.shard), None
+        inside.__dict__.pop("param", None)
+        inside.stored_param = self.stored_param.new_zeros(()).expand(inside.shard.here)
+        return inside
+
+    def facing(self, update: Update) -> Context:
+        """Take the projected gradient for the raw one, where directions have another shape. Returns: itself."""
+        if self.narrowed and update.outside is not None:
+            self.gradient = update.outside.projected
+        return self
 
     def enter(self, address: str, scalars: Mapping[str, Any], readable: tuple[str, ...]) -> None:
         """Switch to the next stage."""

@@ -124,7 +124,8 @@ def stepped(
     running: list[Running] = []
     for name, param in leaves.items():
         program, slots = programs[name], state["slots"][name]
-        numbers = program.numbers(chain.bindings, group, steps[name].to(torch.float64))
+        turn = order.index(name) if program.takes_turns else 0
+        numbers = program.numbers(chain.bindings, group, steps[name].to(torch.float64), turn=turn)
         drawn = traits_of(program, param).draws
         key = parameter_key_tensor(steps[name], parameter_salt(order.index(name))) if drawn else None
         running.append(program.run(param, gradients[name], slots, numbers, noise_key=key, witness=witness))

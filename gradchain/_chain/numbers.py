@@ -48,6 +48,7 @@ class Row:
         )
         self.resolves = kind.resolve is not Stage.resolve
         self.scales = kind.scalars is not Stage.scalars
+        self.in_turn = takes_turns(stage)
 
     def fields(self, group: Mapping[str, Any]) -> dict[str, Any]:
         """The values in force of the dynamic fields and of the shared numbers."""
@@ -67,6 +68,11 @@ class Row:
         return values
 
 
+def takes_turns(stage: Stage) -> bool:
+    """Whether a stage goes by the place of a parameter, so that not all do something dear in the same step."""
+    return getattr(stage, "spread", False) is True
+
+
 class NumberReader:
     """Reads the numbers of one program; `clocks` are the stages by whose age each stage goes."""
 
@@ -82,8 +88,11 @@ class NumberReader:
         self._known: tuple[tuple[Any, ...], list[dict[str, Any]]] | None = None
         """What the group held at the last step, and what that was for the stages; if it can only change by exchange."""
 
-    def read(self, group: Mapping[str, Any], step: Any, ages: Ages) -> Numbers:
-        """The numbers in force at a step: fields from the group, scalars computed from them in double precision."""
+    def read(self, group: Mapping[str, Any], step: Any, ages: Ages, turn: Any = 0) -> Numbers:
+        """The numbers in force at a step: fields from the group, scalars computed from them in double precision.
+
+        `turn` is the place of the parameter, for stages that go by it.
+        """
         views = self._views(group) if self.overriding else None
         entries = self._entries(group) if views is None else [row.entries(views[row.address]) for row in self.rows]
         result: list[dict[str, Any]] = []
@@ -93,7 +102,8 @@ class NumberReader:
             if row.scales:
                 count = self._count(row.address, step, ages) if ages else step
                 try:
-                    scalars = row.stage.bind(values).scalars(count)
+                    bound = row.stage.bind({**values, "turn": turn} if row.in_turn else values)
+                    scalars = bound.scalars(count)
                 except OverflowError as error:
                     raise _overflow(row.address, count, error) from None
                 values = {**values, **scalars}

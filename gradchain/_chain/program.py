@@ -12,13 +12,14 @@ import torch
 
 from gradchain._chain.bindings import Bindings
 from gradchain._chain.context import Context, Lazy, Reduction
-from gradchain._chain.declare import ParamInfo, Slot
+from gradchain._chain.declare import Slot
 from gradchain._chain.mixins import Constraint, Precision
-from gradchain._chain.numbers import NumberReader, Numbers
+from gradchain._chain.numbers import NumberReader, Numbers, takes_turns
 from gradchain._chain.returned import ask, checked, constrained, rows_here, without_addresses
 from gradchain._chain.returned import cast as cast_update
 from gradchain._chain.slots import check_slot, loaded, made, no_bits, parts_of, storage_for, stored
 from gradchain._chain.stage import Slots, Stage
+from gradchain._chain.subspace import EnterSubspace, LeaveSubspace, Views
 from gradchain._core.ages import Ages
 from gradchain._core.reduce import Request, Totals, run_locally
 from gradchain._core.shard import Shard
@@ -91,6 +92,11 @@ class Program:
         return tuple(storage for _, slot in self.owners.values() if (storage := slot.kept_as) is not None)
 
     @functools.cached_property
+    def narrows(self) -> bool:
+        """Whether directions are smaller than the parameter between some of its stages."""
+        return any(isinstance(stage, EnterSubspace) for _, stage in self.stages)
+
+    @functools.cached_property
     def traced(self) -> dict[Any, Any]:
         """What `gradchain._chain.tracing` has found out about it."""
         return {}
@@ -159,22 +165,23 @@ class Program:
     def start(self, param: torch.Tensor, shard: Shard, name: str = "") -> Starting:
         """The slots of a parameter before its first step; of a sharded one, those rows of them that are here."""
         state: State = {}
+        views = Views(self.stages, param, shard, self.role)
         for address, stage in self.stages:
-            p = ParamInfo(shard.shape, param.dtype, param.device, self.role)
-            for slot, dense in made(address, stage, p, param, shard, name).items():
-                key, bits = f"{address}.{slot}", functools.partial(no_bits, param)
-                parts = stored(key, self.owners[slot][1], dense, param, shard, bits)
+            like, part = views.of(address)
+            for slot, dense in made(address, stage, views.info(address), like, part, name).items():
+                key, bits = f"{address}.{slot}", functools.partial(no_bits, like)
+                parts = stored(key, self.owners[slot][1], dense, like, part, bits)
                 if isinstance(parts, GeneratorType):
-                    parts = cast("State", (yield from ask(key, parts, shard)))
+                    parts = cast("State", (yield from ask(key, parts, part)))
                 state |= parts
         return state
 
     def warnings(self, param: torch.Tensor) -> list[str]:
         """What stages have to say about a parameter."""
         found: list[str] = []
-        p = ParamInfo(torch.Size(param.shape), param.dtype, param.device, self.role, warn=found.append)
-        for _, stage in self.stages:
-            stage.slots_of(p)
+        views = Views(self.stages, param, Shard.whole(param.shape), self.role)
+        for address, stage in self.stages:
+            stage.slots_of(views.info(address, warn=found.append))
         return found
 
     def plan(self, shape: torch.Size, dtype: torch.dtype) -> Mapping[str, tuple[torch.Size, bool]]:
@@ -184,21 +191,31 @@ class Program:
     def loaders(self, param: torch.Tensor, state: Mapping[str, torch.Tensor], shard: Shard) -> dict[str, Lazy]:
         """The slots of a parameter, to be loaded from their storages when they are read."""
         visible: dict[str, Lazy] = {}
+        views = Views(self.stages, param, shard) if self.narrows else None
         for name, key, slot in self._keyed:
             if key in state:
                 visible[name] = state[key]
             elif parts := {part: state[at] for part, at in parts_of(key, state).items()}:
-                visible[name] = functools.partial(loaded, slot, parts, param, shard)
+                like, here = (param, shard) if views is None else views.of(self.owners[name][0])
+                visible[name] = functools.partial(loaded, slot, parts, like, here)
         return visible
 
     # Hyperparameters.
 
-    def numbers(self, bindings: Bindings, group: Mapping[str, Any], step: Any, ages: Ages = ()) -> Numbers:
+    def numbers(
+        self, bindings: Bindings, group: Mapping[str, Any], step: Any, ages: Ages = (), turn: Any = 0
+    ) -> Numbers:
         """The numbers in force at a step: fields from the group, scalars computed from them in double precision.
 
-        `ages` are the stages that have missed some of the steps so far: they go by counts of their own.
+        `ages` are the stages that have missed some of the steps so far: they go by counts of their own. `turn` is the place
+        of the parameter among all, for stages that take turns.
         """
-        return self.reader(bindings).read(group, step, ages)
+        return self.reader(bindings).read(group, step, ages, turn)
+
+    @functools.cached_property
+    def takes_turns(self) -> bool:
+        """Whether numbers depend on the place of a parameter among all."""
+        return any(takes_turns(stage) for _, stage in self.stages)
 
     def reader(self, bindings: Bindings) -> NumberReader:
         """What reads the numbers from groups with these bindings."""
@@ -238,10 +255,11 @@ class Program:
         """One step of one parameter, or of those rows of it that are here. Pure: it returns new tensors.
 
         Where `keep`, a 0-d bool tensor, is false, it adds nothing to totals over several parameters. `witness` is called
-        with what each stage makes; with `observe`, stages report what they look at for telemetry alone.
+        with what each stage makes; with `observe`, stages report what they look at for telemetry alone. Stages see `view`:
+        the context, or another one where directions are smaller than the parameter.
         """
         shard = Shard.whole(param.shape) if shard is None else shard
-        ctx = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
+        ctx = view = Context(param, gradient, self.loaders(param, state, shard), self.role, shard)
         ctx.noise_key, ctx.observed = noise_key, observe
         update = Update(gradient.to(ctx.dtype))
         last: list[tuple[str, Precision, Mapping[str, Any]]] = []
@@ -249,7 +267,8 @@ class Program:
         changed: State = {}
         for (address, stage, readable), values in zip(self._rows, numbers):
             stage = stage.bind(values)
-            ctx.enter(address, values, readable)
+            view = ctx if self.narrows and isinstance(stage, LeaveSubspace) else view
+            view.enter(address, values, readable)
             if isinstance(stage, Precision):
                 last.append((address, stage, values))
                 ctx.param = stage.read(ctx.param, ctx)
@@ -257,14 +276,16 @@ class Program:
                 update = cast_update(update, ctx.dtype)
             elif isinstance(stage, Constraint):
                 constraints.append((address, stage, values, readable))
-            result = stage.update(update, ctx)
+            result = stage.update(update, view)
             if isinstance(result, GeneratorType):
-                result = yield from ask(address, result, shard, keep)
-            update, slots = checked(address, result, gradient, shard, ctx.dtype)
+                result = yield from ask(address, result, view.shard, keep)
+            seen = view.within(stage.inside(shard.shape)) if isinstance(stage, EnterSubspace) else view
+            update, slots = checked(address, result, seen.stored_param, seen.shard, ctx.dtype)
             if witness is not None:
-                witness(address, update, slots)
+                witness(address, update if update.outside is None else update.outside.lift(update), slots)
             if slots:
-                changed |= yield from self._packed(address, stage, slots, ctx, state)
+                changed |= yield from self._packed(address, stage, slots, view, state)
+            view = seen.facing(update) if self.narrows else ctx
         new_param = update.decayed(ctx.param) - update.value
         if constraints:
             new_param = yield from self._constrained(constraints, new_param, ctx, keep)
@@ -341,19 +362,18 @@ def _interned(stages: tuple[tuple[str, Stage], ...], role: str | None, kinds: tu
 
 @functools.lru_cache(maxsize=4096)
 def planned(program: Program, shape: torch.Size, dtype: torch.dtype) -> Mapping[str, tuple[torch.Size, bool]]:
-    param = torch.empty(shape, dtype=dtype, device="meta")
-    shard = Shard.whole(shape)
     plan: dict[str, tuple[torch.Size, bool]] = {}
-    p = ParamInfo(shape, dtype, param.device, program.role)
+    views = Views(program.stages, torch.empty(shape, dtype=dtype, device="meta"), Shard.whole(shape), program.role)
     for address, stage in program.stages:
-        for name, slot in stage.slots_of(p).items():
-            key, dense = f"{address}.{name}", torch.empty(slot.whole(shape), dtype=slot.dtype or dtype, device="meta")
-            storage = storage_for(slot, dense, shape)
+        param, shard = views.of(address)
+        for name, slot in stage.slots_of(views.info(address)).items():
+            key, dense = f"{address}.{name}", param.new_empty(slot.whole(param.shape), dtype=slot.dtype or dtype)
+            storage = storage_for(slot, dense, param.shape)
             parts = run_locally(stored(key, slot, dense, param, shard, functools.partial(no_bits, param)))
             for part_key, part in parts.items():
                 if storage is None:
                     split = slot.shape is None or slot.per_row
                 else:
-                    split = storage.splits(part_key[len(key) + 1 :], shape)
-                plan[part_key] = (part.shape, len(shape) > 0 and split)
+                    split = storage.splits(part_key[len(key) + 1 :], param.shape)
+                plan[part_key] = (part.shape, views.by_rows(address) and split)
     return plan

@@ -86,6 +86,8 @@ class Stage(_FrozenFields):
     scale: ClassVar[ScaleRule] = "resolved"
     reads: ClassVar[tuple[Read, ...]] = ()
     source: ClassVar[str] = ""
+    turn: ClassVar[Any] = 0
+    """The place of the parameter among all, while `scalars` of a stage with a static option `spread` runs."""
 
     def __init_subclass__(cls, register: bool = True, **kwargs: Any) -> None:
         annotations = inspect.get_annotations(cls)

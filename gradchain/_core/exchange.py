@@ -105,7 +105,7 @@ class Exchange:
         from torch import distributed as dist
 
         some = next(iter(next(iter(self.asked.values())).partials.values()))
-        flat = [[x.contiguous().reshape(-1).view(torch.uint8) for x in each] for each in sent]
+        flat = [[_flat(x).view(torch.uint8) for x in each] for each in sent]
         sizes = [[shape.numel() * dtype.itemsize for shape, dtype in each] for each in wanted]
         outgoing = torch.cat([some.new_empty(0, dtype=torch.uint8), *(x for each in flat for x in each)])
         incoming = outgoing.new_empty(sum(map(sum, sizes)))
@@ -114,3 +114,8 @@ class Exchange:
         )
         pieces = iter(incoming.split([size for each in sizes for size in each]))
         return [[next(pieces).clone().view(dtype).view(shape) for shape, dtype in each] for each in wanted]
+
+
+def _flat(x: torch.Tensor) -> torch.Tensor:
+    """The elements in a row; one alone may have any stride, which bytes cannot be seen through."""
+    return x.contiguous().as_strided((x.numel(),), (1,))

@@ -84,6 +84,20 @@ class Shard:
         return whole if self.group is None else whole[self.first : self.first + self.rows]
 
 
+@dataclass(frozen=True)
+class Space:
+    """The shape of directions that are projected, and whether they have a row for each row of the parameter."""
+
+    shape: torch.Size
+    per_row: bool
+
+    def shard(self, outside: Shard) -> Shard:
+        """The part in this process: the rows of the parameter that are here, or all of it."""
+        if not self.per_row:
+            return Shard.whole(self.shape)
+        return Shard(self.shape, outside.first, outside.rows, outside.group)
+
+
 def _by_rows(placement: Any) -> bool:
     """Whether a placement is `Shard(0)`, and not the strided one that tensor parallelism leaves."""
     from torch.distributed.tensor import Shard as Split

@@ -18,6 +18,7 @@ class _Parts(TypedDict, total=False):
     decay_weight: torch.Tensor | None
     cautious: bool
     skip_mask: Any
+    outside: Outside | None
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Update:
     | `decay_weight` | what the decays that follow are multiplied by, elementwise; `None` for 1 |
     | `cautious` | whether the decays that follow act only where they agree with `value` in sign |
     | `skip_mask` | where true (a bool, or a 0-d tensor of one), the parameter stays as it is in this step |
+    | `outside` | the update that `value` was projected from, between `low_rank` and `full_rank`; `None` elsewhere |
 
     >>> update = Update(torch.tensor([1.0, -2.0]))
     >>> update.replace(value=-update.value).value
@@ -46,6 +48,7 @@ class Update:
     decay_weight: torch.Tensor | None = None
     cautious: bool = False
     skip_mask: Any = False
+    outside: Outside | None = None
 
     @property
     def gradient(self) -> torch.Tensor:
@@ -83,6 +86,30 @@ class Update:
     def decayed(self, param: torch.Tensor) -> torch.Tensor:
         """Subtract the decay so far, as a second decay needs it. Returns: a tensor like `param`."""
         return param if self.decay is None else param - self.decay
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What a direction was projected from, and by what.
+
+    With `left` the direction is `basis.T @ value`, else `value @ basis`, of the value as a matrix of its first axis against
+    the rest.
+    """
+
+    update: Update
+    projected: torch.Tensor
+    basis: torch.Tensor
+    left: bool
+
+    def lifted(self, small: torch.Tensor) -> torch.Tensor:
+        """Project a direction back. Returns: a tensor like the value that was projected; its rows here."""
+        whole = self.basis @ small if self.left else small @ self.basis.mT
+        return whole.view(self.update.value.shape)
+
+    def lift(self, update: Update) -> Update:
+        """Look at an update of the small direction as one of the parameter, a pending scale divided out. Returns: a copy."""
+        value = update.value if update.scale is None else update.value / torch.where(update.scale == 0, 1, update.scale)
+        return self.update.replace(value=self.lifted(value), skip_mask=update.skip_mask)
 
 
 _NAMES = frozenset(field.name for field in dataclasses.fields(Update))

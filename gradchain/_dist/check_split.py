@@ -103,6 +103,8 @@ def _together(runs: Sequence[Run[T]]) -> list[T]:
 
 def _answers(requests: Sequence[Request]) -> list[Totals]:
     """What each part is answered with."""
+    if all(request.group is None for request in requests):  # about what all have alike
+        return [request.local_totals() for request in requests]
     matrices = [request for request in requests if isinstance(request, MatrixRequest)]
     if not matrices:
         return [_combined(requests) for _ in requests]

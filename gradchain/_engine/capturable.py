@@ -31,7 +31,8 @@ def number(due: Sequence[ParamStep], bindings: Bindings) -> None:
         wide = widest(steps.device)
         missed = zip(*(ages_of(item.state) for item in members))
         ages = tuple((stage[0][0], torch.stack([count for _, count in stage]).to(wide)) for stage in missed)
-        numbers = first.program.numbers(bindings, first.group, steps.to(wide), ages)
+        turn = torch.stack([_turn(item) for item in members]) if first.program.takes_turns else 0
+        numbers = first.program.numbers(bindings, first.group, steps.to(wide), ages, turn)
         present = [_for_each(x, steps.to(wide)) for stage in numbers for x in stage.values() if x is not None]
         rows = torch.stack(present, 1) if present else steps.new_empty((len(members), 0), dtype=wide)
         for item, row in zip(members, rows.unbind()):
@@ -49,6 +50,14 @@ def _for_each(value: Any, like: torch.Tensor) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value.to(like.device, like.dtype).expand_as(like)
     return torch.full_like(like, value)
+
+
+def _turn(item: ParamStep) -> torch.Tensor:
+    """The place of the parameter among all, on its device."""
+    record = item.record
+    if record.turn_there is None:
+        record.turn_there = torch.full((), record.turn, dtype=torch.int64, device=item.owner.device)
+    return record.turn_there
 
 
 def _salt(item: ParamStep) -> torch.Tensor:

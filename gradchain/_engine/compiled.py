@@ -146,7 +146,8 @@ def buckets(due: Sequence[ParamStep]) -> list[list[ParamStep]]:
     small: dict[Any, list[ParamStep]] = {}
     result: list[list[ParamStep]] = []
     for item in due:
-        if item.owner.numel() > (SMALL_ELEMENTS if item.owner.device.type == "cpu" else LAUNCHED_ELEMENTS):
+        few = SMALL_ELEMENTS if item.owner.device.type == "cpu" else LAUNCHED_ELEMENTS
+        if item.owner.numel() > few or item.program.takes_turns:  # who is due with whom changes all the time
             result.append([item])
         else:
             alike = (item.program.structure, item.owner.device, item.index is None, item.keep is None)

@@ -79,7 +79,8 @@ class ParamRecord:
 
     __slots__ = (
         "_ages", "_counter", "_plain", "_seen", "_steps", "_version", "entries", "here", "layout", "name", "param",
-        "program", "salt", "settings", "shard", "state",
+        "program", "salt", "settings", "shard", "state", "turn",
+        "turn_there",
     )  # fmt: skip
 
     def __init__(
@@ -95,8 +96,15 @@ class ParamRecord:
         self._plain = not is_distributed(param)
         self.layout: Any = None  # the compiled path's
         self.salt: torch.Tensor | None = None  # of the noise, where it is made on the device
+        self.turn = 0  # its place among all, where stages go by that
+        self.turn_there: torch.Tensor | None = None  # the same on its device
         self._counter, self._version, self._steps = None, 0, 0
         self._ages: Ages | None = None
+
+    def takes_turn(self, place: int) -> None:
+        """Note the place of the parameter among all."""
+        if place != self.turn:
+            self.turn, self.turn_there = place, None
 
     @property
     def steps(self) -> int:

@@ -124,7 +124,7 @@ class ReplayPlan:
         """The numbers of the next step, for each parameter; `None` if what was run is for others."""
         found: dict[int, Numbers] = {}
         for key, head in self.heads.items():
-            numbers = head.read(head.group, head.step + 1, head.ages)
+            numbers = head.read(head.group, head.step + 1, head.ages, head.turn)
             if not head.like(numbers):
                 return None
             found[key] = numbers
@@ -148,7 +148,7 @@ class SharedNumbersOf:
     def __init__(self, item: ParamStep, bindings: Bindings) -> None:
         self.group, self.step, self.read = item.group, item.step or 0, item.program.reader(bindings).read
         self.flags = (item.maximize, item.telemetry)
-        self.ages = item.record.ages
+        self.ages, self.turn = item.record.ages, item.record.turn
         self.pattern = pattern_of(item.numbers)
 
     def like(self, numbers: Numbers) -> bool:

@@ -268,14 +268,16 @@ class ParamTable:
         if grad.layout != torch.strided or grad.is_complex():
             raise _refused(param, parameter_names(group)[position] or f"{position} of group {number}")
         record = self.record(param, settings, group, position, info)
+        if record.program.takes_turns:
+            record.takes_turn(info.partition.place(param, place))
         if info.capturable:
             counter_of(record.state, param.device)
             item = ParamStep(*record.local(grad), record, group)
         else:
             step = record.steps + 1
-            key = (number, id(record.program), step, record.ages)
+            key = (number, id(record.program), step, record.ages, record.turn)
             if key not in info.numbers:
-                info.numbers[key] = record.program.numbers(self.chain.bindings, group, step, record.ages)
+                info.numbers[key] = record.program.numbers(self.chain.bindings, group, *key[2:])
             item = ParamStep(*record.local(grad), record, group, step, info.numbers[key])
         item.place = place
         if traits_of(record.program, param).draws:

@@ -20,13 +20,16 @@ from gradchain.transforms.elementwise import multiply, scale_by_learning_rate, s
 from gradchain.transforms.factored import factored_moment
 from gradchain.transforms.fisher_decay import fisher_decay
 from gradchain.transforms.freeze_on_flip import freeze_on_flip
+from gradchain.transforms.full_rank import full_rank, scale_by_low_rank
 from gradchain.transforms.geometric_decay import geometric_decay
 from gradchain.transforms.kourkoutas import kourkoutas_beta
 from gradchain.transforms.lion_k import lion_k
+from gradchain.transforms.low_rank import low_rank
 from gradchain.transforms.mars import mars
 from gradchain.transforms.moments import first_moment, second_moment, track_first_moment
 from gradchain.transforms.momentum import heavy_ball, lion_interpolate
 from gradchain.transforms.nadam import nadam_momentum
+from gradchain.transforms.norm_growth import limit_norm_growth
 from gradchain.transforms.orthogonalize import orthogonalize
 from gradchain.transforms.orthograd import orthograd
 from gradchain.transforms.precision import master_weights, promote, stochastic_round
@@ -83,13 +86,16 @@ __all__ = [
     "first_moment",
     "fisher_decay",
     "freeze_on_flip",
+    "full_rank",
     "geometric_decay",
     "grams",
     "heavy_ball",
     "kourkoutas_beta",
+    "limit_norm_growth",
     "lion_interpolate",
     "lion_k",
     "lookahead",
+    "low_rank",
     "mars",
     "master_weights",
     "momentum_project",
@@ -110,6 +116,7 @@ __all__ = [
     "row_second_moment",
     "sam",
     "scale_by_learning_rate",
+    "scale_by_low_rank",
     "scale_by_param_rms",
     "scale_by_shape",
     "scale_update",

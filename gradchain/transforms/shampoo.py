@@ -39,6 +39,8 @@ class shampoo(Stage):
         exponent: $p > 0$, default 0.25; 0.5 for one side alone.
         graft: keep the length of the direction that came in (default).
         largest: sides of more lines than this are left alone, default 10,000.
+        spread: refresh the roots of each matrix in steps of its own, so that the work is spread over steps. By default all
+            refresh in the same one, as published.
 
     Slots: `moment_left`, `root_left` (rows x rows), `moment_right`, `root_right` (columns x columns), in float32 at
     least, and `failures`: how often a moment was not finite when its root was due, and the old root stayed.
@@ -59,12 +61,16 @@ class shampoo(Stage):
     exponent: float = static(default=0.25, gt=0)
     graft: bool = static(default=True)
     largest: int = static(default=10_000, ge=1)
+    spread: bool = static(default=False)
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
         return {**side_slots(self.address, p, self.largest, MOVED), "failures": Slot(shape=(), dtype=torch.float32)}
 
     def scalars(self, step: Number) -> dict[str, Any]:
-        return {"correction": 1 - self.beta**step, "due": refresh_due(step, self.every)}
+        return {
+            "correction": 1 - self.beta**step,
+            "due": refresh_due(step, self.every, self.turn if self.spread else None),
+        }
 
     def update(self, update: Update, ctx: Context) -> Yields:
         g = wide(update.gradient).flatten(1)

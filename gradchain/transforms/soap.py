@@ -44,6 +44,8 @@ class soap(Stage):
         every: steps between two refreshes of the bases, an integer of 1 or more, default 10.
         largest: sides of more lines than this are not rotated, default 10,000.
         storage: how `exp_avg` and `exp_avg_sq` (the parameter's shape) are kept.
+        spread: refresh the bases of each matrix in steps of its own, so that the work is spread over steps. By default all
+            refresh in the same one, as published.
 
     Slots, besides: `moment_left`, `basis_left` (rows x rows), `moment_right`, `basis_right` (columns x columns), in
     float32 at least, and `failures`: how often a moment was not finite when a basis was due, and the old basis stayed.
@@ -64,6 +66,7 @@ class soap(Stage):
     every: int = static(default=10, ge=1)
     largest: int = static(default=10_000, ge=1)
     storage: str = storage_field()
+    spread: bool = static(default=False)
 
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
         own = side_slots(self.address, p, self.largest, MOVED)
@@ -75,7 +78,7 @@ class soap(Stage):
         return {
             "correction": (1 - self.beta2**counted) ** 0.5 / (1 - self.beta1**counted),
             "decay": self.beta2 if self.shampoo_beta is None else self.shampoo_beta,
-            "due": refresh_due(step, self.every),
+            "due": refresh_due(step, self.every, self.turn if self.spread else None),
             "starts": refresh_due(step, NEVER),
         }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.distributed import checkpoints
 from tests.laws.cases import CASES
 
-NAMES = ["soap", "soap/one_side", "shampoo"]
+NAMES = ["soap", "soap/one_side", "shampoo", "full_rank", "low_rank", "low_rank/long"]
 checkpoints.CHAINS |= {name: CASES[name].chain for name in NAMES}
 
 

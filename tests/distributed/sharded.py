@@ -24,7 +24,7 @@ Shape = tuple[int, ...]
 SHAPES: list[Shape] = [(7, 6), (4, 4, 3), (1,), (1, 4), (5,), (4, 1), (33, 65), (3, 2, 2, 2), ()]
 """Even, uneven and empty shards; more than a block of int8; a scalar, which cannot be split."""
 
-ROUNDED = ("spectral_decay",)
+ROUNDED = ("low_rank", "spectral_decay")
 """Stages whose last bits depend on where an element stands: products of matrices."""
 
 

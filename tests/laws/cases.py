@@ -144,6 +144,10 @@ TRANSFORMS: dict[str, Case] = {
         gc.first_moment(0.8), gc.as_gradient(), gc.second_moment(0.9), gc.divide(), LR, units=("eps",)
     ),
     "debias": equivariant(gc.first_moment(0.8, bias_correction=False), gc.debias(0.8), LR),
+    "debias/second_moment": invariant(
+        gc.second_moment(0.9, bias_correction=False), gc.divide(0.1),
+        gc.debias(0.9, of="second_moment").rename(beta="betas[1]"), LR, units=("eps",),
+    ),
     "decoupled_decay": equivariant(gc.decoupled_decay(0.1), LR),
     "decoupled_decay/schedule": equivariant(
         gc.decoupled_decay(0.5, schedule=True, reference_lr=0.1, clamp=True), LR
@@ -180,6 +184,9 @@ TRANSFORMS: dict[str, Case] = {
     "fisher_decay/free_of_units": invariant(
         gc.clip_by_norm(0.01), gc.second_moment(0.9), gc.fisher_decay(), gc.atan2_scale(), LR, gc.decoupled_decay(0.1)
     ),
+    "full_rank": equivariant(
+        of_matrices(gc.low_rank(2, 2), gc.first_moment(0.5), gc.full_rank()), LR, scaling_shapes=NO_UNIT
+    ),
     "geometric_decay": equivariant(gc.geometric_decay(0.1), LR),
     "geometric_decay/row_column": invariant(
         gc.sign(), gc.first_moment(0.8, bias_correction=False), gc.snr_precondition(by="row_column"), LR,
@@ -201,12 +208,21 @@ TRANSFORMS: dict[str, Case] = {
         gc.first_moment(0.8), gc.kourkoutas_beta(0.3, 0.8, 1e-3, 3, warm_in="switch", layers="tensor"), gc.adopt(0.9),
         gc.divide(0.1), LR, units=("eps", "tiny_spike"),
     ),
+    "limit_norm_growth": equivariant(gc.first_moment(0.8), gc.limit_norm_growth(1.05), LR),
     "lion_interpolate": equivariant(gc.lion_interpolate(), LR),
     "lion_k": invariant(gc.lion_k(), LR),
     "lion_k/2": invariant(gc.lion_k(2.0), LR),
     "lion_k/1.5": invariant(gc.lion_k(1.5), LR),
     "lion_k/auto": invariant(gc.lion_k(auto=True), LR),
     "lookahead": equivariant(gc.decoupled_decay(0.1), LR, gc.lookahead(2, 0.7)),
+    "low_rank": equivariant(
+        of_matrices(gc.low_rank(1, 3, "gaussian"), gc.first_moment(0.8), gc.full_rank()), LR,
+        scaling_shapes=((8, 16), (4, 3, 3, 3)),
+    ),
+    "low_rank/long": equivariant(
+        of_matrices(gc.low_rank(2, 2, side="long"), gc.first_moment(0.8, storage="factored"), gc.full_rank()), LR,
+        scaling_shapes=NO_UNIT,
+    ),
     "mars": equivariant(gc.mars(0.3, 0.8), LR),
     "mars/zero": equivariant(gc.mars(0.3, 0.8, initial="zero"), gc.first_moment(0.8), LR),
     "master_weights": equivariant(gc.master_weights(), LR),
@@ -283,6 +299,17 @@ TRANSFORMS: dict[str, Case] = {
     ),
     "scale_by_learning_rate": equivariant(LR),
     "scale_by_param_rms": invariant(gc.sign(), gc.scale_by_param_rms(0.3), LR),
+    "scale_by_low_rank": invariant(
+        of_matrices(
+            gc.low_rank(2, 2, "gaussian"), gc.first_moment(0.8), gc.second_moment(0.9), gc.divide(0.1),
+            gc.scale_by_low_rank(),
+        ),
+        LR, units=("eps",),
+    ),
+    "scale_by_low_rank/tensor": invariant(
+        of_matrices(gc.low_rank(2, 2), gc.second_moment(0.9), gc.atan2_scale(), gc.scale_by_low_rank("tensor")), LR,
+        scaling_shapes=NO_UNIT,
+    ),
     "scale_by_shape": equivariant(gc.scale_by_shape("unit"), LR),
     "scale_by_shape/rms": equivariant(gc.scale_by_shape("rms"), LR),
     "scale_update": invariant(
@@ -302,7 +329,7 @@ TRANSFORMS: dict[str, Case] = {
     ),
     "soap": invariant(of_matrices(gc.soap(0.8, 0.9, 0.7, 0.1, every=2)), LR, units=("eps",)),
     "soap/one_side": invariant(
-        of_matrices(gc.soap(0.8, 0.9, eps=0.1, every=3, largest=8, storage="fp32")), LR, units=("eps",)
+        of_matrices(gc.soap(0.8, 0.9, eps=0.1, every=3, largest=8, storage="fp32", spread=True)), LR, units=("eps",)
     ),
     "second_moment": invariant(gc.second_moment(0.9), gc.divide(0.1), LR, units=("eps",)),
     "second_moment/raw": invariant(
@@ -390,6 +417,14 @@ RECIPES: dict[str, Case] = {
         other_radius=3.0),
     "soap": recipe("soap", "invariant", ("eps",), NO_UNIT, precondition_frequency=2, eps=1e-3),
     "shampoo": recipe("shampoo", "invariant", ("eps",), NO_UNIT, precondition_frequency=2),
+    "galore-adamw": recipe(
+        "galore-adamw", "invariant", ("eps",), NO_UNIT, betas=(0.5, 0.9), rank=2, update_proj_gap=2, weight_decay=0.1
+    ),
+    "apollo": recipe("apollo", "invariant", ("eps",), NO_UNIT, rank=2, update_proj_gap=2, scale=4.0),
+    "apollo:mini": recipe(
+        "apollo", "invariant", ("eps",), NO_UNIT, rank=1, update_proj_gap=3, scale=4.0, proj="svd", scale_type="tensor",
+        disable_nl=True, weight_decay=0.1,
+    ),
     "adam-atan2": recipe("adam-atan2", "invariant"),
     "schedule-free-adamw": recipe("schedule-free-adamw", "invariant", ("eps",), weight_decay=0.1, warmup_steps=2),
     "schedule-free-sgd": recipe("schedule-free-sgd", "equivariant", weight_decay=0.1, warmup_steps=2, r=1.0),

@@ -85,7 +85,8 @@ class WatchedStage:
 
     def _given(self, ctx: Context, given: Any) -> list[torch.Tensor]:
         """The tensors that a stage may read and not write."""
-        return [*_tensors(given), ctx.param, ctx.stored_param, ctx.gradient, *self.watch.state]
+        params = [] if ctx.narrowed else [ctx.param]
+        return [*_tensors(given), *params, ctx.stored_param, ctx.gradient, *self.watch.state]
 
     def _driven(
         self, running: Generator[Request, Totals, Any], given: list[torch.Tensor], noted: Callable[[Any], Any]
