@@ -22,7 +22,7 @@ MINUTES = 25
 Result = dict[str, Any]
 
 COMPILING = "tracing and inductor's C++, kernel after kernel"
-IMPORTS = "half of it is the import of the compiler, the rest tracing and its look into its cache"
+IMPORTS = "the import of the compiler alone takes about a second; then come tracing and a look into its cache"
 WHOLE = "it is stepped whole: several intermediate results of its size are there at once"
 
 
