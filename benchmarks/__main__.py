@@ -21,14 +21,14 @@ from rich.table import Table as RichTable
 from benchmarks import gpu, guard, targets
 from benchmarks import page as pages
 from benchmarks.pairs import PAIRS, Pair, pair
-from benchmarks.schedule import LIMIT, Budget, RunTask, Work, measured, tasks_of
+from benchmarks.schedule import LIMIT, Budget, Measuring, Row, RunTask, Work, in_order, tasks_of
 from benchmarks.shapes import LISTS, TITLES
 from benchmarks.tables import WARM_LIST, Table, tables
 
 ROOT = Path(__file__).parent.parent
 BASELINE = pages.results_of(ROOT / "docs" / "benchmarks.md")
 RUNS = ROOT / "runs"
-MINUTES = 24.0
+MINUTES = {"cpu": 24.0, "cuda": 60.0}
 WORSE, INCOMPARABLE, NO_GPU = 1, 3, 4
 """Exit statuses; 0 is a run in which nothing got worse, 2 a wrong argument."""
 
@@ -130,15 +130,21 @@ def run_all(
         data["minutes"], data["results"] = budget.spent / 60, [rows[place] for place in sorted(rows)]
         pages.save(data, output)
 
+    def compare(chosen: Sequence[Row]) -> None:
+        for place, result in measuring.results(chosen):
+            rows[place] = result
+            tell(f"{result['ours']} / {result['peer']}, {TITLES[result['list']]}", result, len(rows), len(work))
+            keep()
+
+    measuring = Measuring(settings, budget, caches, run_task)
+    wanted, others = in_order(work)
+    compare(wanted)
     for task in checks:
         done = {**task, **budget.run(run_task, {**task, **settings}, caches / task["subject"].replace(" ", "-"))}
         data["checks"].append(done)
         tell(f"{task['check']} of {task['subject']}", done, len(data["checks"]), len(checks))
         keep()
-    for place, result in measured(work, settings, budget, caches, run_task):
-        rows[place] = result
-        tell(f"{result['ours']} / {result['peer']}, {TITLES[result['list']]}", result, len(rows), len(work))
-        keep()
+    compare(others)
     return data
 
 
@@ -186,8 +192,8 @@ def main(
     rounds: Annotated[int, typer.Option(help="Rounds of a pair, at most.")] = 40,
     seconds: Annotated[float, typer.Option(help="Seconds of timed steps of a pair, about.")] = 3.0,
     minutes: Annotated[
-        float, typer.Option(help="Minutes of the whole run; what comes too late is left out.")
-    ] = MINUTES,
+        float, typer.Option(help="Minutes of the whole run; what comes too late is left out. 0: 24, or 60 on a GPU.")
+    ] = 0.0,
     threads: Annotated[int, typer.Option(help="Threads; 0 for as many as there are cores.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     rehearse: Annotated[bool, typer.Option(help="With cuda: go through the run on a CPU, over tiny tensors.")] = False,
@@ -207,6 +213,7 @@ def main(
     """
     if device not in ("cpu", "cuda"):
         raise typer.BadParameter(f"unknown device {device!r}; there are cpu and cuda.")
+    minutes = minutes or MINUTES[device]
     output = output or (RUNS / "benchmarks.json" if page is None else pages.results_of(page))
     if redraw:
         finish(json.loads(output.read_text(encoding="utf-8")) if output.exists() else None, page)

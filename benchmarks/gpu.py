@@ -151,7 +151,7 @@ CHECKED = ("adamw", "lion", "rose fp32", "adams", "adv-prodigy", "muon", "adamw 
 def tasks(name: str) -> list[Result]:
     """All checks of a run, on a list."""
     checked = [(what, subject) for subject in CHECKED for what in ("graph", "waiting")]
-    rows = [*(("speed", subject) for subject in SUBJECTS), *checked, ("training", "muon")]
+    rows = [*(("speed", subject) for subject in SUBJECTS), ("training", "muon"), *checked]
     return [{"what": "check", "check": what, "subject": subject, "list": name} for what, subject in rows]
 
 

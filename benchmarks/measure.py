@@ -84,7 +84,10 @@ class Gradients:
 
 
 def normal(shapes: Sequence[Shape], generator: torch.Generator, device: str) -> list[torch.Tensor]:
-    return [torch.randn(shape, generator=generator).to(device) for shape in shapes]
+    """Gaussian numbers, drawn where they are to be: a CPU takes a minute for those of a large model."""
+    if device != "cpu":
+        generator = torch.Generator(device).manual_seed(int(torch.randint(1 << 31, (), generator=generator)))
+    return [torch.randn(shape, generator=generator, device=device) for shape in shapes]
 
 
 def start_of(shapes: Sequence[Shape], device: str) -> list[torch.Tensor]:

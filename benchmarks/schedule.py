@@ -75,26 +75,36 @@ def tasks_of(work: Work, checks: Sequence[Result], settings: Result) -> int:
     return len(work) + len(cold) + len(checks)
 
 
-def in_order(work: Work) -> list[tuple[int, Pair, str]]:
-    """The pairs with their places in the tables: those with a target first, and storages without one last."""
+Row = tuple[int, Pair, str]
+"""The place of a pair in the tables, the pair, the list."""
+
+
+def in_order(work: Work) -> tuple[list[Row], list[Row]]:
+    """The pairs that have a target, and the others: storages last, as they compile long."""
     rows = [(place, pair, name) for place, (pair, name) in enumerate(work)]
-    return sorted(rows, key=lambda row: (row[2] not in row[1].targets, row[1].ours.stored))
+    first = [row for row in rows if row[2] in row[1].targets]
+    rest = [row for row in rows if row[2] not in row[1].targets]
+    return first, sorted(rest, key=lambda row: row[1].ours.stored)
 
 
-def measured(
-    work: Work, settings: Result, budget: Budget, caches: Path, run_task: RunTask
-) -> Iterator[tuple[int, Result]]:
-    """The results of all pairs, with their places in the tables. A chain's pairs on a list share a compiler cache."""
-    cold: dict[str, Any] = {}
-    for place, pair, name in in_order(work):
-        common = {"pair": pair.name, "list": name, **settings}
-        cache = caches / f"{pair.ours.label.replace(' ', '-').replace(',', '')}-{name}"
-        key = cold_key(pair, name, settings)
-        if key is not None and key not in cold:
-            task = {k: v for k, v in common.items() if k != "seconds"}
-            cold[key] = budget.run(run_task, {"what": "first step", **task}, cache).get("first_s")
-        result = budget.run(run_task, {"what": "compare", **common}, cache)
-        yield place, {**facts(pair, name), "cold_s": None if key is None else cold[key], **result}
+class Measuring:
+    """Measures pairs, one after the other. A chain's pairs on a list share a compiler cache."""
+
+    def __init__(self, settings: Result, budget: Budget, caches: Path, run_task: RunTask) -> None:
+        self.settings, self.budget, self.caches, self.run_task = settings, budget, caches, run_task
+        self.cold: dict[str, Any] = {}
+
+    def results(self, rows: Sequence[Row]) -> Iterator[tuple[int, Result]]:
+        """The results of some pairs, with their places in the tables."""
+        for place, pair, name in rows:
+            common = {"pair": pair.name, "list": name, **self.settings}
+            cache = self.caches / f"{pair.ours.label.replace(' ', '-').replace(',', '')}-{name}"
+            key = cold_key(pair, name, self.settings)
+            if key is not None and key not in self.cold:
+                task = {"what": "first step", **{k: v for k, v in common.items() if k != "seconds"}}
+                self.cold[key] = self.budget.run(self.run_task, task, cache).get("first_s")
+            result = self.budget.run(self.run_task, {"what": "compare", **common}, cache)
+            yield place, {**facts(pair, name), "cold_s": None if key is None else self.cold[key], **result}
 
 
 def facts(pair: Pair, name: str) -> Result:

@@ -22,7 +22,7 @@ MINUTES = 25
 Result = dict[str, Any]
 
 COMPILING = "tracing and inductor's C++, kernel after kernel"
-IMPORTS = "half of it is the import of the compiler, the rest tracing and its look into its cache"
+IMPORTS = "the import of the compiler alone takes about a second; then come tracing and a look into its cache"
 WHOLE = "it is stepped whole: several intermediate results of its size are there at once"
 
 
@@ -103,7 +103,10 @@ def _gpu(data: Result) -> Iterator[Target]:
 def _minutes(data: Result) -> Iterator[Target]:
     left_out = sum("left out" in result.get("failure", "") for result in [*data["results"], *data.get("checks", ())])
     measured = f"{data['minutes']:.1f} minutes" + (f", {left_out} left out" if left_out else "")
-    yield Target("`make bench`", f"at most {MINUTES} minutes", measured, data["minutes"] <= MINUTES and not left_out)
+    if data["settings"]["device"] == "cpu":
+        yield Target(
+            "`make bench`", f"at most {MINUTES} minutes", measured, data["minutes"] <= MINUTES and not left_out
+        )
 
 
 def machine(data: Result) -> str:
