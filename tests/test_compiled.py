@@ -16,6 +16,7 @@ from gradchain import chain, partition, recipe
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
 from gradchain._engine import call, compiled, kernel, layouts
+from tests.declared import ELEMENTWISE
 from tests.test_optimizer import SHAPES, assert_same, frozen_copy, make_params, set_grads, train
 
 MANY = (*SHAPES, (1,), (4, 1), (7, 3), (2, 3, 4))
@@ -344,6 +345,19 @@ def test_large_parameters_of_all_shapes_share_a_kernel(kernels: Any, monkeypatch
         assert torch.equal(ours, theirs)
         for slot, value in other.state[theirs].items():
             assert torch.equal(optimizer.state[ours][slot], value)
+
+
+@pytest.mark.parametrize("name", sorted(ELEMENTWISE & set(gradchain.recipes())))
+def test_every_recipe_that_may_share_a_kernel_does(traced: Any, name: str) -> None:
+    params, expected = make_params(torch.float32, LARGE[:1]), make_params(torch.float32, LARGE[:1])
+    optimizer = gradchain.Optimizer(params, recipe(name), compile=True)
+    train(optimizer, params, range(2))
+    train(gradchain.Optimizer(expected, recipe(name), compile=False), expected, range(2))
+    torch.testing.assert_close(params, expected, rtol=1e-6, atol=2e-6)
+    report = optimizer.compile_report()
+    assert report.fallbacks == ()
+    if "factored" not in name:  # factors are packed
+        assert [bucket.shapes for bucket in report.buckets] == ["large, any shape"]
 
 
 class halves(gradchain.Stage):

@@ -71,7 +71,7 @@ def _computed(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], y:
 
 def _angle(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     corner, rest = _parts(y, x)
-    return corner.sub_(rest).copysign_(y)
+    return corner.sub_(rest).copysign(y)
 
 
 def _full_angle(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
