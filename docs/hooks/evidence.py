@@ -46,7 +46,10 @@ EVIDENCE: dict[str, tuple[str, str]] = {
         "tests/parity/test_soap.py",
     ),
     "galore-adamw": ("live beside galore-torch", "tests/parity/test_galore.py"),
-    "apollo": ("live beside apollo-torch, with singular vectors; random ones by the formula", "tests/parity/test_galore.py"),
+    "apollo": (
+        "live beside apollo-torch, with singular vectors; random ones by the formula",
+        "tests/parity/test_galore.py",
+    ),
     # By the formula alone.
     "shampoo": ("formula in float64", "tests/transforms/test_shampoo.py"),
     "lion": ("formula in float64; state of pytorch_optimizer's `Lion` goes on here", "tests/parity/test_exchange.py"),
