@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gradchain._core.shard import local_of
+from gradchain._core.shard import local_of, take
 from gradchain._engine.writing import overwrite
 from gradchain._optim.exchange import Member, members
 from gradchain._optim.optimizer import Optimizer
@@ -26,7 +26,7 @@ def give_hessian(optimizer: Optimizer, estimates: Iterable[torch.Tensor | None])
     Args:
         optimizer: one whose chain has that stage, such as `gradchain.optimizer("sophia", model)`.
         estimates: a tensor $\hat h$ for each parameter, in the order of the groups; `None` leaves a parameter's average as
-            it is, and so do elements that are not finite.
+            it is, and so do elements that are not finite. That of a sharded parameter may be sharded too, or whole.
 
     Call it between steps, at the first one and then every ten or so. Nothing waits for the device after the first step.
 
@@ -83,8 +83,8 @@ def _average(
         )
     numbers = member.program.numbers(optimizer.chain.bindings, group, 1)
     beta = numbers[[at for at, _ in member.program.stages].index(address)]["beta"]
-    new = new.detach().to(old.device, old.dtype)
-    return state, slot, torch.where(new.isfinite(), ema(old, new, beta), old)
+    here, new_here = local_of(old), local_of(take(old, new.detach()))
+    return state, slot, torch.where(new_here.isfinite(), ema(here, new_here, beta), here)
 
 
 def _described(value: object) -> str:
