@@ -100,7 +100,7 @@ class Kernel:
                 warnings.simplefilter("ignore")
                 examples = _apart([x.detach() for x in inputs])
                 graph = trace(self._traced, examples)
-                inline = not any(layout.matrix for layout in self.layouts)  # bits are packed along other rows
+                inline = not any(layout.packed for layout in self.layouts)
                 self.compiled = None if self.uneven else compile_graph(graph, examples, inline=inline)
         except GradchainError:  # a stage that does wrong would do so eagerly too
             raise
