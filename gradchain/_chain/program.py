@@ -341,12 +341,18 @@ class Program:
             parts = stored(key, declared, dense, param, ctx.shard, bits)
             if isinstance(parts, GeneratorType):
                 parts = cast("State", (yield from ask(key, parts, ctx.shard)))
-            packed |= {name: narrowed(part, state[name].dtype) for name, part in parts.items()}
+            packed |= {name: _like(part, state[name]) for name, part in parts.items()}
         return packed
 
 
 PLAIN = (None, "param")
 """Storages that keep a tensor which has the dtype and shape of the parameter as it is."""
+
+
+def _like(part: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """A part in the dtype that it is kept in; and in the shape, which is another where a kernel sees a slot as a matrix."""
+    part = part.view(kept.shape) if part.shape != kept.shape and part.numel() == kept.numel() else part
+    return narrowed(part, kept.dtype)
 
 
 def _bits(ctx: Context, slot: str, like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:

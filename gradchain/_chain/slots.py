@@ -75,7 +75,7 @@ def stored(key: str, slot: Slot, dense: torch.Tensor, param: torch.Tensor, shard
     storage = storage_for(slot, dense, param.shape)
     if storage is None and dense.shape != param.shape:
         dense = finite(dense)
-    if storage is not None and not storage.elementwise:
+    if storage is not None and not (storage.elementwise or storage.keeps_finite):
         dense = finite(dense, torch.float32)
     if storage is None:
         narrow = dense.dtype == torch.float16 == param.dtype

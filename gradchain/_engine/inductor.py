@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
+
+from gradchain._engine.vectors import whole_vectors
 
 SERIAL_ELEMENTS = 1 << 18
 """Below this many elements in all, use one thread."""
@@ -15,6 +18,9 @@ Compiled: TypeAlias = "Callable[..., Sequence[torch.Tensor]]"
 
 READS = 8
 """What is made of so many inputs is computed again where it is used again, and not written to memory in between."""
+
+DECODED = 1000
+"""The same of so many operations, for codes of 8 bits: a block is decoded for its largest element, and for the step."""
 
 
 OPERATIONS = 10_000
@@ -35,8 +41,11 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
         return [several | whole, several, options]
     if sum(x.numel() for x in examples) < SERIAL_ELEMENTS:
         options["cpp.threads"] = 1
+    again: dict[str, Any] = {"realize_reads_threshold": READS}
+    if any(x.dtype in (torch.int8, torch.uint8) for x in examples):
+        again["realize_opcount_threshold"] = DECODED
     unfused = options | {"max_fusion_size": 1}  # torch (2.13) fails to fuse some loops over columns and rows in turn
-    return [*([options | {"realize_reads_threshold": READS}] if inline else []), options, unfused]
+    return [*([options | again] if inline else []), options, unfused]
 
 
 def trace(function: Callable[..., Any], examples: Sequence[torch.Tensor], lined: int = 0) -> Any:
@@ -94,8 +103,12 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
     fakes = [_of_any_number(mode, x) for x in examples[:lined]]
     fakes += [mode.from_tensor(x, static_shapes=True) for x in examples[lined:]]
     pure = torch.func.functionalize(graph, remove="mutations_and_views")  # what is written comes last, as copies
-    with torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode):
+    inside = (torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode))
+    with contextlib.ExitStack() as stack:
+        for manager in (*inside, whole_vectors()):
+            stack.enter_context(manager)
         lowered = make_fx(pure, decomposition_table=select_decomp_table())(*fakes)
+        _without_copies(lowered.graph)
         lowered.graph.eliminate_dead_code()
         joint_graph_passes(lowered)
         code: Any = compile_fx_inner(lowered, fakes, is_inference=True)
@@ -111,3 +124,22 @@ def _of_any_number(mode: Any, example: torch.Tensor) -> torch.Tensor:
     return mode.from_tensor(
         example, symbolic_context=StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DUCK, DimDynamic.STATIC])
     )
+
+
+def _without_copies(graph: Any) -> None:
+    """Take out the copies that `functionalize` makes of whole tensors, as only the last nodes write.
+
+    Inductor (2.13) calls aten for these, outside of its loops: each takes the memory of a tensor. Copies of parts stay: as
+    views, inductor read beyond their ends.
+    """
+    for node in list(graph.nodes):
+        name: str = node.target.name() if hasattr(node.target, "overloadpacket") else ""
+        packet = name.removeprefix("aten::").partition(".")[0]
+        if packet in ("detach_copy", "alias_copy") or (packet == "slice_copy" and _is_whole(node)):
+            node.replace_all_uses_with(node.args[0])
+            graph.erase_node(node)
+
+
+def _is_whole(node: Any) -> bool:
+    """Whether a slice is all that it is of."""
+    return node.meta["val"].shape == node.args[0].meta["val"].shape and (*node.args, 1)[:5][-1] == 1

@@ -97,7 +97,7 @@ class Kernel:
             with warnings.catch_warnings():  # the compiler's own deprecations are not the user's business
                 warnings.simplefilter("ignore")
                 examples = _apart([x.detach() for x in inputs])
-                inline = not any(layout.matrix for layout in self.layouts)  # bits are packed along other rows
+                inline = not any(layout.packed for layout in self.layouts)
                 lined = self.kept + 1 if self.layouts[0].flat else 0  # with the gradient
                 graph = trace(self._traced, examples, lined)
                 if not self.uneven:

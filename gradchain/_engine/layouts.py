@@ -17,6 +17,7 @@ from gradchain._chain.tracing import traits_of
 from gradchain._core.shard import Shard
 from gradchain._engine.inductor import LINE
 from gradchain._engine.param_step import ParamStep, StepInputs
+from gradchain.storage import Storage
 
 SMALL_ELEMENTS = 1 << 16
 """Tensors of at most so many elements are stepped several to a call."""
@@ -100,6 +101,11 @@ class Layout:
         """Whether the parameter here has few elements."""
         return not self.flat and math.prod(self.tensors[0][0]) <= SMALL_ELEMENTS
 
+    @property
+    def packed(self) -> bool:
+        """Whether slots are kept as factors, and bits that are packed along other rows."""
+        return any(slot.endswith((".row", ".column")) for slot in self.slots)
+
     @staticmethod
     def of(item: ParamStep) -> Layout:
         slots = item.program.keys(item.state)
@@ -178,12 +184,10 @@ def _matrix_of(item: ParamStep) -> tuple[int, int] | None:
         or not all(x.is_contiguous() for x in dense)
     ):
         return None
-    matrices = {
-        storage.matrix(kept(slot, item.owner, shard))
-        for _, slot in item.program.owners.values()
-        if (storage := slot.kept_as) is not None
-    }
-    return next(iter(matrices - {None}), None)
+    owners = [slot for _, slot in item.program.owners.values() if slot.kept_as is not None]
+    views = [(cast("Storage", slot.kept_as), kept(slot, item.owner, shard)) for slot in owners]
+    shapes = [*(storage.matrix(view) for storage, view in views), *(storage.blocked(view) for storage, view in views)]
+    return next((shape for shape in shapes if shape is not None), None)
 
 
 def layout_check(tensors: Sequence[torch.Tensor]) -> Callable[..., bool]:

@@ -98,9 +98,10 @@ def _random_bits(recorder: Recorder) -> Function:
 
 
 def _round_to_bf16(recorder: Recorder) -> Function:
-    def rounded(value: torch.Tensor, bits: torch.Tensor) -> torch.Tensor:
+    def rounded(value: torch.Tensor, bits: torch.Tensor, largest: float | None = None) -> torch.Tensor:
         if not recorder.knows(value):
-            return round_to_bf16(value, bits)
+            return round_to_bf16(value, bits, largest)
+        value = value if largest is None else value.clamp(-largest, largest)
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
             result = torch.empty(value.shape, dtype=torch.bfloat16, device="meta")
         return _called(recorder, "_round_to_bf16", (value, bits), result)

@@ -62,6 +62,8 @@ class Storage:
 
     elementwise: ClassVar[bool | None] = None
     """Whether output[i] depends on input[i] alone. If declared, it is checked, and infinite values are passed to `store`."""
+    keeps_finite: ClassVar[bool] = False
+    """Whether `store` itself makes infinite values finite, so that nobody has to do it before."""
     in_tiles: ClassVar[bool] = False
     """Whether a large tensor can be stepped in tiles of rows (`gradchain._engine.tiles`)."""
 
@@ -75,6 +77,10 @@ class Storage:
 
     def matrix(self, kept: SlotView) -> tuple[int, int] | None:
         """Tell whether this storage views a slot as a matrix. Returns: its `(rows, columns)`, or `None`."""
+        return None
+
+    def blocked(self, kept: SlotView) -> tuple[int, int] | None:
+        """Tell whether a slot is whole blocks. Returns: their number and their size, or `None`."""
         return None
 
     def splits(self, part: str, shape: torch.Size) -> bool:

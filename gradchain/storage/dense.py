@@ -9,8 +9,11 @@ import torch
 
 from gradchain._core.noise import round_to_bf16
 from gradchain._core.reduce import tensor_partials_max
-from gradchain.ops import narrowed
+from gradchain.ops import finite, narrowed
 from gradchain.storage.base import Bits, Parts, SlotView, Storage, Storing
+
+LARGEST = torch.finfo(torch.float32).max / 4
+"""The largest size of a number in bfloat16, as `finite` has it."""
 
 
 @dataclass(frozen=True)
@@ -55,5 +58,9 @@ class Float16(Storage):
 class RoundedBfloat16(Storage):
     """bfloat16, stochastically rounded."""
 
+    keeps_finite: ClassVar[bool] = True
+
     def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts:
-        return {"": dense if dense.dtype == torch.bfloat16 else round_to_bf16(dense, bits())}
+        if dense.dtype == torch.bfloat16:
+            return {"": finite(dense, torch.float32)}
+        return {"": round_to_bf16(dense, bits(), LARGEST)}
