@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gradchain._core.angle import angle, full_angle
+from gradchain._angle import angle, full_angle
 
 
 def ema(old: torch.Tensor, new: torch.Tensor, beta: Any) -> torch.Tensor:

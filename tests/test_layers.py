@@ -13,7 +13,7 @@ from tests.test_release import PROJECT
 ROOT = Path(__file__).parent.parent
 
 LAYERS = (
-    ("errors",),
+    ("errors", "_angle"),
     ("ops",),
     ("_core",),
     ("storage", "roles"),

@@ -70,17 +70,17 @@ def _computed(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], y:
 
 
 def _angle(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    corner, rest = _parts(y, x)
+    corner, rest = parts(y, x)
     return corner.sub_(rest).copysign_(y)
 
 
 def _full_angle(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    corner, rest = _parts(y, x.abs())
+    corner, rest = parts(y, x.abs())
     behind = torch.where(corner == 0, math.pi - rest, corner + rest)
     return torch.where(torch.signbit(x), behind, corner - rest).copysign(y)
 
 
-def _parts(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def parts(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Split the angle of `(x, |y|)`, `x >= 0`: it is `|corner - rest|`, with pi/2 for the corner where `|y| > x`, else 0.
 
     It writes into tensors of its own only, and into none that has another's shape.
