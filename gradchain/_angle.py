@@ -9,9 +9,9 @@ elements that are left over, so that cutting or joining tensors changes last bit
 that, in C++ as in Triton. What is done to special values is arithmetic too: a choice by `torch.where` costs a CPU as much as
 five products.
 
-The coefficients for float32 are the minimax ones (Remez) of the relative error in $\arctan t$ over $[0, 1]$, moved by some last
-places to make up for the rounding of $\pi/2$ and of each other. Their error is less than 2 units in the last place, over all
-$t$ and any quotient that $t$ is the rounding of. Those for float64 interpolate at Chebyshev's points, to $2^{-55}$.
+The coefficients for float32 are the minimax ones (Remez) of the relative error in $\arctan t$ over $[0, 1]$, moved by some
+last places to make up for the rounding of $\pi/2$ and of each other. Their error is less than 2 units in the last place,
+over all $t$ and any quotient that $t$ is the rounding of. Those for float64 interpolate at Chebyshev's points, to $2^{-55}$.
 """
 
 from __future__ import annotations
