@@ -9,9 +9,9 @@ elements that are left over, so that cutting or joining tensors changes last bit
 that, in C++ as in Triton. What is done to special values is arithmetic too: a choice by `torch.where` costs a CPU as much as
 five products.
 
-The coefficients are the minimax ones (Remez) of the relative error in $\arctan t$ over $[0, 1]$; those for float32 were
-then moved by some last places, to make up for the rounding of $\pi/2$ and of each other. Their largest error over all $t$,
-and any quotient that $t$ is the rounding of, is 1.91 units in the last place; those for float64 are exact to $2^{-55}$.
+The coefficients for float32 are the minimax ones (Remez) of the relative error in $\arctan t$ over $[0, 1]$, moved by some
+last places to make up for the rounding of $\pi/2$ and of each other. Their error is less than 2 units in the last place,
+over all $t$ and any quotient that $t$ is the rounding of. Those for float64 interpolate at Chebyshev's points, to $2^{-55}$.
 """
 
 from __future__ import annotations
@@ -70,17 +70,17 @@ def _computed(function: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], y:
 
 
 def _angle(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    corner, rest = _parts(y, x)
+    corner, rest = parts(y, x)
     return corner.sub_(rest).copysign(y)
 
 
 def _full_angle(y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    corner, rest = _parts(y, x.abs())
+    corner, rest = parts(y, x.abs())
     behind = torch.where(corner == 0, math.pi - rest, corner + rest)
     return torch.where(torch.signbit(x), behind, corner - rest).copysign(y)
 
 
-def _parts(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def parts(y: torch.Tensor, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Split the angle of `(x, |y|)`, `x >= 0`: it is `|corner - rest|`, with pi/2 for the corner where `|y| > x`, else 0.
 
     It writes into tensors of its own only, and into none that has another's shape.
