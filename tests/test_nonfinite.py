@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -134,8 +135,16 @@ def test_all_recipes(name: str, mode: str, scope: str, dtype: torch.dtype) -> No
     assert all(param.isfinite().all() for param in params_of(ours))
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", [*FEW, "drift"])
+def skipping() -> Iterator[Any]:
+    """Factors take a minute to compile."""
+    for name in (*FEW, "drift"):
+        for mode in MODES:
+            yield pytest.param(
+                name, mode, marks=[pytest.mark.slow] if "factored" in name and "compiled" in mode else []
+            )
+
+
+@pytest.mark.parametrize(("name", "mode"), list(skipping()))
 def test_one_parameter_that_is_skipped(name: str, mode: str) -> None:
     """As if it had had no gradient."""
     ours, twin = make(name, mode, nonfinite_scope="parameter"), make(name, mode, nonfinite_scope="parameter")

@@ -87,6 +87,7 @@ def test_tiles_stay_tiles_under_telemetry(counted: list[int], monkeypatch: pytes
     torch.testing.assert_close(watched, plain, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_compiled_tiles(counted: list[int]) -> None:
     torch.testing.assert_close(run(CHAINS["adamw"], True), run(CHAINS["adamw"], False), rtol=1e-5, atol=1e-6)
     assert counted

@@ -67,7 +67,10 @@ AMONG: dict[str, Any] = {
         "after": [transforms.divide(0.1), LR],
     },
     "divide_by_hessian": {"after": [transforms.clip_by_value(1.0), LR]},
+    "full_rank": {"before": [transforms.low_rank(2), transforms.first_moment(0.8)], "after": [LR]},
+    "low_rank": {"after": [transforms.first_moment(0.8), transforms.full_rank(), LR]},
     "rectify": {"before": [transforms.second_moment(bias_correction=False)], "after": [LR]},
+    "scale_by_low_rank": {"before": [transforms.low_rank(2), transforms.first_moment(0.8)], "after": [LR]},
 }
 """The chains of stages that need certain others."""
 AROUND: dict[str, Any] = {
