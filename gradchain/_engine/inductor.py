@@ -22,6 +22,8 @@ READS = 8
 DECODED = 1000
 """The same of so many operations, for codes of 8 bits: a block is decoded for its largest element, and for the step."""
 
+DECODED_ELEMENTS = 1 << 23
+"""From so many elements on, in all inputs: it takes twice as long to compile."""
 
 OPERATIONS = 10_000
 """On a GPU, the same goes for what takes up to so many operations. Noise takes hundreds, and inductor (2.13) writes what
@@ -39,10 +41,11 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
         several = options | {"combo_kernels": True}  # tensors in one launch
         whole = {"realize_reads_threshold": READS, "realize_opcount_threshold": OPERATIONS}
         return [several | whole, several, options]
-    if sum(x.numel() for x in examples) < SERIAL_ELEMENTS:
+    elements = sum(x.numel() for x in examples)
+    if elements < SERIAL_ELEMENTS:
         options["cpp.threads"] = 1
     again: dict[str, Any] = {"realize_reads_threshold": READS}
-    if any(x.dtype in (torch.int8, torch.uint8) for x in examples):
+    if elements >= DECODED_ELEMENTS and any(x.dtype in (torch.int8, torch.uint8) for x in examples):
         again["realize_opcount_threshold"] = DECODED
     unfused = options | {"max_fusion_size": 1}  # torch (2.13) fails to fuse some loops over columns and rows in turn
     return [*([options | again] if inline else []), options, unfused]
