@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -15,26 +15,11 @@ import gradchain
 from gradchain import chain, partition, recipe
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
-from gradchain._engine import call, compiled, kernel, layouts
+from gradchain._engine import compiled, kernel, layouts
 from tests.declared import ELEMENTWISE
 from tests.test_optimizer import SHAPES, assert_same, frozen_copy, make_params, set_grads, train
 
 MANY = (*SHAPES, (1,), (4, 1), (7, 3), (2, 3, 4))
-
-
-@pytest.fixture
-def kernels(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[Any, kernel.Kernel]]:
-    """An empty kernel cache."""
-    cache = call.Recent[Any, Any](call.KERNELS)
-    monkeypatch.setattr(call, "_kernels", cache)
-    return cache
-
-
-@pytest.fixture
-def traced(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> dict[Any, kernel.Kernel]:
-    """Runs the traced graphs as they are: all of the compiled path but inductor, in milliseconds."""
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
-    return kernels
 
 
 def rich_adamw() -> Chain:
@@ -337,7 +322,7 @@ def test_large_parameters_of_all_shapes_share_a_kernel(kernels: Any, monkeypatch
     optimizer = gradchain.Optimizer(params, recipe("adamw"), compile=True)
     train(optimizer, params, range(3))
     assert [(b.shapes, b.kernels) for b in optimizer.compile_report().buckets] == [("large, any shape", 1)]
-    monkeypatch.setattr(layouts, "_is_flat", lambda item, tensors: False)
+    monkeypatch.setattr(layouts, "_is_flat", lambda item: False)
     other = gradchain.Optimizer(alone, recipe("adamw"), compile=True)
     train(other, alone, range(3))
     assert other.compile_report().kernels == 3
@@ -391,22 +376,17 @@ def test_only_what_takes_each_element_by_itself_does(traced: Any, built: Chain, 
     assert flat == [False] * 3 if own else flat == [True]
 
 
-def test_a_remainder_of_a_line_has_a_kernel_of_its_own(traced: Any) -> None:
-    params = make_params(torch.float32, [(300, 301), (320, 300)])
+@pytest.mark.parametrize(
+    ("other", "shape"),
+    [(torch.ones(300, 301), "300 x 301"), (torch.ones(320, 310).t(), "310 x 320")],
+    ids=["with a remainder of a line", "turned"],
+)
+def test_others_have_a_kernel_of_their_own(traced: Any, other: torch.Tensor, shape: str) -> None:
+    params = [nn.Parameter(other), nn.Parameter(torch.ones(320, 300))]
     optimizer = gradchain.Optimizer(params, recipe("lion"), compile=True)
     set_grads(params, 0)
     optimizer.step()
-    shapes = {bucket.shapes for bucket in optimizer.compile_report().buckets}
-    assert shapes == {"300 x 301", "large, any shape"}
-
-
-def test_a_turned_parameter_has_a_kernel_of_its_own(traced: Any) -> None:
-    params = [nn.Parameter(torch.ones(320, 310).t()), nn.Parameter(torch.ones(320, 310))]
-    optimizer = gradchain.Optimizer(params, recipe("lion"), compile=True)
-    set_grads(params, 0)
-    optimizer.step()
-    shapes = {bucket.shapes for bucket in optimizer.compile_report().buckets}
-    assert shapes == {"310 x 320", "large, any shape"}
+    assert {bucket.shapes for bucket in optimizer.compile_report().buckets} == {shape, "large, any shape"}
 
 
 def test_kernels_of_another_optimizer_cost_nothing(traced: Any) -> None:

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from gradchain._engine import call, kernel
+from gradchain._engine import kernel
 from gradchain.cli import app
+
+pytestmark = pytest.mark.usefixtures("traced")
 
 MODULE = """
     import torch
@@ -40,12 +42,6 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "warm_models.py").write_text(textwrap.dedent(MODULE))
     monkeypatch.syspath_prepend(str(tmp_path))
     return "warm_models"
-
-
-@pytest.fixture(autouse=True)
-def traced(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(call, "_kernels", call.Recent[Any, Any](call.KERNELS))
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
 
 
 def warm(*arguments: str) -> Any:

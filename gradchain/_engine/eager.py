@@ -16,7 +16,6 @@ import torch
 from gradchain._chain.context import Recorded
 from gradchain._chain.lockstep import run_lockstep
 from gradchain._chain.program import Numbers, Outcome, Running
-from gradchain._chain.tracing import traits_of
 from gradchain._core.shard import Shard
 from gradchain._engine.measure import measured
 from gradchain._engine.param_step import ParamStep, StepInputs, check_purity, commit, versions_of
@@ -79,17 +78,11 @@ def batch_size(device: torch.device) -> int:
 
 def fits(item: ParamStep) -> bool:
     """Whether a parameter can be stepped in batches."""
-    if not traits_of(item.program, item.owner).exact:
-        return False
-    if item.index is not None or item.telemetry or item.keep is not None or not item.owner.is_contiguous():
+    if item.telemetry or item.keep is not None or item.grad.dtype != item.owner.dtype:
         return False
     if item.owner.dtype not in EXACT or (_is_large(item) and not cuts(item.owner.device)):
         return False
-    if not item.grad.is_contiguous() or item.grad.dtype != item.owner.dtype:
-        return False
-    shape = item.owner.shape
-    slots = [item.state[key] for key in item.program.keys(item.state)]
-    return all(slot.shape == shape and slot.is_contiguous() for slot in slots)
+    return item.by_element()
 
 
 def _is_large(item: ParamStep) -> bool:

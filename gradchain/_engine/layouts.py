@@ -110,7 +110,7 @@ class Layout:
     def of(item: ParamStep) -> Layout:
         slots = item.program.keys(item.state)
         tensors = (item.owner, item.grad, *(item.state[slot] for slot in slots))
-        flat = _is_flat(item, tensors)
+        flat = _is_flat(item)
         return Layout(
             item.program.structure,
             tuple(
@@ -148,24 +148,17 @@ class Layout:
         return StepInputs(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard, keep)
 
 
-def _is_flat(item: ParamStep, tensors: Sequence[torch.Tensor]) -> bool:
+def _is_flat(item: ParamStep) -> bool:
     """Whether one kernel, of any number of lines of elements, will do for this parameter and for others.
 
     Its bits are those of a kernel of its own. Stages of third parties are traced for each shape: they may look at one.
     """
     owner, program = item.owner, item.program
-    if (
-        owner.numel() <= SMALL_ELEMENTS
-        or owner.numel() % LINE
-        or owner.device.type != "cpu"
-        or item.index is not None
-        or program.third_party
-    ):
+    if owner.numel() <= SMALL_ELEMENTS or owner.numel() % LINE or owner.device.type != "cpu" or program.third_party:
         return False
-    if not all(x.shape == owner.shape and x.is_contiguous() for x in tensors) or not program.as_built(item.numbers):
+    if not item.by_element() or not program.as_built(item.numbers):
         return False
-    traits = traits_of(program, owner)
-    return traits.exact and not traits.records and not item.common
+    return not traits_of(program, owner).records and not item.common
 
 
 def _is_dense(slot: str) -> bool:

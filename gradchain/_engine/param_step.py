@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from gradchain._chain.program import Numbers, Outcome, Program, Running, Witness
+from gradchain._chain.tracing import traits_of
 from gradchain._core.ages import Ages, ages_of
 from gradchain._core.counters import counter_of
 from gradchain._core.noise import parameter_key
@@ -79,8 +80,7 @@ class ParamRecord:
 
     __slots__ = (
         "_ages", "_counter", "_plain", "_seen", "_steps", "_version", "entries", "here", "layout", "name", "param",
-        "program", "salt", "settings", "shard", "state", "turn",
-        "turn_there",
+        "program", "salt", "settings", "shard", "state", "turn", "turn_there",
     )  # fmt: skip
 
     def __init__(
@@ -189,6 +189,14 @@ class ParamStep:
     @property
     def state(self) -> dict[str, Any]:
         return self.record.here
+
+    def by_element(self) -> bool:
+        """Whether each element goes by itself, and all tensors have theirs in one order: they may be cut and joined."""
+        owner, state = self.owner, self.state
+        if self.index is not None or not traits_of(self.program, owner).exact:
+            return False
+        tensors = (owner, self.grad, *(state[key] for key in self.program.keys(state)))
+        return all(x.shape == owner.shape and x.is_contiguous() for x in tensors)
 
     @property
     def kept(self) -> list[torch.Tensor]:

@@ -56,10 +56,10 @@ class Polar:
         x = METHODS[self.method](self, x, m, n)
         return (x.mT if m > n else x).to(M.dtype)
 
-    def flops(self, m: int, n: int, device: str = "cpu") -> int:
-        """The floating-point operations of the matrix products, for one matrix that is not in a stack."""
+    def flops(self, m: int, n: int) -> int:
+        """The floating-point operations of the matrix products, for one matrix on a CPU, not in a stack."""
         m, n = min(m, n), max(m, n)
-        computed = sum(rows * stop for rows, stop in _halves(m, torch.device(device)))
+        computed = sum(rows * stop for rows, stop in _halves(m, torch.device("cpu")))
         if self.method == "gram":
             return 2 * (computed + m * m) * n + self.steps * 2 * (computed + 3 * m * m) * m
         return self.steps * (2 * (computed + m * m) * n + (0 if self.method == "cans" else 2 * computed * m))

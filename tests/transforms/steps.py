@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,38 @@ def step(optimizer: torch.optim.Optimizer, *grads: torch.Tensor) -> list[torch.T
 
 Array = NDArray[np.float64]
 SHAPES = [(), (1,), (7,), (5, 1), (1, 6), (8, 16), (3, 4, 2), (2, 3, 4, 5), (3, 300)]
+
+
+def state_of(optimizer: gc.Optimizer) -> dict[str, torch.Tensor]:
+    """The slots of the only parameter, by their short names."""
+    (param,) = optimizer.param_groups[0]["params"]
+    return {key.rpartition(".")[2]: value for key, value in optimizer.state[param].items()}
+
+
+def moves(optimizer: gc.Optimizer, grads: list[torch.Tensor]) -> list[torch.Tensor]:
+    """What each step subtracts."""
+    (param,) = optimizer.param_groups[0]["params"]
+    found = []
+    for g in grads:
+        before = param.detach().clone()
+        found.append(before - step(optimizer, g.to(param.dtype))[0])
+    return found
+
+
+def assert_resumes(make: Callable[[], gc.Optimizer], grads: list[torch.Tensor]) -> gc.Optimizer:
+    """A run saved after five steps goes on bit for bit in another optimizer. Returns: the one that was not stopped."""
+    whole = make()
+    moves(whole, grads[:5])
+    saved, held = copy.deepcopy(whole.state_dict()), whole.param_groups[0]["params"][0].detach().clone()
+    moves(whole, grads[5:])
+    again = make()
+    again.param_groups[0]["params"][0].data.copy_(held)
+    again.load_state_dict(saved)
+    moves(again, grads[5:])
+    assert torch.equal(again.param_groups[0]["params"][0], whole.param_groups[0]["params"][0])
+    for key, value in state_of(whole).items():
+        assert torch.equal(value, state_of(again)[key]), key
+    return whole
 
 
 def sequence(shape: tuple[int, ...], steps: int = 6) -> list[Array]:

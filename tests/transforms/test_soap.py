@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 
 import gradchain as gc
 from gradchain.distributed import cost
-from tests.transforms.steps import Array, optimizer_of, sequence, step
+from tests.transforms.steps import Array, assert_resumes, moves, optimizer_of, sequence, state_of
 
 LR = gc.scale_by_learning_rate(1.0)
 TYPICAL: dict[str, Any] = {"beta1": 0.8, "beta2": 0.9, "shampoo_beta": 0.7, "eps": 1e-3, "every": 3}
@@ -59,24 +58,8 @@ def optimizer(
     return gc.Optimizer([param], chain, compile=compile, capturable=capturable)
 
 
-def state_of(optimizer: gc.Optimizer) -> dict[str, torch.Tensor]:
-    """The slots of the only parameter, by their short names."""
-    (param,) = optimizer.param_groups[0]["params"]
-    return {key.rpartition(".")[2]: value for key, value in optimizer.state[param].items()}
-
-
 def gradients(shape: tuple[int, ...] = (5, 5), steps: int = 8) -> list[torch.Tensor]:
     return [torch.tensor(g) for g in sequence(shape, steps)]
-
-
-def moves(optimizer: gc.Optimizer, grads: list[torch.Tensor]) -> list[torch.Tensor]:
-    """What each step subtracts."""
-    (param,) = optimizer.param_groups[0]["params"]
-    found = []
-    for g in grads:
-        before = param.detach().clone()
-        found.append(before - step(optimizer, g.to(param.dtype))[0])
-    return found
 
 
 @pytest.mark.parametrize("capturable", [False, True])
@@ -192,18 +175,7 @@ def test_work_that_is_not_due_is_not_done(monkeypatch: pytest.MonkeyPatch, captu
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_resume_in_the_middle_of_a_period_is_bit_exact(dtype: torch.dtype) -> None:
-    grads = gradients(steps=9)
-    whole = optimizer(dtype=dtype)
-    moves(whole, grads[:5])
-    saved, held = copy.deepcopy(whole.state_dict()), whole.param_groups[0]["params"][0].detach().clone()
-    moves(whole, grads[5:])
-    again = optimizer(dtype=dtype)
-    again.param_groups[0]["params"][0].data.copy_(held)
-    again.load_state_dict(saved)
-    moves(again, grads[5:])
-    assert torch.equal(again.param_groups[0]["params"][0], whole.param_groups[0]["params"][0])
-    for key, value in state_of(whole).items():
-        assert torch.equal(value, state_of(again)[key]), key
+    whole = assert_resumes(lambda: optimizer(dtype=dtype), gradients(steps=9))
     wide = {key: x.dtype for key, x in state_of(whole).items() if key.startswith(("moment", "basis"))}
     assert set(wide.values()) == {torch.float32}
 
