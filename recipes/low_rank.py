@@ -8,6 +8,7 @@ from gradchain import transforms as t
 from gradchain._chain.chain import Chain, chain
 from gradchain._chain.partition import partition
 from gradchain._chain.recipes import register_recipe
+from gradchain._core.fields import Interval, Spec, check_number
 from gradchain.errors import OptionError, shown
 from gradchain.transforms.hidden import hidden_matrices
 
@@ -71,8 +72,7 @@ def apollo(
     Raises: OptionError: a value out of range.
     """
     projection, side = named("proj", proj, PROJECTIONS), named("proj_type", proj_type, SIDES)
-    if not scale >= 0:
-        raise OptionError(f"scale = {shown(scale)}: pass a number of at least 0.")
+    check_number("scale", scale, Spec(dynamic=True, interval=Interval(low=0)))
     matrix: list[Any] = [
         t.low_rank(rank, update_proj_gap, projection, side),
         *raw_adam(betas, eps),
