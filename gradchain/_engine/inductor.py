@@ -19,8 +19,11 @@ Compiled: TypeAlias = "Callable[..., Sequence[torch.Tensor]]"
 READS = 8
 """What is made of so many inputs is computed again where it is used again, and not written to memory in between."""
 
+STEPS = 64
+"""The same of so many operations: an arctangent is needed by the loop that writes, while others wait for norms."""
+
 DECODED = 1000
-"""The same of so many operations, for codes of 8 bits: a block is decoded for its largest element, and for the step."""
+"""As many for codes of 8 bits: a block is decoded for its largest element, and for the step."""
 
 DECODED_ELEMENTS = 1 << 23
 """From so many elements on, in all inputs: it takes twice as long to compile."""
@@ -44,7 +47,7 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
     elements = sum(x.numel() for x in examples)
     if elements < SERIAL_ELEMENTS:
         options["cpp.threads"] = 1
-    again: dict[str, Any] = {"realize_reads_threshold": READS}
+    again: dict[str, Any] = {"realize_reads_threshold": READS, "realize_opcount_threshold": STEPS}
     if elements >= DECODED_ELEMENTS and any(x.dtype in (torch.int8, torch.uint8) for x in examples):
         again["realize_opcount_threshold"] = DECODED
     unfused = options | {"max_fusion_size": 1}  # torch (2.13) fails to fuse some loops over columns and rows in turn
@@ -129,18 +132,33 @@ def _of_any_number(mode: Any, example: torch.Tensor) -> torch.Tensor:
     )
 
 
-def _without_copies(graph: Any) -> None:
-    """Take out the copies that `functionalize` makes of whole tensors, as only the last nodes write.
+VIEWS = ("permute", "unsqueeze")
+"""Views of all elements."""
 
-    Inductor (2.13) calls aten for these, outside of its loops: each takes the memory of a tensor. Copies of parts stay: as
-    views, inductor read beyond their ends.
+
+def _without_copies(graph: Any) -> None:
+    """Take out the copies that `functionalize` makes of all of a tensor, as only the last nodes write.
+
+    Inductor (2.13) calls aten for some of these, outside of its loops, and makes others in memory where they are factors of
+    a product of matrices: each takes the memory of a tensor. Copies of parts stay: as views, inductor read beyond their
+    ends. So does what is an output, or is written elsewhere.
     """
     for node in list(graph.nodes):
-        name: str = node.target.name() if hasattr(node.target, "overloadpacket") else ""
-        packet = name.removeprefix("aten::").partition(".")[0]
-        if packet in ("detach_copy", "alias_copy") or (packet == "slice_copy" and _is_whole(node)):
+        packet = _name(node)
+        of_view = packet == "clone" and _name(node.args[0]) in VIEWS and not _is_kept(node)
+        if of_view or packet in ("detach_copy", "alias_copy") or (packet == "slice_copy" and _is_whole(node)):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
+
+
+def _name(node: Any) -> str:
+    """An operation of aten without its overload; nothing for other nodes."""
+    name: str = node.target.name() if hasattr(node.target, "overloadpacket") else ""
+    return name.removeprefix("aten::").partition(".")[0]
+
+
+def _is_kept(node: Any) -> bool:
+    return any(user.op == "output" or _name(user) == "copy_" for user in node.users)
 
 
 def _is_whole(node: Any) -> bool:

@@ -92,11 +92,11 @@ class spectral_decay(Decay):
         if self.restart:
             u = yield from _restarted(u)
         if ctx.shard.group is None or W.ndim > 2:
-            v = (W.mT @ u[..., None])[..., 0]
+            v = (W.mT @ u[..., None]).squeeze(-1)
         else:  # parts in half precision would add up to something else than the whole
             v = (yield tensor_partials(v=wide(W).mT @ wide(u))).v.to(W.dtype)
         v = v / v.norm(dim=-1, keepdim=True).clamp(min=_TINY)
-        q = (W @ v[..., None])[..., 0]
+        q = (W @ v[..., None]).squeeze(-1)
         norm = yield from _row_norm(q)
         new_u = q / norm.clamp(min=_TINY)
         new_sigma = (norm.square() / norm.clamp(min=_TINY))[..., 0]
