@@ -147,7 +147,8 @@ def buckets(due: Sequence[ParamStep]) -> list[list[ParamStep]]:
     result: list[list[ParamStep]] = []
     for item in due:
         few = SMALL_ELEMENTS if item.owner.device.type == "cpu" else LAUNCHED_ELEMENTS
-        if item.owner.numel() > few or item.program.takes_turns:  # who is due with whom changes all the time
+        changing = item.program.takes_turns  # who is due with whom changes all the time
+        if item.owner.numel() > few or changing or _has_codes(item):
             result.append([item])
         else:
             alike = (item.program.structure, item.owner.device, item.index is None, item.keep is None)
@@ -155,6 +156,15 @@ def buckets(due: Sequence[ParamStep]) -> list[list[ParamStep]]:
     for members in small.values():
         result += _filled(members)
     return result
+
+
+def _has_codes(item: ParamStep) -> bool:
+    """Whether it has state in bytes, and a CPU steps it.
+
+    The kernel of a vector of such codes takes seconds to compile, so that it had better serve all vectors of its length; a
+    call takes microseconds.
+    """
+    return item.owner.device.type == "cpu" and any(x.dtype.itemsize == 1 for x in item.state.values())
 
 
 def _filled(members: Sequence[ParamStep]) -> list[list[ParamStep]]:

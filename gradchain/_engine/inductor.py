@@ -48,8 +48,10 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
     if elements < SERIAL_ELEMENTS:
         options["cpp.threads"] = 1
     again: dict[str, Any] = {"realize_reads_threshold": READS, "realize_opcount_threshold": STEPS}
-    if elements >= DECODED_ELEMENTS and any(x.dtype in (torch.int8, torch.uint8) for x in examples):
-        again["realize_opcount_threshold"] = DECODED
+    if any(x.dtype in (torch.int8, torch.uint8) for x in examples):
+        inline &= elements >= SERIAL_ELEMENTS  # small blocks take three times as long to compile, and run no faster
+        if elements >= DECODED_ELEMENTS:
+            again["realize_opcount_threshold"] = DECODED
     unfused = options | {"max_fusion_size": 1}  # torch (2.13) fails to fuse some loops over columns and rows in turn
     return [*([options | again] if inline else []), options, unfused]
 

@@ -76,7 +76,7 @@ class Affine(Storage):
         low, high = -totals.negated_low, totals.high
         scale = (high - low) / ((1 << self.bits) - 1)
         scale = torch.where(scale == 0, torch.ones_like(scale), scale)
-        start, step = (of_blocks(x, rows, kept)[:, None] for x in (low, scale))
+        start, step = (of_blocks(x, rows, self.block, kept)[:, None] for x in (low, scale))
         codes = torch.round((rows - start) / step - self.offset).clamp(-self.offset, self.offset - 1)
         codes = unblocked(codes.to(torch.int32), kept)
         if self.bits == 8:
@@ -92,7 +92,7 @@ class Affine(Storage):
     def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         codes = parts["data"] if self.bits == 8 else _codes(parts["data"], kept)
         rows = blocks(codes, self.block, kept).to(torch.float32)
-        start, step = (of_blocks(parts[name].to(torch.float32), rows, kept)[:, None] for name in ("low", "scale"))
+        start, step = (of_blocks(parts[name].to(torch.float32), rows, self.block, kept)[:, None] for name in ("low", "scale"))
         return unblocked((rows + self.offset) * step + start, kept)
 
 

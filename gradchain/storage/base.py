@@ -89,10 +89,15 @@ class Storage:
 
 
 def blocks(dense: torch.Tensor, size: int, kept: SlotView) -> torch.Tensor:
-    """The blocks of `size` consecutive elements of the whole that overlap this process, as rows, padded with neighbours."""
+    """The blocks of `size` consecutive elements of the whole that overlap this process, as rows, padded with neighbours.
+
+    What lies at the start of one block is a shorter row by itself: a compiler does all arithmetic once more for padding.
+    """
     flat, head = dense.reshape(-1), kept.part.offset % size
     if flat.numel() == 0:
         return flat.view(0, size)
+    if head == 0 and flat.numel() < size:
+        return flat.view(1, -1)
     tail = -(head + flat.numel()) % size
     if head or tail:
         flat = torch.cat([flat[:1].expand(head), flat, flat[-1:].expand(tail)])
@@ -102,6 +107,8 @@ def blocks(dense: torch.Tensor, size: int, kept: SlotView) -> torch.Tensor:
 def unblocked(rows: torch.Tensor, kept: SlotView) -> torch.Tensor:
     """The inverse of `blocks`."""
     part, size = kept.part, rows.shape[1]
+    if rows.numel() == part.numel:
+        return rows.reshape(part.here)
     return rows.reshape(-1)[part.offset % size :][: part.numel].view(part.here)
 
 
@@ -114,7 +121,7 @@ def placed(here: torch.Tensor, size: int, kept: SlotView, fill: float = 0.0) -> 
     return torch.nn.functional.pad(here, (start, total - start - len(here)), value=fill)
 
 
-def of_blocks(whole: torch.Tensor, rows: torch.Tensor, kept: SlotView) -> torch.Tensor:
+def of_blocks(whole: torch.Tensor, rows: torch.Tensor, size: int, kept: SlotView) -> torch.Tensor:
     """The inverse of `placed`: one number for each row of `blocks`."""
-    start = kept.part.offset // rows.shape[1]
+    start = kept.part.offset // size
     return whole[start : start + len(rows)]

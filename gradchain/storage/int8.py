@@ -33,7 +33,7 @@ class Int8(Storage):
         rows = blocks(dense.to(torch.float32), BLOCK, kept)
         peaks = rows.abs().amax(1) if rows.numel() else rows.new_zeros(0)
         totals = yield tensor_partials_max(peak=placed(peaks, BLOCK, kept))
-        part = rows * (1 / of_blocks(totals.peak, rows, kept).clamp_min(FINEST))[:, None]
+        part = rows * (1 / of_blocks(totals.peak, rows, BLOCK, kept).clamp_min(FINEST))[:, None]
         noise = ((blocks(bits(), BLOCK, kept) & 0xFFFF).to(torch.float32) + 0.5) * 2**-16
         if kept.signed:
             codes = torch.floor(part * 127 + noise).clamp(-127, 127).to(torch.int8)
@@ -43,7 +43,7 @@ class Int8(Storage):
 
     def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         rows = blocks(parts["data"], BLOCK, kept).to(torch.float32)
-        scale = of_blocks(parts["scale"], rows, kept)[:, None]
+        scale = of_blocks(parts["scale"], rows, BLOCK, kept)[:, None]
         whole = rows * (scale / 127) if kept.signed else _fourth_power(rows) * (scale / LARGEST)
         return whole if whole.shape == parts["data"].shape else unblocked(whole, kept)
 
