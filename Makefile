@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all parity integrations check fuzz lint types docs bench bench-quick release-check clean
+.PHONY: demo test test-all parity integrations check check-all fuzz lint types docs bench bench-quick release-check clean
 
 demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
 	$(BIN)/gradchain show rose
@@ -26,13 +26,20 @@ integrations: $(STAMP)  ## in the trainers that load our optimizers, which it in
 	$(BIN)/pytest tests/integrations -m "" -n 2 --dist worksteal
 
 # Tests of which `make test` has a selection.
-CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation ablation_looks ablation_processes arctangent audit builtin_tasks capturable claims_own dtypes narrow_state outliers product rehearsal tiles warm)) \
+CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation ablation_looks ablation_processes arctangent builtin_tasks capturable claims_own dtypes narrow_state outliers rehearsal tiles warm)) \
 	$(addsuffix .py,$(addprefix tests/laws/test_,differentiation layouts meaning step)) \
-	tests/test_reproduce.py::TestGyroSynthetic tests/testing tests/transforms tests/test_export.py tests/test_field.py tests/test_nonfinite.py::test_one_parameter_that_is_skipped tests/distributed/test_example.py "tests/distributed/test_sharded.py::test_all_on_more[three]" \
+	tests/test_reproduce.py::TestGyroSynthetic tests/testing/test_table.py tests/testing/test_kit.py \
+	tests/testing/test_broken_transforms.py tests/testing/test_broken_optimizers.py tests/transforms tests/test_export.py tests/test_field.py tests/test_nonfinite.py::test_one_parameter_that_is_skipped tests/distributed/test_example.py "tests/distributed/test_sharded.py::test_all_on_more[three]" \
 	"tests/test_user_compile.py::test_a_compiled_caller_gets_the_same_steps[compiled]"
 
-check: $(STAMP)  ## what `make test` has only a selection of: every option of every recipe, every storage under every recipe
+check: $(STAMP)  ## more of what `make test` has only a selection of
 	$(BIN)/pytest -m slow -n 2 --dist worksteal $(CHECKED)
+
+# Three quarters of an hour of two cores.
+EXHAUSTIVE := tests/test_audit.py tests/test_product.py tests/testing/test_own.py
+
+check-all: check  ## and every option of every recipe, every storage under every recipe, every stage and class through the kit
+	$(BIN)/pytest -m slow -n 2 --dist worksteal $(EXHAUSTIVE)
 
 fuzz: $(STAMP)  ## 10,000 random chains, others every time
 	FUZZ=10000 $(BIN)/pytest tests/fuzz
