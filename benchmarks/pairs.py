@@ -61,7 +61,9 @@ ROUNDED = "moments are rounded in different ways"
 OTHER = "another algorithm: what it costs beside AdamW"
 
 CALLS = "the arithmetic is as fast as the memory; the rest is Python and the calls of kernels"
-ATAN = "most of it is the arctangent, which both sides compute; the power iteration runs at the speed of the memory"
+ATAN = (
+    "AdamW's arithmetic is two fifths, the two products of the power iteration a fifth, arctangent and decay the rest"
+)
 PRODUCTS = "four fifths of both sides are the same matrix products"
 UNPACKED = "each moment is unpacked, and packed again with noise"
 PASSES = (
@@ -262,7 +264,7 @@ PEERS = [
         published("adams-torch", "adams.Adams_ZeRO", lr=1e-4),
         targets={"gpt2": 1.3},
         again=2,
-        why=ATAN,
+        why=PASSES,
     ),
     Pair("muon", muon(), torch_muon(), targets={"gpt2": 0.9}, cuda=GPT2, why=PRODUCTS),
     Pair("muon-eager", muon(compile=False), torch_muon(), targets={"gpt2": 1.3}, why=PRODUCTS),
