@@ -29,6 +29,9 @@ class Factored(Storage):
     along those of the matrix, the same in all processes. Scalars, vectors (unless `vectors`) and tensors of prime size,
     whose one column *is* the tensor, are kept dense in float32.
 
+    A factored *first* moment is no unbiased average: its sign turns only where a gradient exceeds $\beta_1 / (1 - \beta_1)$
+    stored sizes against it, so keep it dense or in `int8` where accuracy matters (measured on the page of storages).
+
     Source: Park & Lee (2024), SMMF, arXiv:2412.08894.
     """
 
