@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import torch
 
+from gradchain._engine.isa import widest_vectors
 from gradchain._engine.vectors import whole_vectors
 
 SERIAL_ELEMENTS = 1 << 18
@@ -113,7 +114,7 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
     pure = torch.func.functionalize(graph, remove="mutations_and_views")  # what is written comes last, as copies
     inside = (torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode))
     with contextlib.ExitStack() as stack:
-        for manager in (*inside, whole_vectors()):
+        for manager in (*inside, widest_vectors(), whole_vectors()):
             stack.enter_context(manager)
         lowered = make_fx(pure, decomposition_table=select_decomp_table())(*fakes)
         _without_copies(lowered.graph)

@@ -92,7 +92,9 @@ class Affine(Storage):
     def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         codes = parts["data"] if self.bits == 8 else _codes(parts["data"], kept)
         rows = blocks(codes, self.block, kept).to(torch.float32)
-        start, step = (of_blocks(parts[name].to(torch.float32), rows, self.block, kept)[:, None] for name in ("low", "scale"))
+        start, step = (
+            of_blocks(parts[name].to(torch.float32), rows, self.block, kept)[:, None] for name in ("low", "scale")
+        )
         return unblocked((rows + self.offset) * step + start, kept)
 
 
