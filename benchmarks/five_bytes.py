@@ -1,17 +1,19 @@
-"""How AdamW trains in 5 bytes a weight, against float32: `python -m benchmarks.five_bytes digits --seeds 24`.
+"""How AdamW trains in 5 bytes a weight, against float32: `python -m benchmarks.five_bytes digits --seeds 8`.
 
 Networks begin with the same weights and see the same batches. All but the first train in bfloat16; the loss of the test
 part is that of the float32 network that `optimizer.master_param` gives, and besides that of the network as it was trained.
+Runs are kept in `runs/five_bytes.jsonl` and not repeated: delete it after a change of what they do.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
+import json
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ def adamw(lr: float, first: Any, storage: str, last: Any = None) -> Chain:
 ARMS: dict[str, Callable[[float], Chain]] = {
     "float32": lambda lr: adamw(lr, None, "fp32"),
     "float32 master and moments": lambda lr: adamw(lr, master_weights(), "fp32"),
+    "8 more bits, float32 moments": lambda lr: adamw(lr, master_weights("fp24"), "fp32"),
     "8 more bits, int8": lambda lr: adamw(lr, master_weights("fp24"), "int8"),
     "rounded stochastically, int8": lambda lr: adamw(lr, promote("fp32"), "int8", stochastic_round()),
     "rounded to nearest, int8": lambda lr: adamw(lr, promote("fp32"), "int8"),
@@ -110,26 +113,45 @@ def run(job: tuple[str, str, int, int]) -> dict[str, float]:
     return {"loss": loss, "seen": seen, "bytes": maker.bytes()}
 
 
+Job = tuple[str, str, int, int]
+
+
+def kept(path: Path) -> dict[Job, dict[str, float]]:
+    """The runs that a file has."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return {tuple(job): found for job, found in map(json.loads, lines)}
+
+
+def run_all(jobs: Sequence[Job], path: Path, workers: int) -> dict[Job, dict[str, float]]:
+    """Run those that the file has not, and add them to it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = kept(path)
+    with ProcessPoolExecutor(workers) as pool, path.open("a") as file:
+        running = {pool.submit(run, job): job for job in jobs if job not in known}
+        for done in as_completed(running):
+            file.write(json.dumps([running[done], done.result()]) + "\n")
+            file.flush()
+    return kept(path)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.five_bytes")
     parser.add_argument("task", choices=RATES)
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--budget", type=int)
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS][1:], default=[*ARMS][1:], help="beside float32")
     parser.add_argument("--jobs", type=int, default=2)
     given = parser.parse_args(arguments)
-    budget = given.budget or BUDGETS[given.task]
-    jobs = [(given.task, arm, seed, budget) for seed in range(given.seeds) for arm in ARMS]
-    with ProcessPoolExecutor(given.jobs) as pool:
-        results = dict(zip(jobs, pool.map(run, jobs)))
+    base, others, budget = next(iter(ARMS)), given.arms, BUDGETS[given.task]
+    jobs = [(given.task, arm, seed, budget) for seed in range(given.seeds) for arm in (base, *others)]
+    results = run_all(jobs, Path("runs") / "five_bytes.jsonl", given.jobs)
 
     def column(arm: str, what: str) -> list[float]:
         return [results[given.task, arm, seed, budget][what] for seed in range(given.seeds)]
 
-    base, others = next(iter(ARMS)), [*ARMS][1:]
     found = [paired_difference(column(arm, "loss"), column(base, "loss"), margin=MARGIN) for arm in others]
     verdicts = judged(found, higher_is_better=False)
     table = Table("weights", "bytes a weight", "loss", "as trained", "less float32", "verdict", "p of equivalence")
-    for arm in ARMS:
+    for arm in (base, *others):
         numbers = [f"{statistics.fmean(column(arm, what)):.4f}" for what in ("bytes", "loss", "seen")]
         difference = "", "", ""
         if arm != base:
