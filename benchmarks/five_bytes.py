@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
 import json
 import statistics
 import tempfile
@@ -106,7 +107,7 @@ def run(job: tuple[str, str, int, int]) -> dict[str, float]:
             task = find_task(name)
             assert isinstance(task, Task)
             dtype = "bf16" if STARTS[arm] == torch.bfloat16 else "fp32"
-            seen = Task(**{**vars(task), "dtype": dtype}).train(maker, trial)["loss"]
+            seen = dataclasses.replace(task, dtype=dtype).train(maker, trial)["loss"]
             test = task.split(seed).test
             with torch.no_grad():
                 loss = float(task.loss(maker.exported()(test.inputs), test.targets))
