@@ -38,7 +38,7 @@ def adams(
     """
     gate = {} if independent_vector_decay else {"gate": "weight_decay"}
     master = t.master_weights(master_dtype)
-    storage = "fp32" if master.dtype == "fp32" else "param"
+    storage = "fp32" if master.dtype in ("fp24", "fp32") else "param"
     vector_decay = t.decoupled_decay(scalar_vector_weight_decay)
     return chain(
         master,

@@ -64,7 +64,7 @@ class _Noticing(ParamInfo):
 
 def small_parameters() -> Iterator[ParamInfo]:
     """Small parameters of all kinds to ask a stage about; of further roles only while it looks at the role."""
-    for rank, dtype in itertools.product(range(5), (torch.float32, torch.bfloat16)):
+    for rank, dtype in itertools.product(range(5), (torch.float32, torch.bfloat16, torch.float16)):
         for role in (None, *ROLES):
             yield (p := _Noticing(torch.Size((3,) * rank), dtype, torch.device("cpu"), role))
             if not p.noticed:

@@ -9,13 +9,12 @@ from gradchain._chain.trace import Trace, Tracer, title
 from gradchain._core.autocast import no_autocast
 from gradchain._core.untraced import untraced
 from gradchain._engine.param_step import ParamStep
-from gradchain._optim.checkpoint import Checkpointed
-from gradchain._optim.routing import labels_of
+from gradchain._optim.masters import Mastered
 from gradchain._optim.table import StepInfo
-from gradchain.errors import GradientError, OptionError, kind_of, nearest, shown
+from gradchain.errors import GradientError
 
 
-class Explained(Checkpointed):
+class Explained(Mastered):
     """Explains what `step` would do."""
 
     @untraced
@@ -53,18 +52,10 @@ class Explained(Checkpointed):
 
     def _asked(self, parameter: object) -> tuple[torch.Tensor, str]:
         """A parameter that has a gradient, and its name."""
-        groups = enumerate(self.param_groups)
-        rows = [pair for number, group in groups for pair in zip(group["params"], labels_of(group, number))]
-        by_name = isinstance(parameter, str)
-        found = [(param, name) for param, name in rows if (parameter == name if by_name else parameter is param)]
-        if not isinstance(parameter, (str, torch.Tensor)):
-            raise OptionError(f"parameter = {shown(parameter)} is {kind_of(parameter)}; pass a name, or the parameter.")
-        if not found:
-            known = nearest(parameter, [name for _, name in rows]) if isinstance(parameter, str) else ""
-            raise OptionError(f"the optimizer has no parameter {shown(parameter)}. {known}".rstrip())
-        if found[0][0].grad is None:
-            raise GradientError(f"parameter {found[0][1]} has no gradient. Call loss.backward() before explain.")
-        return found[0]
+        param, name = self._named(parameter)
+        if param.grad is None:
+            raise GradientError(f"parameter {name} has no gradient. Call loss.backward() before explain.")
+        return param, name
 
     def _stepped(self, due: list[ParamStep], here: ParamStep, name: str) -> list[ParamStep]:
         """Those that the step would be taken of, among them the one that is asked about."""

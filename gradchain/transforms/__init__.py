@@ -26,13 +26,14 @@ from gradchain.transforms.kourkoutas import kourkoutas_beta
 from gradchain.transforms.lion_k import lion_k
 from gradchain.transforms.low_rank import low_rank
 from gradchain.transforms.mars import mars
+from gradchain.transforms.master_weights import master_weights
 from gradchain.transforms.moments import first_moment, second_moment, track_first_moment
 from gradchain.transforms.momentum import heavy_ball, lion_interpolate
 from gradchain.transforms.nadam import nadam_momentum
 from gradchain.transforms.norm_growth import limit_norm_growth
 from gradchain.transforms.orthogonalize import orthogonalize
 from gradchain.transforms.orthograd import orthograd
-from gradchain.transforms.precision import master_weights, promote, stochastic_round
+from gradchain.transforms.precision import promote, stochastic_round
 from gradchain.transforms.prodigy import prodigy
 from gradchain.transforms.project import momentum_project
 from gradchain.transforms.projected_adaptivity import projected_adaptivity

@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import torch
 
 from gradchain._chain.context import Context
-from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.mixins import Precision
 from gradchain._chain.stage import Slots, Stage
 from gradchain._core.fields import DTYPES, dtype_name, static
 from gradchain._core.noise import round_to_bf16
 from gradchain.errors import ChainError, OptionError
+from gradchain.transforms.master_weights import master_weights
 
 
 class promote(Precision):
@@ -53,46 +53,6 @@ class promote(Precision):
             return param.to(torch.promote_types(param.dtype, DTYPES[self.at_least]))
         name = self.dtype or (self.bf16 if param.dtype == torch.bfloat16 else None)
         return param if name is None else param.to(DTYPES[name])
-
-
-class master_weights(Precision):
-    r"""Keep a master copy of each parameter in a wider dtype: stages read it, the parameter is the rounded copy.
-
-    Args:
-        dtype: of the master, default `"fp32"`. Parameters that have this dtype already get no master.
-
-    Slot: `master_param`, the parameter's shape. Elements of the parameter that differ from the rounded master were written
-    by other code (a model reload, an EMA swap, a clamp) and replace it.
-    Raises: OptionError: an unknown dtype; ChainError: a stage that is not first.
-    Source: Micikevicius et al. (2017), Mixed Precision Training, arXiv:1710.03740; Adams.
-
-    >>> gradchain.recipe("adams").names[0]
-    'master_weights'
-    """
-
-    source = "Mixed Precision Training, arXiv:1710.03740"
-
-    dtype: str = static(default="fp32", convert=dtype_name, choices=tuple(DTYPES))
-
-    def widens(self) -> bool:
-        """Tell whether bfloat16 parameters are computed in a wider dtype. Returns: a bool."""
-        return self.dtype in ("fp32", "fp64")
-
-    def slots(self, p: ParamInfo) -> dict[str, Slot]:
-        dtype = DTYPES[self.dtype]
-        return {} if p.dtype == dtype else {"master_param": Slot("param", dtype=dtype)}
-
-    def read(self, param: torch.Tensor, ctx: Context) -> torch.Tensor:
-        stored = ctx.stored_param
-        if stored.dtype == DTYPES[self.dtype]:
-            return param
-        master = ctx.read("master_param", storage_dtype=True)
-        return torch.where(master.to(stored.dtype) == stored, master, stored.to(master.dtype))
-
-    def write(self, new_param: torch.Tensor, ctx: Context) -> tuple[torch.Tensor, Slots]:
-        if ctx.stored_param.dtype == DTYPES[self.dtype]:
-            return new_param, {}
-        return new_param, {"master_param": new_param}
 
 
 class stochastic_round(Precision):

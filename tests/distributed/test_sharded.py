@@ -20,7 +20,7 @@ ROUNDS = {
 }  # fmt: skip
 """Collectives in a step of nine parameters: one for each time that the chain yields, and one for shared numbers."""
 
-PROMOTED = ["adams", "rose", "rose:plain", "stochastic_round", "master_weights"]
+PROMOTED = ["adams", "rose", "rose:plain", "stochastic_round", "master_weights", "master_weights/fp24"]
 """Chains that compute in float32 or wider: torch (2.13) rounds bfloat16 by where an element stands on a CPU."""
 
 FEW = ["rose", "adams", "adv-adopt-factored", "prodigy", "first_moment/int8", "freeze_on_flip", "centered_decay/int4"]

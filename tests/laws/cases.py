@@ -226,6 +226,7 @@ TRANSFORMS: dict[str, Case] = {
     "mars": equivariant(gc.mars(0.3, 0.8), LR),
     "mars/zero": equivariant(gc.mars(0.3, 0.8, initial="zero"), gc.first_moment(0.8), LR),
     "master_weights": equivariant(gc.master_weights(), LR),
+    "master_weights/fp24": equivariant(gc.master_weights("fp24"), gc.first_moment(0.8), LR),
     "momentum_project": equivariant(
         PROJECT, gc.track_first_moment(0.8), LR, units=("eps",), inert=GIVEN
     ),

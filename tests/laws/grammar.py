@@ -24,7 +24,7 @@ def row(*parts: Part) -> Part:
 
 
 wide = one(st.builds(gc.promote, st.sampled_from(["fp32", "fp64"])), st.builds(gc.promote, bf16=st.just("fp32")))
-masters = one(st.builds(gc.master_weights, st.sampled_from(["fp32", "fp64"])))
+masters = one(st.builds(gc.master_weights, st.sampled_from(["fp24", "fp32", "fp64"])))
 
 edits = st.lists(
     st.sampled_from(

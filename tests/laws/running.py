@@ -77,7 +77,9 @@ def functional(chain: Chain, params: Tensors, grads: Sequence[Tensors], **hyperp
 
 def precision(chain: Chain, dtype: torch.dtype) -> torch.dtype:
     """The dtype that a chain computes in, or keeps its masters in, where it is narrower than the parameter's."""
-    widths = [DTYPES[stage.dtype] for stage in chain if getattr(stage, "dtype", None) is not None]
+    widths = [
+        DTYPES[stage.dtype] for stage in chain if getattr(stage, "dtype", None) in DTYPES
+    ]  # fp24 has no wide ones
     return min([dtype, *widths], key=lambda dtype: torch.finfo(dtype).bits)
 
 
