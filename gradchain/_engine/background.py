@@ -29,6 +29,9 @@ import torch
 
 from gradchain._engine.inductor import Compiled, compile_graph
 
+NICE = 10
+"""How far the other process stands back: threads that train wait for the one of them that has no processor."""
+
 WATCH = 1.0
 """How often, in seconds, the other process looks whether this one lives."""
 
@@ -190,6 +193,8 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
 def main() -> None:
     """Compile the tasks whose files are named on standard input."""
     folder, parent = Path(sys.argv[1]), int(sys.argv[2])
+    if hasattr(os, "nice"):
+        os.nice(NICE)
     threading.Thread(target=_watch, args=(folder, parent), daemon=True).start()
     for line in sys.stdin:
         place = Path(line.rstrip("\n"))
