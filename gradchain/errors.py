@@ -50,7 +50,7 @@ class StateError(GradchainError, ValueError):
 
 
 class CompileWarning(UserWarning):
-    """A bucket of parameters could not be compiled and runs eagerly instead."""
+    """A bucket of parameters could not be compiled and runs eagerly instead, or runs compiled only from some step on."""
 
 
 MOST = 120

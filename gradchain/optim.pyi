@@ -29,7 +29,7 @@ class Rose(gradchain.Optimizer):
         compute_dtype: str | None = "fp64",
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -62,7 +62,7 @@ class Rose_1_0_2(gradchain.Optimizer):
         skip_singletons: bool = False,
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -94,7 +94,7 @@ class GYROAdam(gradchain.Optimizer):
         warmup_steps: int | None = None,
         residual_rtol: float = 1e-06,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -125,7 +125,7 @@ class GYROSGD(gradchain.Optimizer):
         *,
         residual_rtol: float = 1e-06,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -158,7 +158,7 @@ class Adams(gradchain.Optimizer):
         restart: bool = False,
         spectral_precision: str = "param",
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -217,7 +217,7 @@ class AdamW_adv(gradchain.Optimizer):
         stochastic_rounding: bool = True,
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -243,7 +243,7 @@ class AdamW_adv_OrthoGrad(gradchain.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -270,7 +270,7 @@ class AdamW_adv_Scaled(gradchain.Optimizer):
         weight_decay: float = 0.0,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -328,7 +328,7 @@ class Adopt_adv(gradchain.Optimizer):
         stochastic_rounding: bool = True,
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -355,7 +355,7 @@ class Adopt_adv_Factored(gradchain.Optimizer):
         weight_decay: float = 0.0,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -383,7 +383,7 @@ class Adopt_adv_Factored_AdEMAMix(gradchain.Optimizer):
         beta3_ema: float = 0.9999,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -448,7 +448,7 @@ class Prodigy_adv(gradchain.Optimizer):
         stochastic_rounding: bool = True,
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -475,7 +475,7 @@ class Prodigy_adv_Factored(gradchain.Optimizer):
         weight_decay: float = 0.0,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -521,7 +521,7 @@ class Lion_adv(gradchain.Optimizer):
         stochastic_rounding: bool = True,
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -575,7 +575,7 @@ class Lion_Prodigy_adv(gradchain.Optimizer):
         stochastic_rounding: bool = True,
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -624,7 +624,7 @@ class SignSGD_adv(gradchain.Optimizer):
         stochastic_rounding: bool = True,
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -698,7 +698,7 @@ class Muon_adv(gradchain.Optimizer):
         adam_nnmf_factor: bool = False,
         adam_factored_2nd: bool = False,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -775,7 +775,7 @@ class AdaMuon_adv(gradchain.Optimizer):
         adam_nnmf_factor: bool = False,
         adam_factored_2nd: bool = False,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -821,7 +821,7 @@ class SinkSGD_adv(gradchain.Optimizer):
         stochastic_rounding: bool = True,
         seed: int = 0,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -847,7 +847,7 @@ class SinkGD(gradchain.Optimizer):
         iterations: int = 5,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -876,7 +876,7 @@ class AdamW(gradchain.Optimizer):
         amsgrad: bool = False,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -905,7 +905,7 @@ class SGD(gradchain.Optimizer):
         nesterov: bool = False,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -932,7 +932,7 @@ class Lion(gradchain.Optimizer):
         weight_decay: float = 0.0,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -969,7 +969,7 @@ class Muon(gradchain.Optimizer):
         adam_eps: float = 1e-08,
         adam_weight_decay: float = 0.01,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1004,7 +1004,7 @@ class NorMuon(gradchain.Optimizer):
         adam_eps: float = 1e-08,
         adam_weight_decay: float = 0.01,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1035,7 +1035,7 @@ class Scion(gradchain.Optimizer):
         ns_steps: int = 5,
         method: str = "quintic",
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1067,7 +1067,7 @@ class GaLoreAdamW(gradchain.Optimizer):
         scale: float = 0.25,
         proj_type: str = "std",
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1102,7 +1102,7 @@ class APOLLOAdamW(gradchain.Optimizer):
         proj_type: str = "std",
         scale_type: str = "channel",
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1133,7 +1133,7 @@ class SOAP(gradchain.Optimizer):
         max_precond_dim: int = 10000,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1165,7 +1165,7 @@ class Shampoo(gradchain.Optimizer):
         precondition_frequency: int = 10,
         max_precond_dim: int = 10000,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1194,7 +1194,7 @@ class AdamATan2(gradchain.Optimizer):
         b: float = 1.0,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1223,7 +1223,7 @@ class Adafactor(gradchain.Optimizer):
         weight_decay: float = 0.0,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1252,7 +1252,7 @@ class CAME(gradchain.Optimizer):
         weight_decay: float = 0.0,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1281,7 +1281,7 @@ class Adam_mini(gradchain.Optimizer):
         n_heads: int | None = None,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1309,7 +1309,7 @@ class Hyperball(gradchain.Optimizer):
         adam_lr_ratio: float = 0.1,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1341,7 +1341,7 @@ class Lamb(gradchain.Optimizer):
         always_adapt: bool = False,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1374,7 +1374,7 @@ class Lars(gradchain.Optimizer):
         always_adapt: bool = False,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1403,7 +1403,7 @@ class RAdam(gradchain.Optimizer):
         decoupled_weight_decay: bool = False,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1433,7 +1433,7 @@ class NAdam(gradchain.Optimizer):
         decoupled_weight_decay: bool = False,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1462,7 +1462,7 @@ class MARS(gradchain.Optimizer):
         gamma: float = 0.025,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1490,7 +1490,7 @@ class AdaBelief(gradchain.Optimizer):
         weight_decay: float = 0.0,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1518,7 +1518,7 @@ class LaProp(gradchain.Optimizer):
         weight_decay: float = 0.0,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1546,7 +1546,7 @@ class StableAdamW(gradchain.Optimizer):
         weight_decay: float = 0.01,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1577,7 +1577,7 @@ class AdamWScheduleFree(gradchain.Optimizer):
         weight_lr_power: float = 2.0,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1607,7 +1607,7 @@ class SGDScheduleFree(gradchain.Optimizer):
         weight_lr_power: float = 2.0,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str
@@ -1636,7 +1636,7 @@ class Sophia(gradchain.Optimizer):
         gamma: float = 0.01,
         *,
         disable: collections.abc.Iterable[str] = (),
-        compile: typing.Literal["auto"] | bool = "auto",
+        compile: typing.Literal["auto"] | typing.Literal["background"] | bool = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: str

@@ -6,9 +6,10 @@ import functools
 import importlib.util
 import shutil
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 
 from gradchain._chain.context import Recorded
 from gradchain._core.totals import APART
@@ -20,6 +21,9 @@ from gradchain._engine.targets import check_targets
 
 AUTO_ELEMENTS = 10_000_000
 """`compile="auto"` compiles from this many elements on: below, the compiler takes longer than it saves."""
+
+Mode = Literal["background"] | bool
+Compile = Literal["auto"] | Mode
 
 
 class Executor:
@@ -33,10 +37,11 @@ class Executor:
         self.replayable: Replayable | None = None
         self._checked: object = None
 
-    def run(self, due: Sequence[ParamStep], *, compiled: bool, partition: Any = None) -> list[Recorded]:
+    def run(self, due: Sequence[ParamStep], *, compiled: Mode, partition: Any = None) -> list[Recorded]:
         """Step all that are due. Returns what each recorded, in order.
 
-        With a `partition`, totals over parameters are those over all members of this process group.
+        With a `partition`, totals over parameters are those over all members of this process group. In the background,
+        steps run eagerly until all kernels are there.
         """
         self.replayable, before = None, self._checked
         self._checked = check_targets(due, before)
@@ -46,9 +51,24 @@ class Executor:
             if kinds is not None and apart and before == self._checked:
                 self.replayable = eager.BatchReplay(due, kinds)
             return recorded
-        recorded, plan = self.compiled.run(due, partition)
+        stepped = self.compiled.run(due, partition, background=compiled == "background")
+        if stepped is None:  # nor is the next step to be replayed: it may find the kernels compiled
+            return eager.run(due, partition)[0]
+        recorded, plan = stepped
         self.replayable = None if plan is None else KernelReplay(due, plan)
         return recorded
+
+
+def mode(compile: Compile, params: Iterable[torch.Tensor]) -> Mode:
+    """How parameters are stepped: compiled, eagerly, or compiled once another process has done it.
+
+    Not the last where processes step replicas or parts of one model: each would change over at a step of its own.
+    """
+    if compile == "auto":
+        return worth_compiling(params)
+    if compile == "background" and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return True
+    return compile
 
 
 def worth_compiling(params: Iterable[torch.Tensor]) -> bool:

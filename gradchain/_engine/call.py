@@ -51,11 +51,15 @@ _kernels: Recent[Key, Kernel] = Recent(KERNELS)
 """The last kernels of this process, by bucket and phase. They are pure code: any optimizer may use them."""
 
 
-class OwnKernels(Recent[Key, tuple[Kernel, float]]):
-    """The kernels that one optimizer uses, and the seconds that it took to make each; 0 if another optimizer made it."""
+class OwnKernels(Recent[Key, tuple[Kernel, bool]]):
+    """The kernels that one optimizer uses, and whether it was the first to."""
 
     def __init__(self) -> None:
         super().__init__(KERNELS)
+        self.background = False
+        """Whether new ones are compiled in another process."""
+        self.pending: list[Kernel] = []
+        """Those that another process has not compiled yet."""
 
     def allow(self, due: int) -> None:
         """Keep enough for a step of so many parameters, however many kernels each of them goes through."""
@@ -65,16 +69,37 @@ class OwnKernels(Recent[Key, tuple[Kernel, float]]):
         """A kernel: one that is known, or made now. Why it could not be compiled goes to `failures`, once a bucket."""
         if (own := self.use(key)) is not None:
             return own[0]
-        kernel, seconds = _kernels.use(key), 0.0
+        kernel, made = _kernels.use(key), False
         if kernel is None:
             told = any(known.failure for held, known in _kernels.items() if held[0] == key[0])
-            layouts = [layout.layout for layout in key[0]]
-            kernel = _kernels.add(key, Kernel(layouts, call.due[0].program, key[1], call.flat(), key[2]))
-            seconds = kernel.seconds
+            layouts, program = [layout.layout for layout in key[0]], call.due[0].program
+            kernel = _kernels.add(key, Kernel(layouts, program, key[1], call.flat(), key[2], self.background))
+            made = True
             if kernel.failure is not None and not told:
                 failures.append(kernel.failure)
-        self.add(key, (kernel, seconds))
+        if kernel.pending:
+            self.pending.append(kernel)
+            if not self.background:
+                self.take_over(failures, wait=True)
+        self.add(key, (kernel, made))
         return kernel
+
+    def take_over(self, failures: list[str], *, wait: bool) -> bool:
+        """Take over one kernel that another process has compiled, or `wait` for all. Returns: whether none is left.
+
+        One at a time, since each takes a moment. Another optimizer may have done it.
+        """
+        for kernel in list(self.pending):
+            taken = kernel.job
+            if taken is not None and not wait and not taken.ended():
+                continue
+            self.pending.remove(kernel)
+            kernel.take_over()
+            if taken is not None and kernel.failure is not None:
+                failures.append(kernel.failure)
+            if taken is not None and not wait:
+                break
+        return not self.pending
 
 
 class Call:
@@ -109,6 +134,8 @@ class Call:
             while self.advance(failures, measures=True) == "asks":
                 self.take([request.local_totals() for _, request in self.asked])
             kernel = self.kernel([], measures=True)
+            if kernel.pending:
+                return
             self.measured = (
                 [told(outcome.recorded) for outcome in self.outcomes]
                 if kernel.compiled is None
@@ -118,6 +145,8 @@ class Call:
     def advance(self, failures: list[str], measures: bool = False) -> Status:
         """Run the present phase up to its requests; one that would write waits for `finish`."""
         kernel = self.kernel(failures, measures)
+        if kernel.pending and kernel.status == "done":  # it is not going to be finished
+            return "done"
         if kernel.compiled is None:
             _, results = kernel.compute(self.flat())
             status = status_of(results)

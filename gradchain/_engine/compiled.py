@@ -50,23 +50,42 @@ class CompiledSteps:
         self.bucket_signatures: set[LayoutIds] = set()
         """The groupings of small tensors that were compiled."""
         self._last: list[LayoutIds] = []
+        self._submitted: set[tuple[LayoutIds, ...]] = set()
+        """The buckets whose kernels another process has been given."""
+        self._waited: list[int | None] = []
+        """The first and the last of the steps that ran eagerly meanwhile."""
 
-    def run(self, due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded], Plan | None]:
+    def run(
+        self, due: Sequence[ParamStep], partition: Any = None, background: bool = False
+    ) -> tuple[list[Recorded], Plan | None] | None:
         """Step all that are due. Returns what each recorded, and a plan, if the step before made the same calls.
 
-        All that can fail, the compiler included, comes before the first write.
+        All that can fail, the compiler included, comes before the first write. In the `background`, `None` as long as
+        another process compiles, and nothing is written.
         """
         self.kernels.allow(len(due))
-        calls, recorded = self._step(due, partition)
+        self.kernels.background = background
+        if (stepped := self._step(due, partition)) is None:
+            self._waited[1:] = [due[-1].step if due else None]
+            return None
+        calls, recorded = stepped
+        self._submitted.clear()
         ids = [call.ids for call in calls if isinstance(call, Call)]
         alike, self._last = ids == self._last, ids
         apart = partition is None or partition is APART  # a plan makes no totals with others
         return recorded, Plan.of(due, calls) if alike and apart else None
 
-    def _step(self, due: Sequence[ParamStep], partition: Any) -> tuple[list[AnyCall], list[Recorded]]:
+    def _step(self, due: Sequence[ParamStep], partition: Any) -> tuple[list[AnyCall], list[Recorded]] | None:
         scalars = ScalarArgs()
         failures: list[str] = []
+        self.kernels.take_over(failures, wait=not self.kernels.background)
         ready = [call for bucket in buckets(due) for call in self._calls(bucket, scalars, len(due))]
+        if self.kernels.background:
+            ids = tuple((call if isinstance(call, Call) else call.whole).ids for call in ready)
+            if self.kernels.pending and ids in self._submitted:
+                _warn(failures)
+                return None
+            self._submitted.add(ids)
         waiting: list[Call] = []
         done: list[AnyCall] = []
         places = {id(item): place for place, item in enumerate(due)}
@@ -89,10 +108,24 @@ class CompiledSteps:
             ready += given
             waiting = [call for call in waiting if call not in given]
         _warn(failures)
+        if self.kernels.pending and self.kernels.background:
+            return None
+        self._announce(due)
         for call in done:
             call.finish()
         recorded = {id(item): record for call in done for item, record in zip(call.due, call.recorded)}
         return done, [recorded[id(item)] for item in due]
+
+    def _announce(self, due: Sequence[ParamStep]) -> None:
+        """Say which steps ran eagerly, once; a step that has failed so comes again."""
+        waited, self._waited = self._waited, []
+        if waited and any(kernel.compiled is not None for kernel, _ in self.kernels.values()):
+            warnings.warn(
+                f"compiled from step {due[-1].step} on; steps {waited[0]} to {waited[-1]} ran eagerly while another process "
+                "compiled, and may differ in the last bits. compile=True waits, and repeats them.",
+                CompileWarning,
+                stacklevel=6,
+            )
 
     def _calls(self, bucket: list[ParamStep], scalars: ScalarArgs, due: int) -> Sequence[AnyCall]:
         """One call for the bucket, or one for each of its tensors if the grouping has changed too often."""
@@ -114,8 +147,9 @@ class CompiledSteps:
         return CompileReport(tuple(self._bucket(phases) for phases in keys.values()))
 
     def _bucket(self, phases: Sequence[Key]) -> Bucket:
-        kernels, seconds = zip(*(self.kernels[key] for key in phases))
-        return bucket_of(kernels[0].layouts, kernels, sum(seconds))
+        kernels = [self.kernels[key][0] for key in phases]
+        seconds = sum(kernel.seconds for kernel, made in (self.kernels[key] for key in phases) if made)
+        return bucket_of(kernels[0].layouts, kernels, seconds)
 
 
 def _answered(waiting: Sequence[Call], places: Mapping[int, int], partition: Any) -> dict[Call, list[Totals]] | None:

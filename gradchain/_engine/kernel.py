@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -16,6 +17,7 @@ from gradchain._chain.lockstep import resume
 from gradchain._chain.program import Outcome, Program, Running
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
+from gradchain._engine.background import Job, Task, submit
 from gradchain._engine.inductor import Compiled, compile_graph, in_lines, trace
 from gradchain._engine.layouts import Layout
 from gradchain._engine.measure import measured, told
@@ -69,6 +71,8 @@ class Kernel:
     One that `measures` runs the last phase for telemetry, and writes nothing: the kernel that writes is the same with
     telemetry and without. It has many sums, which take long to compile; for small tensors, and for those that share a
     kernel whatever their shapes, it stays plain Python.
+
+    In the `background` another process compiles it, and it is `pending` until it is taken over.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class Kernel:
         known: Known,
         inputs: list[torch.Tensor],
         measures: bool = False,
+        background: bool = False,
     ) -> None:
         self.layouts, self.program, self.known = tuple(layouts), program, known
         self.start = measured if measures else StepInputs.start
@@ -89,26 +94,56 @@ class Kernel:
         self.recorded: list[list[Any]] = []
         self.compiled: Compiled | None = None
         self.failure: str | None = None
+        self.job: Job | None = None
         self.seconds = 0.0
         if measures and (layouts[0].small or layouts[0].flat):
             return
+        with self._attempt():
+            examples = _apart([x.detach() for x in inputs])
+            inline = not any(layout.packed for layout in self.layouts)
+            lined = self.kept + 1 if self.layouts[0].flat else 0  # with the gradient
+            graph = trace(self._traced, examples, lined)
+            if background and not self.uneven:
+                self.job = submit(Task.of(graph, examples, inline, lined))
+            elif not self.uneven:
+                self.compiled = in_lines(compile_graph(graph, examples, inline=inline, lined=lined), lined)
+
+    def take_over(self) -> None:
+        """Take over what another process has compiled; waits until it has."""
+        job, self.job = self.job, None
+        if job is None:
+            return
+        seconds, failure = job.result()
+        with self._attempt():
+            if failure is not None:
+                self._fail(failure)
+            else:
+                self.compiled = in_lines(job.task.compile(), job.task.lined)
+        self.seconds += seconds
+
+    @contextlib.contextmanager
+    def _attempt(self) -> Generator[None, None, None]:
+        """Time what is done, and note why it fails."""
         start = time.perf_counter()
         try:
             with warnings.catch_warnings():  # the compiler's own deprecations are not the user's business
                 warnings.simplefilter("ignore")
-                examples = _apart([x.detach() for x in inputs])
-                inline = not any(layout.packed for layout in self.layouts)
-                lined = self.kept + 1 if self.layouts[0].flat else 0  # with the gradient
-                graph = trace(self._traced, examples, lined)
-                if not self.uneven:
-                    self.compiled = in_lines(compile_graph(graph, examples, inline=inline, lined=lined), lined)
+                yield
         except GradchainError:  # a stage that does wrong would do so eagerly too
             raise
         except Exception as error:  # whatever the compiler trips over, the eager result is right
-            first = self.layouts[0].tensors[0]
             reason = (str(error).strip().splitlines() or [""])[0]
-            self.failure = f"{len(layouts)} parameter(s) like {first[0]} {first[2]}: {type(error).__name__}: {reason}"
-        self.seconds = time.perf_counter() - start
+            self._fail(f"{type(error).__name__}: {reason}")
+        self.seconds += time.perf_counter() - start
+
+    def _fail(self, reason: str) -> None:
+        first = self.layouts[0].tensors[0]
+        self.failure = f"{len(self.layouts)} parameter(s) like {first[0]} {first[2]}: {reason}"
+
+    @property
+    def pending(self) -> bool:
+        """Whether another process is compiling it, or has and it is not yet taken over."""
+        return self.job is not None
 
     @property
     def uneven(self) -> bool:

@@ -26,6 +26,8 @@ class Bucket:
     """What tracing and compiling took; 0 if another optimizer of this process had done it."""
     failure: str | None
     """Why the bucket runs eagerly; `None` if it runs compiled."""
+    pending: bool = False
+    """Whether another process is compiling it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class CompileReport:
                 b.dtype,
                 str(b.kernels),
                 f"{b.seconds:.1f}",
-                "eagerly" if b.failure else "compiled",
+                "eagerly" if b.failure else "not yet" if b.pending else "compiled",
             )
             for b in self.buckets
         ]
@@ -76,4 +78,5 @@ def bucket_of(layouts: Sequence[Layout], kernels: Sequence[Kernel], seconds: flo
     dtypes = dict.fromkeys(str(layout.tensors[0][2]).removeprefix("torch.") for layout in layouts)
     failure = next((kernel.failure for kernel in kernels if kernel.failure is not None), None)
     compiled = sum(kernel.compiled is not None for kernel in kernels)
-    return Bucket(len(layouts), shown, ", ".join(dtypes), compiled, seconds, failure)
+    pending = any(kernel.pending for kernel in kernels)
+    return Bucket(len(layouts), shown, ", ".join(dtypes), compiled, seconds, failure, pending)

@@ -103,7 +103,8 @@ class RowTiles:
         """Run all phases up to the last, which waits for `finish`."""
         while True:
             statuses = {call.advance(failures) for call in self.calls}
-            if any(call.kernel([]).compiled is None for call in self.calls):
+            kernels = [call.kernel([]) for call in self.calls]
+            if any(kernel.compiled is None and not kernel.pending for kernel in kernels):
                 return "uneven"
             if statuses == {"done"}:
                 return "done"

@@ -16,8 +16,10 @@ def check_arguments(params: object, chain: object, compile: object, capturable: 
         raise OptionError(
             f"chain = {shown(chain)} is {kind_of(chain)}; pass gradchain.chain(...) or a recipe.{made}{named}"
         )
-    if not (isinstance(compile, str) and compile == "auto") and not isinstance(compile, bool):
-        raise OptionError(f"compile = {shown(compile)} is not one of 'auto', True, False. Pass one of these.")
+    if not (isinstance(compile, str) and compile in ("auto", "background")) and not isinstance(compile, bool):
+        raise OptionError(
+            f"compile = {shown(compile)} is not one of 'auto', 'background', True, False. Pass one of these."
+        )
     if not isinstance(capturable, bool):
         raise OptionError(f"capturable = {shown(capturable)} is not True or False. Pass one of these.")
     if capturable and nonfinite == "error":

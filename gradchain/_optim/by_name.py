@@ -10,7 +10,7 @@ from torch import nn
 
 from gradchain._chain import recipes
 from gradchain._chain.chain import Chain
-from gradchain._optim.checkpoint import Compile
+from gradchain._engine import Compile
 from gradchain._optim.nonfinite import Policy, Scope
 from gradchain._optim.optimizer import Optimizer
 from gradchain.errors import OptionError, shown

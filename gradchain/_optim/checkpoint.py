@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -14,7 +14,7 @@ from gradchain._chain.structure import chain_differences
 from gradchain._core import ages
 from gradchain._core.counters import place_together
 from gradchain._dist.zero import Partitioned
-from gradchain._engine import Executor
+from gradchain._engine import Compile, Executor
 from gradchain._engine.replay import ReplayPlan
 from gradchain._optim.nonfinite import Guard
 from gradchain._optim.saved import Saved, check_pickled, read
@@ -23,8 +23,6 @@ from gradchain._optim.state import LoadReport, check_clean, check_whole, explain
 from gradchain._optim.table import ParamTable
 from gradchain._optim.telemetry import Telemetry
 from gradchain.errors import ConfigError
-
-Compile = Literal["auto"] | bool
 
 
 class Checkpointed(torch.optim.Optimizer):

@@ -24,7 +24,6 @@ from gradchain._engine.param_step import ParamStep
 from gradchain._engine.replay import ReplayPlan
 from gradchain._engine.report import CompileReport
 from gradchain._optim.arguments import check_arguments
-from gradchain._optim.checkpoint import Compile
 from gradchain._optim.evaluated_twice import EvaluatedTwice
 from gradchain._optim.evaluation import modes
 from gradchain._optim.guests import check_guests
@@ -48,7 +47,8 @@ class Optimizer(EvaluatedTwice):
         chain: the chain.
         disable: stages that are switched off in all groups that do not say otherwise.
         compile: `True` compiles the step, `False` runs it eagerly, `"auto"` compiles if the optimizer holds at least
-            `gradchain._engine.AUTO_ELEMENTS` elements and a compiler is installed.
+            `gradchain._engine.AUTO_ELEMENTS` elements and a compiler is installed. `"background"` compiles in another
+            process: steps are eager until it is done, and a `CompileWarning` says from which step on they are not.
         telemetry: measure and collect what stages do, for `telemetry()`: at every step, or at every so many. Costs no sync.
         maximize: ascend instead of descend.
         role: the roles of the parameters, for groups that do not say: one for all, a mapping from parameters or their
@@ -85,7 +85,7 @@ class Optimizer(EvaluatedTwice):
         chain: Chain,
         *,
         disable: Iterable[str] = (),
-        compile: Compile = "auto",
+        compile: engine.Compile = "auto",
         telemetry: bool | int = False,
         maximize: bool = False,
         role: Rule = None,
@@ -101,7 +101,7 @@ class Optimizer(EvaluatedTwice):
         disable = stage_names(disable)
         self.chain = chain
         self.name = type(self).__name__
-        self.compile: Compile = compile
+        self.compile: engine.Compile = compile
         self.capturable = capturable
         self._guard = Guard(nonfinite, nonfinite_scope)
         self._table = ParamTable(chain)
@@ -257,10 +257,8 @@ class Optimizer(EvaluatedTwice):
     def _info(self) -> StepInfo:
         return StepInfo(self.state, self._partition, self.capturable)
 
-    def _compiled(self) -> bool:
-        if self.compile == "auto":
-            return engine.worth_compiling(param for group in self.param_groups for param in group["params"])
-        return self.compile
+    def _compiled(self) -> engine.Mode:
+        return engine.mode(self.compile, (param for group in self.param_groups for param in group["params"]))
 
     @untraced
     @torch.no_grad()
@@ -278,7 +276,7 @@ class Optimizer(EvaluatedTwice):
             self._alone = self._table.membership
         if not (due := self._admit(due)):
             return
-        compiled = engine.worth_compiling([param]) if self.compile == "auto" else self.compile
+        compiled = engine.mode(self.compile, [param])
         with no_autocast():
             recorded = self._executor.run(due, compiled=compiled, partition=APART)
         self._table.count(due)
