@@ -16,7 +16,7 @@ def test_options_by_device() -> None:
     again = "realize_opcount_threshold"
     assert inductor.options_for(codes, inline=True)[0][again] == inductor.DECODED
     assert inductor.options_for(codes[:1], inline=True)[0][again] == inductor.KEPT
-    assert inductor.options_for([torch.empty(10)], inline=True)[0][again] == inductor.STEPS
+    assert inductor.options_for([torch.empty(1 << 18)], inline=True)[0][again] == inductor.STEPS
     assert inductor.options_for([codes[0][:1000]], inline=True)[0][again] == inductor.NOISE
     small, large = torch.empty(10), torch.empty(1 << 18)
     assert inductor.options_for([small], inline=True)[0]["cpp.threads"] == 1

@@ -59,7 +59,8 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
         options["cpp.threads"] = 1
     again: dict[str, Any] = {"realize_reads_threshold": READS}
     if all(x.is_floating_point() for x in examples):
-        again["realize_opcount_threshold"] = STEPS
+        if elements >= SERIAL_ELEMENTS:
+            again["realize_opcount_threshold"] = STEPS
     elif elements < SERIAL_ELEMENTS:
         inline, options["realize_opcount_threshold"] = False, NOISE
     elif any(x.dtype in (torch.int8, torch.uint8) for x in examples):
