@@ -150,18 +150,20 @@ def _of_any_number(mode: Any, example: torch.Tensor) -> torch.Tensor:
 VIEWS = ("permute", "unsqueeze")
 """Views of all elements."""
 
+PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+
 
 def _without_copies(graph: Any) -> None:
     """Take out the copies that `functionalize` makes of all of a tensor, as only the last nodes write.
 
     Inductor (2.13) calls aten for some of these, outside of its loops, and makes others in memory where they are factors of
     a product of matrices: each takes the memory of a tensor. Copies of parts stay: as views, inductor read beyond their
-    ends. So does what is an output, or is written elsewhere.
+    ends.
     """
     for node in list(graph.nodes):
         packet = _name(node)
-        of_view = packet == "clone" and _name(node.args[0]) in VIEWS and not _is_kept(node)
-        if of_view or packet in ("detach_copy", "alias_copy") or (packet == "slice_copy" and _is_whole(node)):
+        factor = packet == "clone" and _name(node.args[0]) in VIEWS and _is_factor(node)
+        if factor or packet in ("detach_copy", "alias_copy") or (packet == "slice_copy" and _is_whole(node)):
             node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
 
@@ -172,8 +174,9 @@ def _name(node: Any) -> str:
     return name.removeprefix("aten::").partition(".")[0]
 
 
-def _is_kept(node: Any) -> bool:
-    return any(user.op == "output" or _name(user) == "copy_" for user in node.users)
+def _is_factor(node: Any) -> bool:
+    """Whether it goes into products of matrices, and nowhere else; elsewhere a copy is a part of a loop."""
+    return all(_name(user) in PRODUCTS for user in node.users)
 
 
 def _is_whole(node: Any) -> bool:
