@@ -62,7 +62,7 @@ def marked(name: str, fast: bool) -> Any:
 
 
 SEEN_ELSEWHERE = ("schedule-free-adamw", "schedule-free-sgd")
-BY_NAME = ("muon", "normuon", "scion", "shampoo", "soap")
+BY_NAME = ("apollo", "galore-adamw", "muon", "normuon", "scion", "shampoo", "soap")
 """Recipes that know hidden matrices by their names."""
 REFUSED = (*SEEN_ELSEWHERE, *BY_NAME)
 RECIPES = [marked(name, name in FAST) for name in gradchain.recipes() if name not in REFUSED]
