@@ -9,6 +9,7 @@ import torch
 
 from gradchain._chain.context import Context
 from gradchain._chain.elements import Composed
+from gradchain._chain.masters import reader_of
 from gradchain._chain.mixins import Precision
 from gradchain._chain.program import Numbers, Program
 from gradchain._chain.stage import Stage
@@ -85,14 +86,8 @@ def seen_at(
     program: Program, param: torch.Tensor, state: Mapping[str, torch.Tensor], numbers: Numbers, shard: Shard
 ) -> torch.Tensor:
     """The value at which a parameter, or the rows of it that are here, is to be seen outside training. Pure."""
-    nothing = param.new_zeros(()).expand(param.shape)
-    ctx = Context(param, nothing, program.loaders(param, state, shard), program.role, shard)
-    for (address, stage), values in zip(program.stages, numbers):
-        stage = stage.bind(values)
-        ctx.enter(address, values, (*stage.known_slots, *(read.slot for read in stage.reads)))
-        if isinstance(stage, Precision):
-            ctx.param = stage.read(ctx.param, ctx)
-            ctx.dtype = ctx.param.dtype
+    ctx = reader_of(program, param, state, shard)
+    for address, stage in program.entered(ctx, numbers):
         if isinstance(stage, EvaluationPoint):
             made: Any = stage.evaluated(ctx.param, ctx)
             if not isinstance(made, torch.Tensor) or made.shape != param.shape or not made.is_floating_point():

@@ -11,7 +11,6 @@ import torch
 
 from gradchain._chain.context import Context
 from gradchain._chain.elements import Composed
-from gradchain._chain.mixins import Precision
 from gradchain._chain.program import Numbers, Outcome, Program, Running
 from gradchain._chain.stage import Stage
 from gradchain._core.reduce import Request, Totals
@@ -78,12 +77,7 @@ def displaced(
     """The point at which the gradient of a parameter is to be taken. Pure; it runs like a step."""
     ctx = Context(param, gradient, program.loaders(param, state, shard), program.role, shard)
     offset: Any = None
-    for (address, stage), values in zip(program.stages, numbers):
-        stage = stage.bind(values)
-        ctx.enter(address, values, (*stage.known_slots, *(read.slot for read in stage.reads)))
-        if isinstance(stage, Precision):
-            ctx.param = stage.read(ctx.param, ctx)
-            ctx.dtype = ctx.param.dtype
+    for address, stage in program.entered(ctx, numbers):
         if isinstance(stage, ExtraEvaluation):
             offset = stage.displacement(gradient.to(ctx.dtype), ctx)
             if isinstance(offset, GeneratorType):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import GeneratorType
 from typing import Any, TypeAlias, cast
@@ -155,6 +155,19 @@ class Program:
     def _rows(self) -> tuple[tuple[str, Stage, tuple[str, ...]], ...]:
         """The stages with the slots that they may read."""
         return tuple((at, s, (*s.known_slots, *(read.slot for read in s.reads))) for at, s in self.stages)
+
+    def entered(self, ctx: Context, numbers: Numbers) -> Iterator[tuple[str, Stage]]:
+        """Go through the stages as `run` does, without their updates: each bound to its numbers, the context open to it.
+
+        The context's parameter is what the stages so far have read.
+        """
+        for (address, stage, readable), values in zip(self._rows, numbers):
+            stage = stage.bind(values)
+            ctx.enter(address, values, readable)
+            if isinstance(stage, Precision):
+                ctx.param = stage.read(ctx.param, ctx)
+                ctx.dtype = ctx.param.dtype
+            yield address, stage
 
     # State.
 

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import torch
 
-_SIZE = (1 << 31) - 1
-"""The bits of a float32 but for the sign."""
+from gradchain._core.noise import QUIET, SIZE
 
 _INFINITE = 0x7F80 << 16
 
@@ -23,9 +22,9 @@ def split_fp24(value: torch.Tensor, bits: torch.Tensor) -> tuple[torch.Tensor, t
     Returns: the nearest bfloat16 number, and the code as int8.
     """
     digits = value.view(torch.int32)
-    size = torch.where(value == value, (digits & _SIZE) + (bits & 0xFF), _INFINITE + (1 << 22)) >> 8
+    size = torch.where(value == value, (digits & SIZE) + (bits & 0xFF), _INFINITE + QUIET) >> 8
     nearest = (size + 128) >> 8
-    param = ((nearest << 16) | (digits & ~_SIZE)).view(torch.float32).to(torch.bfloat16)
+    param = ((nearest << 16) | (digits & ~SIZE)).view(torch.float32).to(torch.bfloat16)
     return param, (size - (nearest << 8)).to(torch.int8)
 
 
@@ -33,6 +32,6 @@ def join_fp24(param: torch.Tensor, code: torch.Tensor) -> torch.Tensor:
     """The inverse of `split_fp24`. Whatever the code is, the result rounds to `param`. Returns: a float32 tensor."""
     wide = param.to(torch.float32)
     digits = wide.view(torch.int32)
-    size = digits & _SIZE
+    size = digits & SIZE
     whole = (size + (code.to(torch.int32) << 8)).clamp_min(0)
-    return torch.where(size < _INFINITE, whole | (digits & ~_SIZE), digits).view(torch.float32)
+    return torch.where(size < _INFINITE, whole | (digits & ~SIZE), digits).view(torch.float32)

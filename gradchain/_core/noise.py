@@ -87,15 +87,15 @@ def round_to_bf16(value: torch.Tensor, bits: torch.Tensor, largest: float | None
     digits = value.view(torch.int32)
     raised = digits + (bits & 0xFFFF)  # infinities have no digits to be rounded
     if largest is not None:
-        raised = (raised & _SIZE).clamp_max(_digits(largest)) | (digits & ~_SIZE)
-    rounded = (torch.where(value == value, raised, digits | _QUIET) & ~0xFFFF).view(torch.float32)
+        raised = (raised & SIZE).clamp_max(_digits(largest)) | (digits & ~SIZE)
+    rounded = (torch.where(value == value, raised, digits | QUIET) & ~0xFFFF).view(torch.float32)
     return rounded.to(torch.bfloat16)
 
 
-_SIZE = (1 << 31) - 1
+SIZE = (1 << 31) - 1
 """The bits of a float32 but for the sign."""
 
-_QUIET = 1 << 22
+QUIET = 1 << 22
 """The bit that every NaN of ours has; else one could lose its last digits and pass for infinity."""
 
 

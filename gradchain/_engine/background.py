@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 
-from gradchain._engine.inductor import Compiled, compile_graph
+from gradchain._engine.inductor import Compiled, compile_graph, reason_of
 
 NICE = 10
 """How far the other process stands back: threads that train wait for the one of them that has no processor."""
@@ -219,8 +219,7 @@ def _failure(place: Path) -> str | None:
         if counters["inductor"]["fxgraph_cache_bypass"]:
             return "inductor does not keep it in its cache"
     except Exception as error:  # told, where it is waited for
-        reason = (str(error).strip().splitlines() or [""])[0]
-        return f"{type(error).__name__}: {reason}"
+        return reason_of(error)
     return None
 
 

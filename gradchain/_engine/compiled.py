@@ -198,8 +198,8 @@ def _has_codes(item: ParamStep) -> bool:
     The kernel of a vector of such codes takes seconds to compile, so that it had better serve all vectors of its length; a
     call takes microseconds.
     """
-    slots = [item.state[key] for key in item.program.keys(item.state)]
-    return item.owner.device.type == "cpu" and any(x.dtype.itemsize == 1 for x in slots)
+    state = item.state
+    return item.owner.device.type == "cpu" and any(state[key].dtype.itemsize == 1 for key in item.program.keys(state))
 
 
 def _filled(members: Sequence[ParamStep]) -> list[list[ParamStep]]:

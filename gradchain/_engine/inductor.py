@@ -69,6 +69,11 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
     return [*([options | again] if inline else []), options, unfused]
 
 
+def reason_of(error: Exception) -> str:
+    """Why a graph could not be compiled, in a line."""
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+
+
 def trace(function: Callable[..., Any], examples: Sequence[torch.Tensor], lined: int = 0) -> Any:
     """The graph of what a function does to tensors like these, and to the first `lined` of them in any number of lines."""
     from torch.fx.experimental.proxy_tensor import make_fx

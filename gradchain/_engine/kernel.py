@@ -18,7 +18,7 @@ from gradchain._chain.program import Outcome, Program, Running
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
 from gradchain._engine.background import Job, Task, submit
-from gradchain._engine.inductor import Compiled, compile_graph, in_lines, trace
+from gradchain._engine.inductor import Compiled, compile_graph, in_lines, reason_of, trace
 from gradchain._engine.layouts import Layout
 from gradchain._engine.measure import measured, told
 from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
@@ -132,8 +132,7 @@ class Kernel:
         except GradchainError:  # a stage that does wrong would do so eagerly too
             raise
         except Exception as error:  # whatever the compiler trips over, the eager result is right
-            reason = (str(error).strip().splitlines() or [""])[0]
-            self._fail(f"{type(error).__name__}: {reason}")
+            self._fail(reason_of(error))
         self.seconds += time.perf_counter() - start
 
     def _fail(self, reason: str) -> None:
