@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from rich.table import Table as RichTable
 from benchmarks import gpu, guard, targets
 from benchmarks import page as pages
 from benchmarks.pairs import PAIRS, Pair, pair
-from benchmarks.schedule import LIMIT, Budget, Measuring, Row, RunTask, Work, in_order, tasks_of
+from benchmarks.schedule import LIMIT, Budget, Measuring, Row, RunTask, Work, first_steps, in_order, tasks_of
 from benchmarks.shapes import LISTS, TITLES
 from benchmarks.tables import WARM_LIST, Table, tables
 
@@ -136,14 +137,26 @@ def run_all(
             tell(f"{result['ours']} / {result['peer']}, {TITLES[result['list']]}", result, len(rows), len(work))
             keep()
 
-    measuring = Measuring(settings, budget, caches, run_task)
-    wanted, others = in_order(work)
-    compare(wanted)
-    for task in checks:
+    def look(task: Result) -> None:
         done = {**task, **budget.run(run_task, {**task, **settings}, caches / task["subject"].replace(" ", "-"))}
         data["checks"].append(done)
         tell(f"{task['check']} of {task['subject']}", done, len(data["checks"]), len(checks))
         keep()
+
+    measuring = Measuring(settings, budget, caches, run_task)
+    wanted, others = in_order(work)
+    timed = [task for task in checks if task["check"] in gpu.TIMED]
+    untimed = [task for task in checks if task not in timed]
+    if settings.get("ahead", 1) > 1:  # nothing is timed yet, so that several go side by side
+        filling = [] if settings["cold"] else first_steps(work, settings, caches)
+        with ThreadPoolExecutor(settings["ahead"]) as pool:
+            steps = [pool.submit(run_task, task, cache, LIMIT) for task, cache in filling]
+            list(pool.map(look, untimed))
+            wait(steps)
+        untimed = []
+    compare(wanted)
+    for task in [*timed, *untimed]:
+        look(task)
     compare(others)
     return data
 
@@ -201,6 +214,9 @@ def main(
         bool, typer.Option(help="A few pairs beside the committed page. Status 1: worse; 3: nothing to compare with.")
     ] = False,
     cold: Annotated[bool, typer.Option(help="Measure first steps with a cold compiler cache.")] = True,
+    ahead: Annotated[
+        int, typer.Option(help="So many processes at once go through what is not timed; without cold steps they compile too.")
+    ] = 1,
     output: Annotated[Path | None, typer.Option(help="Where the results go; by default beside the page.")] = None,
     page: Annotated[Path | None, typer.Option(help="A page with markers to write the results into.")] = None,
     baseline: Annotated[Path, typer.Option(help="The results that --quick compares with.")] = BASELINE,
@@ -227,6 +243,7 @@ def main(
     work = plan(lists or [], pairs or [], quick, device)
     settings = {"device": device, "threads": threads or os.cpu_count() or 1, "cold": cold and not quick}
     settings |= {"rounds": rounds, "seconds": min(seconds, 1.5) if quick else seconds, "rehearse": rehearse}
+    settings["ahead"] = ahead
     if quick:
         raise typer.Exit(run_guard(work, settings, output, baseline, minutes))
     checks = gpu.tasks("tiny" if rehearse else WARM_LIST["cuda"]) if device == "cuda" and not (lists or pairs) else []

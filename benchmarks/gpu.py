@@ -144,6 +144,9 @@ SUBJECTS = {
 }
 """What a run looks at. Codes with a scale for several elements, and factors, are no elementwise states."""
 
+TIMED = ("speed", "training")
+"""Checks that measure seconds, so that nothing else may run beside them."""
+
 CHECKED = ("adamw", "lion", "rose fp32", "adams", "adv-prodigy", "muon", "adamw int8", "adamw factored")
 """Those that are captured, and looked at for waiting."""
 
@@ -211,10 +214,15 @@ def graph(device: Device, subject: Subject, shapes: Sequence[Shape], task: Resul
 
 
 def waiting(device: Device, subject: Subject, shapes: Sequence[Shape], task: Result, compile: bool) -> Result:
-    """Whether steps wait for the device: plain and capturable ones, eager and compiled."""
+    """Whether steps wait for the device: plain and capturable ones, eager and compiled, by a rate that is there too."""
     faults: list[str] = []
-    for compiled, capturable in itertools.product({False, compile}, (False, True)):
+    for compiled, capturable, there in itertools.product({False, compile}, (False, True), (False, True)):
+        if there and capturable:
+            continue
         side = Side(subject, shapes, device.place, compile=compiled, capturable=capturable)
+        if there:
+            group = side.optimizer.param_groups[0]
+            group["lr"] = torch.full((), group["lr"], device=device.place)
         for _ in range(WARMUP):
             side.step()
         device.synchronize()
@@ -222,7 +230,7 @@ def waiting(device: Device, subject: Subject, shapes: Sequence[Shape], task: Res
             with device.unsynchronized():
                 side.step(), side.step()
         except RuntimeError as error:
-            kind = f"{'compiled' if compiled else 'eager'}{', capturable' if capturable else ''}"
+            kind = f"{'compiled' if compiled else 'eager'}{', capturable' if capturable else ', lr there' if there else ''}"
             faults.append(f"{kind}: {str(error).splitlines()[0][:120]}")
         del side
     return {"ok": not faults, "detail": "; ".join(faults) or "no step waits"}

@@ -70,6 +70,18 @@ def cold_key(pair: Pair, name: str, settings: Result) -> str | None:
     return pair.ours.label if asked else None
 
 
+def cache_of(pair: Pair, name: str) -> str:
+    """The folder of a chain's kernels for a list."""
+    return f"{pair.ours.label.replace(' ', '-').replace(',', '')}-{name}"
+
+
+def first_steps(work: Work, settings: Result, caches: Path) -> list[tuple[Result, Path]]:
+    """First steps that fill the caches of compilers, one for each compiled chain on a list."""
+    chosen = {cache_of(pair, name): (pair, name) for pair, name in work if pair.ours.compiled}
+    common = {"what": "first step", **settings}
+    return [({**common, "pair": pair.name, "list": name}, caches / key) for key, (pair, name) in chosen.items()]
+
+
 def tasks_of(work: Work, checks: Sequence[Result], settings: Result) -> int:
     cold = {cold_key(pair, name, settings) for pair, name in work} - {None}
     return len(work) + len(cold) + len(checks)
@@ -98,7 +110,7 @@ class Measuring:
         """The results of some pairs, with their places in the tables."""
         for place, pair, name in rows:
             common = {"pair": pair.name, "list": name, **self.settings}
-            cache = self.caches / f"{pair.ours.label.replace(' ', '-').replace(',', '')}-{name}"
+            cache = self.caches / cache_of(pair, name)
             key = cold_key(pair, name, self.settings)
             if key is not None and key not in self.cold:
                 task = {"what": "first step", **{k: v for k, v in common.items() if k != "seconds"}}

@@ -23,12 +23,17 @@ def test_options_by_device() -> None:
     assert "cpp.threads" not in inductor.options_for([small, large], inline=True)[0]
     assert "realize_reads_threshold" not in inductor.options_for([small], inline=False)[0]
     assert inductor.options_for([small], inline=False)[-1]["max_fusion_size"] == 1
-    first, second, last = inductor.options_for([torch.empty(10, device="meta")], inline=True)
+    first, second, last = inductor.options_for([torch.empty(1 << 17, device="meta")], inline=True)
     assert second == {**last, "combo_kernels": True}
     assert first.items() > second.items()
+    assert last.items() > inductor.EAGER.items(), "whatever fails, the bits are those of eager steps"
+    assert inductor.options_for([torch.empty(10, device="meta")], inline=True) == [second, last]
     import torch._inductor.config as settings
 
-    assert all(hasattr(settings, name) for name in first), "a misspelt option is no option"
+    assert all(hasattr(settings, name.partition(".")[0]) for name in first), "a misspelt option is no option"
+    with settings.patch(first):
+        assert settings.eager_numerics.division_rounding
+        assert settings.eager_numerics.disable_ftz
 
 
 @pytest.mark.parametrize("failing", [0, 1, 2, 3])
@@ -42,7 +47,7 @@ def test_options_that_fail_give_way_to_the_next(failing: int, monkeypatch: pytes
         return graph
 
     monkeypatch.setattr(inductor, "_compile", make)
-    graph, examples = symbolic_trace(torch.nn.Identity()), [torch.empty(3, device="meta")]
+    graph, examples = symbolic_trace(torch.nn.Identity()), [torch.empty(1 << 17, device="meta")]
     if failing == 3:
         with pytest.raises(RuntimeError, match="no such fusion"):
             inductor.compile_graph(graph, examples)

@@ -62,18 +62,14 @@ def _interned(pattern: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def pack(numbers: Numbers, device: torch.device) -> torch.Tensor:
     """The numbers in double precision, as one vector on the device."""
-    present: list[Any] = []
-    plain = True
-    for stage in numbers:
-        for value in stage.values():
-            if value is not None:
-                present.append(value)
-                plain = plain and not isinstance(value, torch.Tensor)
-    if not plain:
-        return torch.stack(
-            [torch.as_tensor(number, dtype=torch.float64, device=device).reshape(()) for number in present]
-        )
-    return torch.tensor(present, dtype=torch.float64).to(device, non_blocking=True)
+    present = [value for stage in numbers for value in stage.values() if value is not None]
+    plain = [value for value in present if not isinstance(value, torch.Tensor)]
+    packed = torch.tensor(plain, dtype=torch.float64).to(device, non_blocking=True)  # a number alone would wait
+    if len(plain) == len(present):
+        return packed
+    rest = iter(packed.unbind())
+    rows = (x if isinstance(x, torch.Tensor) else next(rest) for x in present)
+    return torch.stack([x.to(device, torch.float64, non_blocking=True).reshape(()) for x in rows])
 
 
 @dataclass(frozen=True)
