@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.metadata
 import json
 import os
@@ -11,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,10 +41,12 @@ app = typer.Typer(add_completion=False)
 Result = dict[str, Any]
 
 
-def run_task(task: Result, cache: Path, limit: float = LIMIT) -> Result:
-    """Do a task in a process of its own, with its own compiler cache."""
+def run_task(task: Result, cache: Path, limit: float = LIMIT, shared: bool = False) -> Result:
+    """Do a task in a process of its own, with its own compiler cache or this process's."""
     threads = str(task["threads"])
-    own = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if not shared:
+        own["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "task.json"), Path(folder, "result.json")
         asked.write_text(json.dumps(task))
@@ -57,6 +61,17 @@ def run_task(task: Result, cache: Path, limit: float = LIMIT) -> Result:
             return json.loads(answered.read_text())
         last = (ended.stderr.strip().splitlines() or [""])[-1]
         return {"failure": f"died with code {ended.returncode}: {last[:200]}", "warnings": []}
+
+
+def run_here(task: Result, cache: Path, limit: float = LIMIT) -> Result:
+    """Do a task in this process, which has imported everything: quicker, but one task may weigh on the next."""
+    from benchmarks import measure
+
+    result = measure.run(task)
+    gc.collect()
+    if task["device"] == "cuda" and torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    return json.loads(json.dumps(result))
 
 
 def plan(lists: Sequence[str], names: Sequence[str], quick: bool, device: str = "cpu") -> list[tuple[Pair, str]]:
@@ -111,8 +126,12 @@ def run_all(
     budget: Budget,
     caches: Path,
     run_task: RunTask = run_task,
+    apart: RunTask = run_task,
 ) -> Result:
-    """Measure everything. What is there is written after each task, so that an interrupted run leaves something."""
+    """Measure everything. What is there is written after each task, so that an interrupted run leaves something.
+
+    `apart`: how to do what other tasks go beside.
+    """
     data: Result = {
         "machine": machine(settings["device"]),
         "settings": settings,
@@ -138,7 +157,8 @@ def run_all(
             keep()
 
     def look(task: Result) -> None:
-        done = {**task, **budget.run(run_task, {**task, **settings}, caches / task["subject"].replace(" ", "-"))}
+        run = run_task if task["check"] in gpu.TIMED else apart
+        done = {**task, **budget.run(run, {**task, **settings}, caches / task["subject"].replace(" ", "-"))}
         data["checks"].append(done)
         tell(f"{task['check']} of {task['subject']}", done, len(data["checks"]), len(checks))
         keep()
@@ -150,9 +170,9 @@ def run_all(
     if settings.get("ahead", 1) > 1:  # nothing is timed yet, so that several go side by side
         filling = [] if settings["cold"] else first_steps(work, settings, caches)
         with ThreadPoolExecutor(settings["ahead"]) as pool:
-            steps = [pool.submit(run_task, task, cache, LIMIT) for task, cache in filling]
-            list(pool.map(look, untimed))
-            wait(steps)
+            looks = [(look, task) for task in reversed(untimed)]  # what compiles longest comes last in the tables
+            fills = [(apart, *each, LIMIT) for each in filling]
+            wait([pool.submit(*job) for job in [*looks, *fills]])
         untimed = []
     compare(wanted)
     for task in [*timed, *untimed]:
@@ -215,8 +235,15 @@ def main(
     ] = False,
     cold: Annotated[bool, typer.Option(help="Measure first steps with a cold compiler cache.")] = True,
     ahead: Annotated[
-        int, typer.Option(help="So many processes at once go through what is not timed; without cold steps they compile too.")
+        int,
+        typer.Option(
+            help="So many processes at once go through what is not timed; without cold steps they compile too."
+        ),
     ] = 1,
+    checks: Annotated[bool | None, typer.Option(help="On a GPU: more than pairs; by default if none is named.")] = None,
+    together: Annotated[
+        bool, typer.Option(help="Time all pairs in one process, which is quicker and less clean.")
+    ] = False,
     output: Annotated[Path | None, typer.Option(help="Where the results go; by default beside the page.")] = None,
     page: Annotated[Path | None, typer.Option(help="A page with markers to write the results into.")] = None,
     baseline: Annotated[Path, typer.Option(help="The results that --quick compares with.")] = BASELINE,
@@ -243,15 +270,20 @@ def main(
     work = plan(lists or [], pairs or [], quick, device)
     settings = {"device": device, "threads": threads or os.cpu_count() or 1, "cold": cold and not quick}
     settings |= {"rounds": rounds, "seconds": min(seconds, 1.5) if quick else seconds, "rehearse": rehearse}
-    settings["ahead"] = ahead
+    settings |= {"ahead": ahead, "together": together}
     if quick:
         raise typer.Exit(run_guard(work, settings, output, baseline, minutes))
-    checks = gpu.tasks("tiny" if rehearse else WARM_LIST["cuda"]) if device == "cuda" and not (lists or pairs) else []
+    looking = device == "cuda" and (not (lists or pairs) if checks is None else checks)
+    tasks = gpu.tasks("tiny" if rehearse else WARM_LIST["cuda"]) if looking else []
     if rehearse:
         work = [(p, "tiny") for p in {p.name: p for p, _ in work}.values()]
     with tempfile.TemporaryDirectory() as folder:
-        budget = Budget(minutes, tasks_of(work, checks, settings))
-        run_all(work, checks, settings, output, budget, Path(folder))
+        budget, caches = Budget(minutes, tasks_of(work, tasks, settings)), Path(folder)
+        if together:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
+            run_all(work, tasks, settings, output, budget, caches, run_here, partial(run_task, shared=True))
+        else:
+            run_all(work, tasks, settings, output, budget, caches)
     kept = json.loads(output.read_text(encoding="utf-8"))  # rounded: so it is drawn again alike
     finish(kept, page)
 

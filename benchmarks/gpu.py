@@ -153,7 +153,7 @@ CHECKED = ("adamw", "lion", "rose fp32", "adams", "adv-prodigy", "muon", "adamw 
 
 def tasks(name: str) -> list[Result]:
     """All checks of a run, on a list."""
-    checked = [(what, subject) for subject in CHECKED for what in ("graph", "waiting")]
+    checked = [(what, subject) for what in ("waiting", "graph") for subject in CHECKED]
     rows = [*(("speed", subject) for subject in SUBJECTS), ("training", "muon"), *checked]
     return [{"what": "check", "check": what, "subject": subject, "list": name} for what, subject in rows]
 

@@ -15,7 +15,7 @@ import gradchain
 from gradchain import chain, partition, recipe
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
-from gradchain._engine import compiled, kernel, layouts
+from gradchain._engine import buckets, compiled, kernel, layouts
 from tests.declared import ELEMENTWISE
 from tests.test_optimizer import SHAPES, assert_same, frozen_copy, make_params, set_grads, train
 
@@ -257,7 +257,7 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(
 
 
 def test_one_broken_bucket_does_not_spoil_the_others(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(compiled, "SMALL_ELEMENTS", 10)  # tensors above it have a bucket each
+    monkeypatch.setattr(buckets, "SMALL_ELEMENTS", 10)  # tensors above it have a bucket each
 
     def picky(graph: Any, inputs: Any, **_: Any) -> Any:
         if inputs[0].shape == (6, 4):

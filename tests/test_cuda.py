@@ -45,7 +45,7 @@ def only_our_warnings() -> Iterator[None]:
 def optimize(
     case: Case, device: str, compile: bool, shapes: Any = SHAPES, *, steps: int = STEPS, seed: int = 0
 ) -> gradchain.Optimizer:
-    """An optimizer on a device after some steps; the numbers are drawn on the CPU. A `seed` changes them in the last place."""
+    """An optimizer on a device after some steps; numbers are drawn on the CPU. A `seed` changes their last places."""
     generator = torch.Generator().manual_seed(seed)
 
     def nudged(x: torch.Tensor) -> torch.Tensor:
@@ -81,7 +81,7 @@ def sensitivity(case: Case) -> float:
 
 
 ONE_BASIS = dict.fromkeys(("low_rank/long", "full_rank", "galore-adamw", "apollo:mini"), 2)
-"""Steps until the next singular vectors are due: moments stay as they are then, and which sign a vector has is the solver's."""
+"""Steps until singular vectors are due again: moments stay as they are, and which sign a vector has is the solver's."""
 
 
 @pytest.mark.parametrize("name", CASES)

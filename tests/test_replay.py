@@ -32,12 +32,34 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return count
 
 
+class rows_apart(gradchain.Stage):
+    """A stage of somebody's: it asks for whole matrices."""
+
+    def update(self, update: Any, ctx: Any) -> Any:
+        if update.value.ndim < 2:
+            return update
+        M = yield gradchain.whole_matrix(update.value, function=apart)
+        return update.replace(value=M)
+
+
+def apart(matrix: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.solve(matrix @ matrix.mT + torch.eye(len(matrix)), matrix)
+
+
 def make(compile: bool, recipe: str = "adamw") -> Optimizer:
     generator = torch.Generator().manual_seed(0)
     params = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
     groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.02}]
     if recipe == "noisy":
         return Optimizer(groups, chain(t.first_moment(storage="int8"), t.scale_by_learning_rate(0.1)), compile=compile)
+    if recipe == "asking":  # for matrices, and twice for a total over all
+        stages = [
+            rows_apart(),
+            t.clip_by_global_norm(0.5),
+            t.first_moment(0.9),
+            t.clip_by_global_norm(0.4, name="again"),
+        ]
+        return Optimizer(groups, chain(*stages, t.scale_by_learning_rate(0.1)), compile=compile)
     return gradchain.optimizer(recipe, groups, compile=compile)
 
 
@@ -158,8 +180,8 @@ CHANGES = [
 ]  # fmt: skip
 
 
-def train(compile: bool, change: Callable[[Optimizer], None]) -> Any:
-    optimizer = make(compile)
+def train(compile: bool, change: Callable[[Optimizer], None], recipe: str = "adamw") -> Any:
+    optimizer = make(compile, recipe)
     for step in range(9):
         set_grads(optimizer, step)
         if step == 5:
@@ -182,7 +204,32 @@ def test_a_change_between_steps_is_noticed(
     assert len(ran) >= (3 if change is turned_parameter and not compile else 4)
 
 
-STEPS = [("noisy", True), ("adv-prodigy", True), ("gyro-adam", True), ("adamw", True), ("adamw", False)]
+FOR_ADAMW = [disabled, betas]
+"""These name what the other chain has in another form."""
+
+
+@pytest.mark.parametrize("change", [change for change in CHANGES if change not in FOR_ADAMW])
+def test_a_change_is_noticed_where_stages_ask(
+    change: Callable[[Optimizer], None], ran: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(replay.ReplayPlan, "gradients", lambda *args: None)
+        looked = train(False, change, "asking")
+    assert not ran
+    torch.testing.assert_close(train(True, change, "asking"), looked, rtol=1e-5, atol=1e-6)
+    assert len(ran) >= 4
+
+
+STEPS = [
+    ("noisy", True),
+    ("adv-prodigy", True),
+    ("gyro-adam", True),
+    ("asking", True),
+    ("adv-prodigy", True),
+    ("gyro-adam", True),
+    ("adamw", True),
+    ("adamw", False),
+]
 
 
 @pytest.mark.parametrize(("recipe", "compile"), STEPS)

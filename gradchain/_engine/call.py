@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 
@@ -15,6 +15,7 @@ from gradchain._engine.kernel import Kernel, Known, Status, status_of
 from gradchain._engine.layouts import LayoutIds, ScalarArgs, cached_layout, inputs_of
 from gradchain._engine.measure import told
 from gradchain._engine.param_step import ParamStep, commit
+from gradchain._engine.rounds import Waiting, answer
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -117,7 +118,7 @@ class Call:
         self.measured: list[Recorded] = []
 
     def flat(self) -> list[torch.Tensor]:
-        return [*self.inputs, *(x for totals in self.answers for total in totals for x in vars(total).values())]
+        return _with(self.inputs, self.answers)
 
     def kernel(self, failures: list[str], measures: bool = False) -> Kernel:
         """The kernel of the present phase, or the one that measures it for telemetry."""
@@ -158,6 +159,10 @@ class Call:
             self.asked = kernel.ask(self.flat())
         return kernel.status
 
+    def rows(self, places: Mapping[int, int]) -> list[Waiting]:
+        """What its parameters ask for, with the place of each among all."""
+        return [(places[id(item)], item.program, asked) for item, asked in zip(self.due, self.asked)]
+
     def take(self, totals: Sequence[Totals]) -> None:
         for known, total in zip(self.answers, totals):
             known.append(total)
@@ -178,32 +183,85 @@ class Call:
             self.recorded = [{**own, **seen} for own, seen in zip(self.recorded, self.measured)]
 
 
-class Plan:
-    """The calls of a step that requests nothing: which kernel takes which parameters. For all steps of equal layouts."""
+class Planned:
+    """A call of a plan: whose it is, and the kernels that it goes through, the last of which writes."""
 
-    def __init__(self, due: Sequence[ParamStep], calls: Sequence[Call]) -> None:
+    def __init__(self, call: Call, places: list[int]) -> None:
+        self.places = places
+        self.programs = [item.program for item in call.due]
+        known = [tuple(tuple(vars(total)) for total in totals) for totals in call.answers]
+        phases = range(len(known[0]) + 1)
+        keys: list[Key] = [(call.ids, tuple(totals[:phase] for totals in known), False) for phase in phases]
+        self.kernels = [call.kernels[key][0] for key in keys if key in call.kernels]
+        self.complete = len(self.kernels) == len(keys)
+        """Whether it had these kernels to itself from the start: it was not split off another call on the way."""
+        self.meter = call.kernel([], measures=True) if call.tells else None
+
+    @property
+    def kernel(self) -> Kernel:
+        """The kernel that writes."""
+        return self.kernels[-1]
+
+    def ask(self, flat: Sequence[torch.Tensor], answers: Sequence[Sequence[Totals]]) -> list[Waiting]:
+        """What its parameters ask for after some answers."""
+        asked = self.kernels[len(answers[0])].ask(_with(flat, answers))
+        return list(zip(self.places, self.programs, asked))
+
+
+def _with(flat: Sequence[torch.Tensor], answers: Sequence[Sequence[Totals]]) -> list[torch.Tensor]:
+    """The inputs of a kernel: what there is before any answer, and the answers."""
+    return [*flat, *(x for totals in answers for total in totals for x in vars(total).values())]
+
+
+class Plan:
+    """The calls of a step: which kernels take which parameters. For all steps of equal layouts."""
+
+    def __init__(self, due: Sequence[ParamStep], calls: Sequence[Call], partition: Any) -> None:
         places = {id(item): place for place, item in enumerate(due)}
-        self.due = len(due)
-        self.calls = [([places[id(item)] for item in call.due], call.kernel([])) for call in calls]
-        self.meters = [call.kernel([], measures=True) if call.tells else None for call in calls]
+        self.due, self.partition = len(due), partition
+        self.calls = [Planned(call, [places[id(item)] for item in call.due]) for call in calls]
 
     @staticmethod
-    def of(due: Sequence[ParamStep], calls: Sequence[object]) -> Plan | None:
-        """A plan, if all calls were compiled and took one phase."""
-        plain = [call for call in calls if isinstance(call, Call) and not any(call.answers)]
-        fits = len(plain) == len(calls) and all(call.kernel([]).compiled is not None for call in plain)
-        return Plan(due, plain) if fits else None
+    def of(due: Sequence[ParamStep], calls: Sequence[object], partition: Any = None) -> Plan | None:
+        """A plan, if all calls were compiled; and took one phase, where telemetry is told."""
+        plain = [call for call in calls if isinstance(call, Call) and not (any(call.answers) and call.tells)]
+        if len(plain) < len(calls):
+            return None
+        plan = Plan(due, plain, partition)
+        if not all(call.complete for call in plan.calls):
+            return None
+        return plan if all(kernel.compiled is not None for call in plan.calls for kernel in call.kernels) else None
 
-    def write(self, inputs: Sequence[Sequence[torch.Tensor]]) -> list[Recorded]:
+    def write(self, inputs: Sequence[list[torch.Tensor]]) -> list[Recorded]:
         """Run the kernels over what each takes. Returns what each parameter recorded."""
         recorded: list[Recorded] = [{}] * self.due
-        seen = [None if meter is None else meter.measure(flat) for meter, flat in zip(self.meters, inputs)]
-        for (places, kernel), flat in zip(self.calls, inputs):
-            written = kernel.write(flat)
-            if not kernel.silent:
-                for place, record in zip(places, written):
+        seen = [None if call.meter is None else call.meter.measure(flat) for call, flat in zip(self.calls, inputs)]
+        for call, flat in zip(self.calls, self._answered(inputs)):
+            written = call.kernel.write(flat)
+            if not call.kernel.silent:
+                for place, record in zip(call.places, written):
                     recorded[place] = record
-        for (places, _), records in zip(self.calls, seen):
-            for place, record in zip(places, records or ()):
+        for call, records in zip(self.calls, seen):
+            for place, record in zip(call.places, records or ()):
                 recorded[place] = {**recorded[place], **record}
         return recorded
+
+    def _answered(self, inputs: Sequence[list[torch.Tensor]]) -> Sequence[list[torch.Tensor]]:
+        """What each call's last kernel takes: its inputs, and the answers to all that it asks for. Nothing is written."""
+        asking = {number: call for number, call in enumerate(self.calls) if len(call.kernels) > 1}
+        if not asking:
+            return inputs
+        answers: dict[int, list[list[Totals]]] = {number: [[] for _ in call.places] for number, call in asking.items()}
+        ready, waiting = list(asking), dict[int, list[Waiting]]()
+        while True:
+            for number in ready:
+                if len(answers[number][0]) < len(asking[number].kernels) - 1:
+                    waiting[number] = asking[number].ask(inputs[number], answers[number])
+            if (given := answer(waiting, self.partition)) is None:
+                break
+            for number, totals in given.items():
+                del waiting[number]
+                for known, total in zip(answers[number], totals):
+                    known.append(total)
+            ready = list(given)
+        return [_with(flat, answers[number]) if number in asking else flat for number, flat in enumerate(inputs)]

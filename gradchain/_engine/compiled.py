@@ -11,26 +11,19 @@ are pure, so running one again is safe; the compiler drops what a phase does not
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 from gradchain._chain.context import Recorded
-from gradchain._core.reduce import Totals
-from gradchain._core.totals import APART, reduce_requests
+from gradchain._core.totals import APART
+from gradchain._engine.buckets import TENSORS_PER_CALL, buckets
 from gradchain._engine.call import Call, Key, OwnKernels, Plan
-from gradchain._engine.layouts import SMALL_ELEMENTS, LayoutIds, ScalarArgs
+from gradchain._engine.layouts import LayoutIds, ScalarArgs
 from gradchain._engine.param_step import ParamStep
 from gradchain._engine.report import Bucket, CompileReport, bucket_of
+from gradchain._engine.rounds import answer
 from gradchain._engine.tiles import RowTiles, tiles_of
 from gradchain.errors import CompileWarning
-
-TENSORS_PER_CALL = 16
-ELEMENTS_PER_CALL = 1 << 24
-"""A call takes no more than these, so that what it makes in between stays small; a larger tensor goes alone."""
-
-LAUNCHED_ELEMENTS = 1 << 22
-"""Tensors of at most so many elements are stepped several to a call where the host only launches kernels: on a GPU of 3 TB/s
-the arithmetic of AdamW for one of them takes 40 microseconds, which is what its own call would take on the host."""
 
 BUCKETS_PER_CALL = 4
 """The maximum number of small-tensor groupings that an optimizer compiles, for each bucket that a step has.
@@ -73,7 +66,7 @@ class CompiledSteps:
         ids = [call.ids for call in calls if isinstance(call, Call)]
         alike, self._last = ids == self._last, ids
         apart = partition is None or partition is APART  # a plan makes no totals with others
-        return recorded, Plan.of(due, calls) if alike and apart else None
+        return recorded, Plan.of(due, calls, partition) if alike and apart else None
 
     def _step(self, due: Sequence[ParamStep], partition: Any) -> tuple[list[AnyCall], list[Recorded]] | None:
         scalars = ScalarArgs()
@@ -101,7 +94,7 @@ class CompiledSteps:
                 else:
                     assert isinstance(call, Call)  # tiles answer each other
                     waiting.append(call)
-            if (given := _answered(waiting, places, partition)) is None:
+            if (given := answer({call: call.rows(places) for call in waiting}, partition)) is None:
                 break
             for call in given:
                 call.take(given[call])
@@ -152,67 +145,9 @@ class CompiledSteps:
         return bucket_of(kernels[0].layouts, kernels, seconds)
 
 
-def _answered(waiting: Sequence[Call], places: Mapping[int, int], partition: Any) -> dict[Call, list[Totals]] | None:
-    """The totals for each call that can go on; `None` if nobody waits.
-
-    Which parameters share a call may differ between processes that hold parts of one tensor, so they go in their own order.
-    """
-    rows = [(places[id(item)], call, asked) for call in waiting for item, asked in zip(call.due, call.asked)]
-    rows.sort(key=lambda row: row[0])
-    given = reduce_requests([(call.due[0].program, asked) for _, call, asked in rows], partition)
-    if given is None:
-        return None
-    totals = {place: total for (place, _, _), total in zip(rows, given) if total is not None}
-    called = {call: [places[id(item)] for item in call.due] for call in waiting}
-    return {call: [totals[at] for at in ats] for call, ats in called.items() if ats[0] in totals}
-
-
 def _warn(failures: Sequence[str]) -> None:
     if failures:
         buckets = "; ".join(failures)
         warnings.warn(
             f"could not be compiled and runs eagerly, with the same results: {buckets}", CompileWarning, stacklevel=6
         )
-
-
-def buckets(due: Sequence[ParamStep]) -> list[list[ParamStep]]:
-    """Works of one program and device that share a call: small tensors several together, large ones alone."""
-    small: dict[Any, list[ParamStep]] = {}
-    result: list[list[ParamStep]] = []
-    for item in due:
-        few = SMALL_ELEMENTS if item.owner.device.type == "cpu" else LAUNCHED_ELEMENTS
-        changing = item.program.takes_turns  # who is due with whom changes all the time
-        if item.owner.numel() > few or changing or _has_codes(item):
-            result.append([item])
-        else:
-            alike = (item.program.structure, item.owner.device, item.index is None, item.keep is None)
-            small.setdefault(alike, []).append(item)
-    for members in small.values():
-        result += _filled(members)
-    return result
-
-
-def _has_codes(item: ParamStep) -> bool:
-    """Whether it has state in bytes, and a CPU steps it.
-
-    The kernel of a vector of such codes takes seconds to compile, so that it had better serve all vectors of its length; a
-    call takes microseconds.
-    """
-    state = item.state
-    return item.owner.device.type == "cpu" and any(state[key].dtype.itemsize == 1 for key in item.program.keys(state))
-
-
-def _filled(members: Sequence[ParamStep]) -> list[list[ParamStep]]:
-    """Small tensors, in order, as many to a call as it takes."""
-    calls: list[list[ParamStep]] = [[]]
-    elements = 0
-    for item in members:
-        if len(calls[-1]) == TENSORS_PER_CALL or elements + item.owner.numel() > ELEMENTS_PER_CALL:
-            calls.append([])
-            elements = 0
-        calls[-1].append(item)
-        elements += item.owner.numel()
-    last = [item for call in calls[-2:] for item in call]
-    if len(last) <= TENSORS_PER_CALL * 3 // 2 and sum(item.owner.numel() for item in last) <= ELEMENTS_PER_CALL:
-        calls[-2:] = [last]  # a few that remain do without a kernel of their own
-    return calls

@@ -167,10 +167,10 @@ class KernelReplay:
 
     def __init__(self, due: Sequence[ParamStep], plan: Plan) -> None:
         self.plan = plan
-        self.order = [place for places, _ in plan.calls for place in places]
+        self.order = [place for call in plan.calls for place in call.places]
         order = [due[place] for place in self.order]
         self.owners = [item.owner for item in order]
-        self.kept = [[x for place in places for x in due[place].kept] for places, _ in plan.calls]
+        self.kept = [[x for place in call.places for x in due[place].kept] for call in plan.calls]
         self.spans = sorted({span for item in order for span in item.record.layout.spans})
         self.free: set[int] = set()  # where gradients have been that were apart from all this
         firsts: dict[tuple[int, torch.device], int] = {}
@@ -200,10 +200,10 @@ class KernelReplay:
         keys = self.noise.keys() if self.noise else None
         inputs: list[list[torch.Tensor]] = []
         start = 0
-        for (places, kernel), kept in zip(self.plan.calls, self.kept):
-            stop = start + len(places)
+        for call, kept in zip(self.plan.calls, self.kept):
+            stop = start + len(call.places)
             inputs.append([*kept, *grads[start:stop], *packs[start:stop]])
-            if keys is not None and kernel.noisy:
+            if keys is not None and call.kernel.noisy:
                 inputs[-1].append(keys[start:stop].to(kept[0].device, non_blocking=True))
             start = stop
         return self.plan.write(inputs)
