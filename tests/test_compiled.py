@@ -16,6 +16,7 @@ from gradchain import chain, partition, recipe
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
 from gradchain._engine import buckets, compiled, kernel, layouts
+from gradchain.storage import STORAGES
 from tests.declared import ELEMENTWISE
 from tests.test_optimizer import SHAPES, assert_same, frozen_copy, make_params, set_grads, train
 
@@ -254,6 +255,27 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(
         train(optimizer, params, range(1, 4))
     train(gradchain.Optimizer(expected, built, compile=False), expected, range(4))
     torch.testing.assert_close(params, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_storage_without_a_compiler_takes_the_eager_steps(
+    storage: str, kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kernels see a matrix of another shape where codes go in blocks; so does what stands in for one that failed."""
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(kernel, "compile_graph", broken)
+    built = gradchain.recipe("adamw").with_options(**{"second_moment.storage": storage})
+    results: list[Any] = []
+    for compile in (False, True):
+        params = make_params(torch.float32, [(96, 200), (3, 50), (7,)])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", gradchain.CompileWarning)
+            train(gradchain.Optimizer(params, built, compile=compile), params, range(3))
+        results.append([param.detach() for param in params])
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-6)
 
 
 def test_one_broken_bucket_does_not_spoil_the_others(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:

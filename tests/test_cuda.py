@@ -100,27 +100,6 @@ def test_compiled_steps_are_the_eager_ones(name: str) -> None:
     assert apart(*(optimize(case, DEVICE, compile, FEW) for compile in (True, False))) <= bound
 
 
-ELEMENTWISE = ("adamw", "lion", "adv-adamw", "adv-adopt", "nadam", "adabelief")
-
-
-@pytest.mark.parametrize("name", [name for name in ELEMENTWISE if name in CASES])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_elementwise_steps_have_the_same_bits_compiled(name: str, dtype: torch.dtype) -> None:
-    if DEVICE == "cpu":
-        pytest.skip("a CPU's compiler contracts products and sums")
-    sides: list[Tensors] = []
-    for compile in (False, True):
-        held = [nn.Parameter(x.to(DEVICE)) for x in tensors(1, [(300, 70), (33,)], dtype)]
-        optimizer = build(held, CASES[name].chain, compile=compile)
-        for step in gradients(STEPS, [(300, 70), (33,)], dtype):
-            for param, grad in zip(held, step, strict=True):
-                param.grad = grad.to(DEVICE)
-            optimizer.step()
-        states = [x for p in held for x in optimizer.state[p].values() if isinstance(x, torch.Tensor)]
-        sides.append([*(p.detach() for p in held), *states])
-    assert all(map(torch.equal, *sides))
-
-
 @pytest.mark.parametrize("name", SHORT)
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("there", [False, True])

@@ -14,7 +14,7 @@ from gradchain._core.totals import Asked
 from gradchain._engine.kernel import Kernel, Known, Status, status_of
 from gradchain._engine.layouts import LayoutIds, ScalarArgs, cached_layout, inputs_of
 from gradchain._engine.measure import told
-from gradchain._engine.param_step import ParamStep, commit
+from gradchain._engine.param_step import ParamStep, StepInputs, commit
 from gradchain._engine.rounds import Waiting, answer
 
 K = TypeVar("K")
@@ -113,6 +113,7 @@ class Call:
         self.ids: LayoutIds = tuple(cached_layout(item, scalars).id for item in due)
         self.inputs = inputs_of(due, scalars)
         self.asked: list[Asked] = []
+        self.tasks: list[StepInputs] = []
         self.outcomes: list[Outcome] = []
         self.recorded: list[Recorded] = []
         self.measured: list[Recorded] = []
@@ -149,7 +150,7 @@ class Call:
         if kernel.pending and kernel.status == "done":  # it is not going to be finished
             return "done"
         if kernel.compiled is None:
-            _, results = kernel.compute(self.flat())
+            self.tasks, results = kernel.compute(self.flat())
             status = status_of(results)
             self.outcomes = [result for result in results if isinstance(result, Outcome)]
             self.asked = [result for result in results if not isinstance(result, Outcome)]
@@ -175,7 +176,7 @@ class Call:
         """Write the results."""
         kernel = self.kernel([])
         if kernel.compiled is None:
-            commit([item.task for item in self.due], self.outcomes)
+            commit(self.tasks, self.outcomes)
             self.recorded = [outcome.recorded for outcome in self.outcomes]
         else:
             self.recorded = kernel.write(self.flat())
