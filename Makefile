@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-all parity integrations check check-all fuzz lint types docs bench bench-quick release-check clean
+.PHONY: demo test test-all parity integrations check check-all check-cuda fuzz lint types docs bench bench-quick release-check clean
 
 demo: $(STAMP)  ## the main job: an ablation of Rose on real data, in under two minutes
 	$(BIN)/gradchain show rose
@@ -40,6 +40,9 @@ EXHAUSTIVE := tests/test_audit.py tests/test_product.py tests/testing/test_own.p
 
 check-all: check  ## and every option of every recipe, every storage under every recipe, every stage and class through the kit
 	$(BIN)/pytest -m slow -n 2 --dist worksteal $(EXHAUSTIVE)
+
+check-cuda: $(STAMP)  ## on a GPU: every stage and recipe beside the CPU, eager and compiled
+	$(BIN)/pytest tests/test_cuda.py -n 4 --dist worksteal
 
 fuzz: $(STAMP)  ## 10,000 random chains, others every time
 	FUZZ=10000 $(BIN)/pytest tests/fuzz

@@ -30,7 +30,8 @@ SHORT = ("adamw", "adams", "rose", "gyro-adam:now", "muon", "adv-prodigy", "stoc
 FEW = [(7,), (8, 16), (4, 3, 3, 3)]
 STEPS = 3
 
-pytestmark = pytest.mark.skipif(DEVICE == "cuda" and not torch.cuda.is_available(), reason="there is no GPU here")
+if DEVICE == "cuda" and not torch.cuda.is_available():
+    pytest.skip("there is no GPU here", allow_module_level=True)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain._engine import call, compiled, kernel, tiles
+from gradchain._engine import buckets, call, kernel, tiles
 from tests.test_optimizer import frozen_copy
 
 SHAPES = [(64, 48), (50, 6, 8), (96, 40), (9, 7), (48,)]
@@ -19,7 +19,7 @@ SHAPES = [(64, 48), (50, 6, 8), (96, 40), (9, 7), (48,)]
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tiles, "LARGE", 1000)
     monkeypatch.setattr(tiles, "ELEMENTS", 600)
-    monkeypatch.setattr(compiled, "SMALL_ELEMENTS", 500)
+    monkeypatch.setattr(buckets, "SMALL_ELEMENTS", 500)
 
 
 pytestmark = pytest.mark.usefixtures("kernels")  # those of one test run graphs as traced

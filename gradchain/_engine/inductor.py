@@ -52,8 +52,8 @@ EAGER = {
     "eager_numerics.division_rounding": True,
     "eager_numerics.disable_ftz": True,
 }
-"""On a GPU: no contracted products and sums, quotients rounded to the nearest, and subnormal numbers. So an arctangent has the
-bits of a CPU's, and noise rounds as it does there; what memory limits takes no longer for it (AdamW: 1.24 ms either way)."""
+"""On a GPU: no contracted products and sums, quotients rounded to the nearest, and subnormal numbers. So an arctangent has
+the bits of a CPU's. What memory limits takes no longer for it: kernels of AdamW 1.24 ms on an H100, 1.21 ms without."""
 
 
 def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[str, Any]]:
