@@ -12,7 +12,6 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.table import Table as RichTable
 
-from benchmarks import gpu, guard, targets
+from benchmarks import gpu, guard, measure, targets
 from benchmarks import page as pages
 from benchmarks.pairs import PAIRS, Pair, pair
 from benchmarks.schedule import LIMIT, Budget, Measuring, Row, RunTask, Work, first_steps, in_order, tasks_of
@@ -41,12 +40,10 @@ app = typer.Typer(add_completion=False)
 Result = dict[str, Any]
 
 
-def run_task(task: Result, cache: Path, limit: float = LIMIT, shared: bool = False) -> Result:
-    """Do a task in a process of its own, with its own compiler cache or this process's."""
+def run_task(task: Result, cache: Path, limit: float = LIMIT) -> Result:
+    """Do a task in a process of its own, with its own compiler cache."""
     threads = str(task["threads"])
-    own = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    if not shared:
-        own["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
+    own = {"TORCHINDUCTOR_CACHE_DIR": str(cache), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder, "task.json"), Path(folder, "result.json")
         asked.write_text(json.dumps(task))
@@ -65,13 +62,10 @@ def run_task(task: Result, cache: Path, limit: float = LIMIT, shared: bool = Fal
 
 def run_here(task: Result, cache: Path, limit: float = LIMIT) -> Result:
     """Do a task in this process, which has imported everything: quicker, but one task may weigh on the next."""
-    from benchmarks import measure
-
     result = measure.run(task)
     gc.collect()
-    if task["device"] == "cuda" and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return json.loads(json.dumps(result))
+    torch.cuda.empty_cache()
+    return result
 
 
 def plan(lists: Sequence[str], names: Sequence[str], quick: bool, device: str = "cpu") -> list[tuple[Pair, str]]:
@@ -126,12 +120,13 @@ def run_all(
     budget: Budget,
     caches: Path,
     run_task: RunTask = run_task,
-    apart: RunTask = run_task,
+    apart: RunTask | None = None,
 ) -> Result:
     """Measure everything. What is there is written after each task, so that an interrupted run leaves something.
 
-    `apart`: how to do what other tasks go beside.
+    `apart`: how to do what other tasks go beside; by default like the others.
     """
+    apart = apart or run_task
     data: Result = {
         "machine": machine(settings["device"]),
         "settings": settings,
@@ -281,7 +276,16 @@ def main(
         budget, caches = Budget(minutes, tasks_of(work, tasks, settings)), Path(folder)
         if together:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder
-            run_all(work, tasks, settings, output, budget, caches, run_here, partial(run_task, shared=True))
+            run_all(
+                work,
+                tasks,
+                settings,
+                output,
+                budget,
+                caches,
+                run_here,
+                lambda task, _, limit: run_task(task, caches, limit),
+            )
         else:
             run_all(work, tasks, settings, output, budget, caches)
     kept = json.loads(output.read_text(encoding="utf-8"))  # rounded: so it is drawn again alike

@@ -216,11 +216,9 @@ def graph(device: Device, subject: Subject, shapes: Sequence[Shape], task: Resul
 def waiting(device: Device, subject: Subject, shapes: Sequence[Shape], task: Result, compile: bool) -> Result:
     """Whether steps wait for the device: plain and capturable ones, eager and compiled, by a rate that is there too."""
     faults: list[str] = []
-    for compiled, capturable, there in itertools.product({False, compile}, (False, True), (False, True)):
-        if there and capturable:
-            continue
-        side = Side(subject, shapes, device.place, compile=compiled, capturable=capturable)
-        if there:
+    for compiled, kind in itertools.product({False, compile}, ("", ", capturable", ", lr there")):
+        side = Side(subject, shapes, device.place, compile=compiled, capturable=kind == ", capturable")
+        if kind == ", lr there":
             group = side.optimizer.param_groups[0]
             group["lr"] = torch.full((), group["lr"], device=device.place)
         for _ in range(WARMUP):
@@ -230,8 +228,7 @@ def waiting(device: Device, subject: Subject, shapes: Sequence[Shape], task: Res
             with device.unsynchronized():
                 side.step(), side.step()
         except RuntimeError as error:
-            kind = f"{'compiled' if compiled else 'eager'}{', capturable' if capturable else ', lr there' if there else ''}"
-            faults.append(f"{kind}: {str(error).splitlines()[0][:120]}")
+            faults.append(f"{'compiled' if compiled else 'eager'}{kind}: {str(error).splitlines()[0][:120]}")
         del side
     return {"ok": not faults, "detail": "; ".join(faults) or "no step waits"}
 

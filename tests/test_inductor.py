@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import pytest
@@ -26,10 +27,11 @@ def test_options_by_device() -> None:
     first, second, last = inductor.options_for([torch.empty(10, device="meta")], inline=True)
     assert second == {**last, "combo_kernels": True}
     assert first.items() > second.items()
-    assert last.items() > inductor.EAGER.items(), "whatever fails, the bits are those of eager steps"
+    assert last.items() > inductor.EAGER.items(), "whatever fails, it rounds as eager steps do"
     import torch._inductor.config as settings
 
-    assert all(hasattr(settings, name.partition(".")[0]) for name in first), "a misspelt option is no option"
+    for name in first:
+        attrgetter(name)(settings)  # a misspelt option is no option
     with settings.patch(first):
         assert settings.eager_numerics.division_rounding
         assert settings.eager_numerics.disable_ftz
@@ -46,7 +48,7 @@ def test_options_that_fail_give_way_to_the_next(failing: int, monkeypatch: pytes
         return graph
 
     monkeypatch.setattr(inductor, "_compile", make)
-    graph, examples = symbolic_trace(torch.nn.Identity()), [torch.empty(10, device="meta")]
+    graph, examples = symbolic_trace(torch.nn.Identity()), [torch.empty(3, device="meta")]
     if failing == 3:
         with pytest.raises(RuntimeError, match="no such fusion"):
             inductor.compile_graph(graph, examples)

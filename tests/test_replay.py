@@ -225,8 +225,6 @@ STEPS = [
     ("adv-prodigy", True),
     ("gyro-adam", True),
     ("asking", True),
-    ("adv-prodigy", True),
-    ("gyro-adam", True),
     ("adamw", True),
     ("adamw", False),
 ]

@@ -123,8 +123,12 @@ class Call:
 
     def kernel(self, failures: list[str], measures: bool = False) -> Kernel:
         """The kernel of the present phase, or the one that measures it for telemetry."""
-        known: Known = tuple(tuple(tuple(vars(total)) for total in totals) for totals in self.answers)
-        return self.kernels.find((self.ids, known, measures), self, failures)
+        return self.kernels.find((self.ids, self.known, measures), self, failures)
+
+    @property
+    def known(self) -> Known:
+        """The names of the totals that it has been told."""
+        return tuple(tuple(tuple(vars(total)) for total in totals) for totals in self.answers)
 
     @property
     def tells(self) -> bool:
@@ -190,7 +194,7 @@ class Planned:
     def __init__(self, call: Call, places: list[int]) -> None:
         self.places = places
         self.programs = [item.program for item in call.due]
-        known = [tuple(tuple(vars(total)) for total in totals) for totals in call.answers]
+        known = call.known
         phases = range(len(known[0]) + 1)
         keys: list[Key] = [(call.ids, tuple(totals[:phase] for totals in known), False) for phase in phases]
         self.kernels = [call.kernels[key][0] for key in keys if key in call.kernels]

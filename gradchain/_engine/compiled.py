@@ -4,7 +4,7 @@ A bucket holds tensors of one program: small ones several together, large ones a
 dtypes and static options; hyperparameters and per-step scalars come in as a tensor, so schedules never recompile.
 
 A program that requests totals over other parameters runs in phases: phase `k` runs the chain from the start with the
-reduce_requests to the first `k` requests, and either writes its results or returns the partials of the next request. Stages
+answers to the first `k` requests, and either writes its results or returns the partials of the next request. Stages
 are pure, so running one again is safe; the compiler drops what a phase does not need.
 """
 

@@ -26,7 +26,7 @@ STEPS = 64
 
 NOISE = 6
 """Where there is noise, whose keys are integers, the least that is written to memory if it is used again, in small tensors:
-they run no slower, and compile in a third of the time."""
+they run no slower, and compile sooner (sixteen vectors with moments in bfloat16: 22 s; with 1000, 31 s)."""
 
 KEPT = 30
 """As many for codes of 8 bits: new moments stay in the cache between the loop that finds their scales and the one that
@@ -34,7 +34,7 @@ writes. A step of 768 x 2304 takes 3.6 ms, or 6.4 ms with 50 (inductor's own num
 
 DECODED = 1000
 """The same for large tensors, where what is written to memory does not stay in a cache: all is computed twice, and no more
-memory is taken. 30,000 x 512 takes 56 ms, or 106 ms with 30; but compiles for 30 s, and not for 6 s."""
+memory is taken. 30,000 x 512 takes 56 ms, or 106 ms with 30; and its first step takes 10 s."""
 
 DECODED_ELEMENTS = 1 << 23
 """From so many elements on, in all inputs."""
@@ -45,7 +45,7 @@ takes more than 30 to memory: moments in bfloat16 came in four kernels with two 
 in one."""
 
 CODES = (torch.int8, torch.uint8)
-
+"""The dtypes of codes of 8 bits."""
 
 EAGER = {
     "emulate_precision_casts": True,
