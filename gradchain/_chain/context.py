@@ -207,6 +207,8 @@ class Context:
     def random_bits(self, purpose: str = "", seed: int = 0, like: torch.Tensor | None = None) -> torch.Tensor:
         """Draw 32 random bits for each element here, or for each element of `like`, which the whole parameter has once.
 
+        Each stage has bits of its own for each purpose; for one that begins with a slash, all stages have the same.
+
         Returns: int32, the same on every device, sharded or not, and after a resume.
         Raises: ChainError: the stage drew no bits when it was traced.
         """
@@ -216,7 +218,7 @@ class Context:
                 "step, and choose with torch.where whether they count.",
                 stage=self._stage,
             )
-        salt = salt_of(f"{self._stage}/{purpose}", seed)
+        salt = salt_of(purpose if purpose.startswith("/") else f"{self._stage}/{purpose}", seed)
         if like is not None:
             return random_bits(like, self.noise_key, salt)
         return random_bits(self.stored_param, self.noise_key, salt, self.shard.offset)

@@ -17,7 +17,7 @@ from gradchain._chain.mixins import Constraint, Precision
 from gradchain._chain.numbers import NumberReader, Numbers, takes_turns
 from gradchain._chain.returned import ask, checked, constrained, rows_here, without_addresses
 from gradchain._chain.returned import cast as cast_update
-from gradchain._chain.slots import check_slot, loaded, made, no_bits, parts_of, storage_for, stored
+from gradchain._chain.slots import check_slot, halves, loaded, made, no_bits, noise_for, parts_of, storage_for, stored
 from gradchain._chain.stage import Slots, Stage
 from gradchain._chain.subspace import EnterSubspace, LeaveSubspace, Views
 from gradchain._core.ages import Ages
@@ -90,6 +90,10 @@ class Program:
     def storages(self) -> tuple[Storage, ...]:
         """The storages of its slots."""
         return tuple(storage for _, slot in self.owners.values() if (storage := slot.kept_as) is not None)
+
+    @functools.cached_property
+    def _halves(self) -> dict[str, int]:
+        return halves({name: slot for name, (_, slot) in self.owners.items()})
 
     @functools.cached_property
     def narrows(self) -> bool:
@@ -350,7 +354,7 @@ class Program:
             if as_is and declared.storage in PLAIN and key in state:
                 packed[key] = dense
                 continue
-            bits = functools.partial(_bits, ctx, slot)
+            bits = functools.partial(noise_for, ctx, slot, self._halves.get(slot))
             parts = stored(key, declared, dense, param, ctx.shard, bits)
             if isinstance(parts, GeneratorType):
                 parts = cast("State", (yield from ask(key, parts, ctx.shard)))
@@ -366,11 +370,6 @@ def _like(part: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
     """A part in the dtype that it is kept in; and in the shape, which is another where a kernel sees a slot as a matrix."""
     part = part.view(kept.shape) if part.shape != kept.shape and part.numel() == kept.numel() else part
     return narrowed(part, kept.dtype)
-
-
-def _bits(ctx: Context, slot: str, like: torch.Tensor | None = None, part: str = "") -> torch.Tensor:
-    """Noise for a slot, or for a part of what it is kept as."""
-    return ctx.random_bits(f"{slot}.{part}" if part else slot, like=like)
 
 
 @functools.lru_cache(maxsize=4096)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import torch
 
+from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Stage
 from gradchain._core.reduce import Request, Totals
@@ -120,3 +121,19 @@ def check_slot(address: str, slot: str, dense: object, wanted: torch.Size) -> No
         raise ChainError(
             f"{address} returned {what} for slot {slot!r}, which has shape {tuple(wanted)}.", stage=address
         )
+
+
+def halves(slots: Mapping[str, Slot]) -> dict[str, int]:
+    """The slots that 16 bits of noise are enough for, numbered: two after each other share what is drawn."""
+    few = [name for name, slot in slots.items() if slot.kept_as is not None and slot.kept_as.noise_bits <= 16]
+    return {name: place for place, name in enumerate(few)}
+
+
+def noise_for(
+    ctx: Context, slot: str, half: int | None, like: torch.Tensor | None = None, part: str = ""
+) -> torch.Tensor:
+    """Noise for a slot, or for a part of what it is kept as; the lower or upper half of what it shares with another."""
+    if half is None or like is not None:
+        return ctx.random_bits(f"{slot}.{part}" if part else slot, like=like)
+    noise = ctx.random_bits(f"/slots/{half // 2}")
+    return noise >> 16 if half % 2 else noise

@@ -67,14 +67,18 @@ def salt_of(purpose: str, seed: int = 0) -> int:
 def random_bits(like: torch.Tensor, key: torch.Tensor, salt: int, offset: int = 0) -> torch.Tensor:
     """32 random bits for each element of `like`, as int32. `key` is a 0-d int32 tensor from `parameter_key`.
 
-    Element `i` gets `mix(mix(i ^ k1) + k2)`, `k1` and `k2` being hashes of key and salt; `like` begins at element `offset`.
+    Element `i` gets a hash of `i ^ k1` into which `k2` is added on the way, `k1` and `k2` being hashes of key and salt: so
+    two keys never give the same bits in another order. `like` begins at element `offset`.
     """
     end = offset + like.numel()
-    counter = torch.int32 if end < 1 << 31 else torch.int64
+    counter = torch.int64 if isinstance(end, int) and end >= 1 << 31 else torch.int32
     index = torch.arange(offset, end, device=like.device, dtype=counter).to(torch.int32).view(like.shape)
     first = mix_bits(key ^ salt)
     second = mix_bits(first + _signed(0x9E3779B9))
-    return mix_bits(mix_bits(index ^ first) + second)
+    bits = index ^ first
+    bits = (bits ^ _shift(bits, 16)) * _MULTIPLIERS[0] + second
+    bits = (bits ^ _shift(bits, 15)) * _MULTIPLIERS[1]
+    return bits ^ _shift(bits, 16)
 
 
 def round_to_bf16(value: torch.Tensor, bits: torch.Tensor, largest: float | None = None) -> torch.Tensor:

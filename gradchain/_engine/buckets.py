@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from gradchain._engine.layouts import SMALL_ELEMENTS
+from gradchain._engine.layouts import SMALL_ELEMENTS, line_of
 from gradchain._engine.param_step import ParamStep
 
 TENSORS_PER_CALL = 16
@@ -17,6 +17,11 @@ ELEMENTS_PER_CALL = 1 << 24
 LAUNCHED_ELEMENTS = 1 << 22
 """Tensors of at most so many elements are stepped several to a call where the host only launches kernels: on a GPU of 3 TB/s
 the arithmetic of AdamW for one of them takes 40 microseconds, which is what its own call would take on the host."""
+
+BESIDE = 1 << 19
+"""With so many elements of large tensors for each small one, a CPU steps the small ones by the kernel of the large ones, one
+to a call: a call takes 20 microseconds, less than 5 % of what the elements take, and a kernel that takes several small ones
+takes 4 s to compile, or 15 where there is noise."""
 
 Works = Sequence[ParamStep]
 
@@ -33,8 +38,14 @@ def buckets(due: Works) -> list[list[ParamStep]]:
         else:
             alike = (item.program.structure, item.owner.device, item.index is None, item.keep is None)
             small.setdefault(alike, []).append(item)
+    large = sum(call[0].owner.numel() for call in result)
     for members in small.values():
-        result += filled(members)
+        in_lines = [item for item in members if line_of(item, small=True)] if large >= BESIDE else []
+        for item in in_lines:
+            item.beside = large >= BESIDE * len(in_lines)
+        result += [[item] for item in members if item.beside]
+        if together := [item for item in members if not item.beside]:
+            result += filled(together)
     return result
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 
 from gradchain._engine.isa import widest_vectors
+from gradchain._engine.numbers_once import numbers_once
 from gradchain._engine.once import traced_once
 from gradchain._engine.vectors import whole_vectors
 
@@ -28,16 +29,10 @@ NOISE = 6
 """Where there is noise, whose keys are integers, the least that is written to memory if it is used again, in small tensors:
 they run no slower, and compile sooner (sixteen vectors with moments in bfloat16: 22 s; with 1000, 31 s)."""
 
-KEPT = 30
-"""As many for codes of 8 bits: new moments stay in the cache between the loop that finds their scales and the one that
-writes. A step of 768 x 2304 takes 3.6 ms, or 6.4 ms with 50 (inductor's own number) or with 1000."""
-
 DECODED = 1000
-"""The same for large tensors, where what is written to memory does not stay in a cache: all is computed twice, and no more
-memory is taken. 30,000 x 512 takes 56 ms, or 106 ms with 30; and its first step takes 10 s."""
-
-DECODED_ELEMENTS = 1 << 23
-"""From so many elements on, in all inputs."""
+"""As many for codes of 8 bits: all is computed twice, once for the scales of blocks and once to write, and no more memory is
+taken. What is written to memory in between is memory that a CPU's allocator gets from the system anew at each step: twelve
+matrices of 1024 x 1024 take 16 ms a step, and with 30 instead of 1000 take 84 ms."""
 
 OPERATIONS = 10_000
 """On a GPU, the same goes for what takes up to so many operations. Noise takes hundreds, and inductor (2.13) writes what
@@ -77,7 +72,7 @@ def options_for(examples: Sequence[torch.Tensor], *, inline: bool) -> list[dict[
     elif elements < SERIAL_ELEMENTS:
         inline, options["realize_opcount_threshold"] = False, NOISE
     elif any(x.dtype in CODES for x in examples):
-        again["realize_opcount_threshold"] = DECODED if elements >= DECODED_ELEMENTS else KEPT
+        again["realize_opcount_threshold"] = DECODED
     unfused = options | {"max_fusion_size": 1}  # torch (2.13) fails to fuse some loops over columns and rows in turn
     return [*([options | again] if inline else []), options, unfused]
 
@@ -91,27 +86,32 @@ def trace(function: Callable[..., Any], examples: Sequence[torch.Tensor], lined:
     """The graph of what a function does to tensors like these, and to the first `lined` of them in any number of lines."""
     from torch.fx.experimental.proxy_tensor import make_fx
 
-    mode = "symbolic" if lined else "fake"
-    return make_fx(function, tracing_mode=mode)(*_in_lines(examples, lined))
+    if not lined:
+        return make_fx(function, tracing_mode="fake")(*examples)
+    with _of_any_size(examples, lined) as (mode, fakes), mode:
+        return make_fx(function)(*fakes)
 
 
-LINE = 64
-"""Elements of a line. Since their number is known to be a multiple, loops have no remainder to look for."""
+def many_lines(examples: Sequence[torch.Tensor], lined: int) -> list[torch.Tensor]:
+    """The same examples whichever tensor comes first, of a size for which loops are spread over threads."""
+    if not lined:
+        return list(examples)
+    width = examples[0].shape[-1]
+    rows = max(4 * SERIAL_ELEMENTS // width, 2)
+    return [*(x.new_empty((rows, *x.shape[1:])) for x in examples[:lined]), *examples[lined:]]
 
 
-def in_lines(compiled: Compiled, lined: int) -> Compiled:
-    """A function that takes the first tensors in lines, and is given them in any shape."""
-    return (lambda *inputs: compiled(*_in_lines(inputs, lined))) if lined else compiled
-
-
-def _in_lines(tensors: Sequence[torch.Tensor], lined: int) -> list[torch.Tensor]:
-    return [*(x.view(-1, LINE) for x in tensors[:lined]), *tensors[lined:]]
+def as_matrices(tensors: Sequence[torch.Tensor], shapes: Mapping[int, tuple[int, int]]) -> list[torch.Tensor]:
+    """The tensors, those at some places in other shapes."""
+    viewed = list(tensors)
+    for place, shape in shapes.items():
+        viewed[place] = viewed[place].view(shape)
+    return viewed
 
 
 def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True, lined: int = 0) -> Compiled:
     """A function that computes what a traced graph does. `inline`: rather compute anew than write to memory."""
     *others, last = options_for(examples, inline=inline)
-    examples = _in_lines(examples, lined)
     for options in others:
         try:
             return _compile(graph, examples, options, lined)
@@ -133,36 +133,45 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.fx_passes.joint_graph import joint_graph_passes
     from torch._inductor.virtualized import V
-    from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.proxy_tensor import make_fx
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-    sizes = ShapeEnv()
-    mode = FakeTensorMode(shape_env=sizes)  # without one, inductor does not look into its cache of graphs
-    fakes = [_of_any_number(mode, x) for x in examples[:lined]]
-    fakes += [mode.from_tensor(x, static_shapes=True) for x in examples[lined:]]
     pure = torch.func.functionalize(graph, remove="mutations_and_views")  # what is written comes last, as copies
-    inside = (torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode))
     with contextlib.ExitStack() as stack:
-        for manager in (*inside, widest_vectors(), whole_vectors(), traced_once()):
+        mode, fakes = stack.enter_context(_of_any_size(examples, lined))
+        inside = (torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode))
+        for manager in (*inside, widest_vectors(), whole_vectors(), traced_once(), numbers_once()):
             stack.enter_context(manager)
         lowered = make_fx(pure, decomposition_table=select_decomp_table())(*fakes)
         _without_copies(lowered.graph)
         lowered.graph.eliminate_dead_code()
         joint_graph_passes(lowered)
         code: Any = compile_fx_inner(lowered, fakes, is_inference=True)
-    if sizes.guards or sizes.replacements:
-        raise RuntimeError("what is computed depends on how many elements there are")
     return lambda *inputs: code(list(inputs))  # it empties its list
 
 
+@contextlib.contextmanager
+def _of_any_size(examples: Sequence[torch.Tensor], lined: int) -> Generator[tuple[Any, list[torch.Tensor]], None, None]:
+    """Stand-ins for tensors like these, and their mode; the first `lined` for any number of lines.
+
+    Raises: RuntimeError: what has been done with them holds for some numbers of lines only.
+    """
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+    sizes = ShapeEnv()
+    mode = FakeTensorMode(shape_env=sizes)  # without one, inductor does not look into its cache of graphs
+    fakes = [_of_any_number(mode, x) for x in examples[:lined]]
+    yield mode, [*fakes, *(mode.from_tensor(x, static_shapes=True) for x in examples[lined:])]
+    if sizes.guards or sizes.replacements:
+        raise RuntimeError("what is computed depends on how many elements there are")
+
+
 def _of_any_number(mode: Any, example: torch.Tensor) -> torch.Tensor:
-    """A stand-in for any number of lines; all of them have as many."""
+    """A stand-in for any number of lines, two at least; all of them have as many."""
     from torch.fx.experimental.symbolic_shapes import DimDynamic, StatelessSymbolicContext
 
-    return mode.from_tensor(
-        example, symbolic_context=StatelessSymbolicContext(dynamic_sizes=[DimDynamic.DUCK, DimDynamic.STATIC])
-    )
+    sizes = [DimDynamic.DUCK, *[DimDynamic.STATIC] * (example.ndim - 1)]
+    return mode.from_tensor(example, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes))
 
 
 VIEWS = ("permute", "unsqueeze")

@@ -18,7 +18,7 @@ from gradchain._chain.program import Outcome, Program, Running
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
 from gradchain._engine.background import Job, Task, submit
-from gradchain._engine.inductor import Compiled, compile_graph, in_lines, reason_of, trace
+from gradchain._engine.inductor import Compiled, as_matrices, compile_graph, many_lines, reason_of, trace
 from gradchain._engine.layouts import Layout
 from gradchain._engine.measure import measured, told
 from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
@@ -89,6 +89,16 @@ class Kernel:
         self.measures = measures
         self.kept = sum(1 + len(layout.slots) for layout in self.layouts)
         """The number of inputs that are parameters or slots; they come first."""
+        grads = range(self.kept, self.kept + len(self.layouts))
+        kept = iter(range(self.kept))
+        places = [[next(kept), grad, *(next(kept) for _ in layout.slots)] for grad, layout in zip(grads, self.layouts)]
+        self.matrices = {
+            place: layout.seen
+            for layout, row in zip(self.layouts, places)
+            for place, dense in zip(row, layout.dense)
+            if dense and layout.seen is not None
+        }
+        """The shapes in which a compiled function takes some inputs, so that all its loops go alike."""
         self.status: Status | None = None
         self.requests: list[Asked] = []
         self.recorded: list[list[Any]] = []
@@ -96,17 +106,17 @@ class Kernel:
         self.failure: str | None = None
         self.job: Job | None = None
         self.seconds = 0.0
-        if measures and (layouts[0].small or layouts[0].flat):
+        if measures and (layouts[0].small or layouts[0].line):
             return
         with self._attempt():
-            examples = _apart([x.detach() for x in inputs])
+            lined = self.kept + 1 if self.layouts[0].line else 0  # with the gradient
+            examples = many_lines(as_matrices(_apart([x.detach() for x in inputs]), self.matrices), lined)
             inline = not any(layout.packed for layout in self.layouts)
-            lined = self.kept + 1 if self.layouts[0].flat else 0  # with the gradient
             graph = trace(self._traced, examples, lined)
             if background and not self.uneven:
                 self.job = submit(Task.of(graph, examples, inline, lined))
             elif not self.uneven:
-                self.compiled = in_lines(compile_graph(graph, examples, inline=inline, lined=lined), lined)
+                self._take(compile_graph(graph, examples, inline=inline, lined=lined))
 
     def take_over(self) -> None:
         """Take over what another process has compiled; waits until it has."""
@@ -118,8 +128,13 @@ class Kernel:
             if failure is not None:
                 self._fail(failure)
             else:
-                self.compiled = in_lines(job.task.compile(), job.task.lined)
+                self._take(job.task.compile())
         self.seconds += seconds
+
+    def _take(self, compiled: Compiled) -> None:
+        """Let a compiled function, which sees tensors in other shapes, take them as they are."""
+        shapes = self.matrices
+        self.compiled = (lambda *inputs: compiled(*as_matrices(inputs, shapes))) if shapes else compiled
 
     @contextlib.contextmanager
     def _attempt(self) -> Generator[None, None, None]:

@@ -15,15 +15,20 @@ from gradchain._chain.program import Numbers, Program
 from gradchain._chain.slots import kept
 from gradchain._chain.tracing import traits_of
 from gradchain._core.shard import Shard
-from gradchain._engine.inductor import LINE
 from gradchain._engine.param_step import ParamStep, StepInputs
 from gradchain.storage import Storage
 
 SMALL_ELEMENTS = 1 << 16
 """Tensors of at most so many elements are stepped several to a call."""
 
+COUNTED = 1 << 31
+"""From so many elements on, the places of elements are counted in 64 bits."""
+
+LINE = 64
+"""Elements of a line. Since their number is known to be a multiple, loops have no remainder to look for."""
+
 ANY: tuple[str, ...] = ("any",)
-"""The shape of large parameters that share a kernel, whatever their shapes."""
+"""The shape of parameters that share a kernel, whatever their shapes."""
 
 
 class ScalarArgs:
@@ -86,31 +91,42 @@ class Layout:
     shard: Shard | None
     matrix: tuple[int, int] | None
     common: tuple[str, ...]
+    line: int = 0
+    """The elements of a line, if it stands for parameters of all shapes, each taken as lines; else 0."""
 
     @property
-    def flat(self) -> bool:
-        """Whether it stands for large parameters of all shapes, each taken as lines of elements."""
-        return self.tensors[0][0] == ANY
+    def seen(self) -> tuple[int, int] | None:
+        """The shape in which a compiled step sees what has a number for each element, if it is another."""
+        return (-1, self.line) if self.line else self.matrix
 
     @property
     def small(self) -> bool:
         """Whether the parameter here has few elements."""
-        return not self.flat and math.prod(self.tensors[0][0]) <= SMALL_ELEMENTS
+        return not self.line and math.prod(self.tensors[0][0]) <= SMALL_ELEMENTS
 
     @property
     def packed(self) -> bool:
         """Whether slots are kept as factors, and bits that are packed along other rows."""
         return any(slot.endswith((".row", ".column")) for slot in self.slots)
 
+    @property
+    def dense(self) -> list[bool]:
+        """Which of the parameter, the gradient and the slots have a number for each element."""
+        shapes = [shape for shape, *_ in self.tensors]
+        return [True, True, *(_is_dense(slot) and x == shapes[0] for slot, x in zip(self.slots, shapes[2:]))]
+
     @staticmethod
     def of(item: ParamStep) -> Layout:
         slots = item.program.keys(item.state)
         tensors = (item.owner, item.grad, *(item.state[slot] for slot in slots))
-        flat = _is_flat(item)
+        line = line_of(item)
+        shape = item.owner.shape
         return Layout(
             item.program.structure,
             tuple(
-                (ANY, (1,), x.dtype, x.device) if flat else (tuple(x.shape), x.stride(), x.dtype, x.device)
+                ((*ANY, x.shape == shape), (1,), x.dtype, x.device)
+                if line
+                else (tuple(x.shape), x.stride(), x.dtype, x.device)
                 for x in tensors
             ),
             slots,
@@ -118,9 +134,10 @@ class Layout:
             item.maximize,
             item.index is not None,
             item.keep is not None,
-            None if flat else item.record.shard,
-            None if flat else _matrix_of(item),
+            None if line else item.record.shard,
+            None if line else _matrix_of(item),
             item.common,
+            line,
         )
 
     def task(
@@ -138,23 +155,45 @@ class Layout:
         values = tuple({name: None if none else next(numbers) for name, none in stage} for stage in self.fields)
         gradient = -grad if self.maximize else grad
         if self.matrix is not None:
-            dense = [_is_dense(slot) and x.shape == param.shape for slot, x in zip(self.slots, slots)]
-            slots = [x.view(self.matrix) if whole else x for x, whole in zip(slots, dense)]
+            slots = [x.view(self.matrix) if whole else x for x, whole in zip(slots, self.dense[2:])]
             param, gradient = param.view(self.matrix), gradient.view(self.matrix)
         return StepInputs(param, gradient, dict(zip(self.slots, slots)), program, values, key, self.shard, keep)
 
 
-def _is_flat(item: ParamStep) -> bool:
-    """Whether one kernel, of any number of lines of elements, will do for this parameter and for others.
+def line_of(item: ParamStep, small: bool = False) -> int:
+    """The elements of a line, if one kernel, of any number of lines, will do for this parameter and for others; else 0.
 
-    Its bits are those of a kernel of its own. Stages of third parties are traced for each shape: they may look at one.
+    Its bits are those of a kernel of its own. Stages of third parties are traced for each shape: they may look at one. Of
+    small tensors several share a call, unless they are in bytes or are to be stepped beside large ones.
     """
     owner, program = item.owner, item.program
-    if owner.numel() <= SMALL_ELEMENTS or owner.numel() % LINE or owner.device.type != "cpu" or program.third_party:
-        return False
-    if not item.by_element() or not program.as_built(item.numbers):
-        return False
-    return not traits_of(program, owner).records and not item.common
+    small = small or item.beside or any(item.state[key].dtype.itemsize == 1 for key in program.keys(item.state))
+    if (owner.numel() <= SMALL_ELEMENTS and not small) or owner.device.type != "cpu" or program.third_party:
+        return 0
+    if item.index is not None and (item.record.shard.group is not None or owner.numel() >= COUNTED):
+        return 0
+    if item.common or not program.as_built(item.numbers) or traits_of(program, owner).records:
+        return 0
+    line = LINE if item.in_order() else _block_of(item)
+    return (
+        line if line and owner.numel() >= 2 * line and owner.numel() % line == 0 else 0
+    )  # one line is a tensor by itself
+
+
+def _block_of(item: ParamStep) -> int:
+    """The size of the blocks that its slots are kept in, if each goes by itself; else 0."""
+    traits, shard, program = traits_of(item.program, item.owner), item.record.shard, item.program
+    kept_so = [slot for _, slot in program.owners.values() if slot.kept_as is not None]
+    if traits.mixed or traits.placed or shard.group is not None or not kept_so:
+        return 0
+    own = all(type(slot.kept_as).__module__.startswith("gradchain.") for slot in kept_so)
+    blocks = {cast("Storage", slot.kept_as).blocked(kept(slot, item.owner, shard)) for slot in kept_so}
+    block = blocks.pop() if len(blocks) == 1 and own else None
+    if block is None:
+        return 0
+    tensors = (item.owner, item.grad, *(item.state[key] for key in program.keys(item.state)))
+    whole = all(x.is_contiguous() and (x.shape == item.owner.shape or x.shape == block[:1]) for x in tensors)
+    return block[1] if whole else 0
 
 
 def _is_dense(slot: str) -> bool:
@@ -247,7 +286,7 @@ def cached_layout(item: ParamStep, scalars: ScalarArgs) -> CachedLayout:
     grad, owner, state = item.grad, item.owner, item.state
     signature = (
         grad.stride(), grad.dtype, owner.data_ptr(), owner.shape, owner.stride(), owner.dtype, scalars.pattern(item.numbers),
-        item.maximize, item.index is None, item.keep is None,
+        item.maximize, item.index is None, item.keep is None, item.beside,
     )  # fmt: skip
     known: CachedLayout | None = item.record.layout
     if known is not None and known.signature == signature:

@@ -156,8 +156,8 @@ class ParamStep:
     """A parameter that is due for a step."""
 
     __slots__ = (
-        "_task", "common", "grad", "group", "index", "keep", "maximize", "noise_key", "numbers", "owner", "pack", "place",
-        "record", "step", "telemetry",
+        "_task", "beside", "common", "grad", "group", "index", "keep", "maximize", "noise_key", "numbers", "owner", "pack",
+        "place", "record", "step", "telemetry",
     )  # fmt: skip
 
     def __init__(
@@ -179,6 +179,7 @@ class ParamStep:
         self.group = group
         self.index: int | None = None  # of the parameter, if its program draws noise
         self.place = 0  # of the parameter, among all of the optimizer
+        self.beside = False  # whether it is small, and yet stepped like the large ones
         self.keep: torch.Tensor | None = None  # whether to step at all, where only the device knows
         self._task: StepInputs | None = None
 
@@ -192,8 +193,12 @@ class ParamStep:
 
     def by_element(self) -> bool:
         """Whether each element goes by itself, and all tensors have theirs in one order: they may be cut and joined."""
+        return self.index is None and traits_of(self.program, self.owner).exact and self.in_order()
+
+    def in_order(self) -> bool:
+        """Whether each element goes by itself but for the noise of its place, and all tensors have theirs in one order."""
         owner, state = self.owner, self.state
-        if self.index is not None or not traits_of(self.program, owner).exact:
+        if not traits_of(self.program, owner).in_order:
             return False
         tensors = (owner, self.grad, *(state[key] for key in self.program.keys(state)))
         return all(x.shape == owner.shape and x.is_contiguous() for x in tensors)

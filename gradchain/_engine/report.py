@@ -70,8 +70,7 @@ class CompileReport:
 def bucket_of(layouts: Sequence[Layout], kernels: Sequence[Kernel], seconds: float) -> Bucket:
     """A bucket, given the kernels of its phases."""
     shapes = [
-        "large, any shape" if layout.flat else " x ".join(map(str, layout.tensors[0][0])) or "scalar"
-        for layout in layouts
+        "any shape" if layout.line else " x ".join(map(str, layout.tensors[0][0])) or "scalar" for layout in layouts
     ]
     runs = [(shape, len(list(same))) for shape, same in groupby(shapes)]
     shown = ", ".join(shape if count == 1 else f"{count} of {shape}" for shape, count in runs)

@@ -210,7 +210,10 @@ def _random_bits(like: Tensor, key: Tensor, salt: int) -> Tensor:
     counter = torch.int32 if like.numel() < 1 << 31 else torch.int64
     index = torch.arange(like.numel(), device=like.device, dtype=counter).to(torch.int32).view(like.shape)
     first = _mix_bits(key ^ salt)
-    return _mix_bits(_mix_bits(index ^ first) + _mix_bits(first - 0x61C88647))
+    bits = index ^ first
+    bits = (bits ^ ((bits >> 16) & 0xFFFF)) * 0x7FEB352D + _mix_bits(first - 0x61C88647)
+    bits = (bits ^ ((bits >> 15) & 0x1FFFF)) * -0x7B935975
+    return bits ^ ((bits >> 16) & 0xFFFF)
 ''',
     "_round_to_bf16": '''
 def _round_to_bf16(value: Tensor, bits: Tensor) -> Tensor:

@@ -64,6 +64,8 @@ class Storage:
     """Whether output[i] depends on input[i] alone. If declared, it is checked, and infinite values are passed to `store`."""
     keeps_finite: ClassVar[bool] = False
     """Whether `store` itself makes infinite values finite, so that nobody has to do it before."""
+    noise_bits: ClassVar[int] = 32
+    """How many of the low bits of the noise it looks at. Two slots that need at most 16 share what is drawn once."""
     in_tiles: ClassVar[bool] = False
     """Whether a large tensor can be stepped in tiles of rows (`gradchain._engine.tiles`)."""
 
@@ -114,14 +116,19 @@ def unblocked(rows: torch.Tensor, kept: SlotView) -> torch.Tensor:
 
 def placed(here: torch.Tensor, size: int, kept: SlotView, fill: float = 0.0) -> torch.Tensor:
     """One number for each block of the whole, given those of `blocks`; `fill` for the others."""
-    total, start = -(-kept.shape.numel() // size), kept.part.offset // size
-    if len(here) == total:
+    total, start = (
+        -(-math.prod(kept.shape) // size),
+        kept.part.offset // size,
+    )  # a size that a compiler leaves open, too
+    if here.shape[0] == total:
         return here
     start = min(start, total)
-    return torch.nn.functional.pad(here, (start, total - start - len(here)), value=fill)
+    return torch.nn.functional.pad(here, (start, total - start - here.shape[0]), value=fill)
 
 
 def of_blocks(whole: torch.Tensor, rows: torch.Tensor, size: int, kept: SlotView) -> torch.Tensor:
     """The inverse of `placed`: one number for each row of `blocks`."""
+    if whole.shape[0] == rows.shape[0]:
+        return whole
     start = kept.part.offset // size
-    return whole[start : start + len(rows)]
+    return whole[start : start + rows.shape[0]]

@@ -59,6 +59,7 @@ class RoundedBfloat16(Storage):
     """bfloat16, stochastically rounded."""
 
     keeps_finite: ClassVar[bool] = True
+    noise_bits: ClassVar[int] = 16
 
     def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts:
         if dense.dtype == torch.bfloat16:

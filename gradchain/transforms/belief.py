@@ -44,10 +44,10 @@ class belief_moment(Stage):
         return {"exp_avg_var": Slot(nonnegative=True, storage=self.storage)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
-        return {"correction": (1 - self.beta**step) ** 0.5 if self.bias_correction else 1.0}
+        return {"correction": (1 - self.beta**step) ** -0.5 if self.bias_correction else 1.0}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         surprise = update.gradient - ctx.read("exp_avg")
         s = ema(ctx.read("exp_avg_var"), surprise.square(), self.beta) + self.eps
-        scale = root(s) / ctx["correction"] if self.bias_correction else root(s)
+        scale = root(s) * ctx["correction"] if self.bias_correction else root(s)
         return update.replace(scale=scale), {"exp_avg_var": s}

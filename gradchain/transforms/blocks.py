@@ -79,7 +79,7 @@ class block_second_moment(Stage):
         return {"exp_avg_sq_block": Slot(shape=(count,), per_row=by_row, dtype=dtype, nonnegative=True)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
-        return {"correction": (1 - self.beta**step) ** 0.5 if self.bias_correction else 1.0}
+        return {"correction": (1 - self.beta**step) ** -0.5 if self.bias_correction else 1.0}
 
     def update(self, update: Update, ctx: Context) -> Yields:
         x, count = finite(wide(update.gradient).square()), self._blocks(ctx.shape, ctx.role)
@@ -95,6 +95,6 @@ class block_second_moment(Stage):
             block = here // max(ctx.shape[0] // count, 1)
             sums = (yield tensor_partials(sums=rows.new_zeros(count).index_add(0, block, rows))).sums
         v = ema(old, (sums / max(ctx.numel // max(count, 1), 1)).to(old.dtype), self.beta)
-        scale = root(v if block is None else v[block]) / ctx["correction"]
+        scale = root(v if block is None else v[block]) * ctx["correction"]
         shape = (-1, *[1] * (x.ndim - 1)) if x.ndim else ()
         return update.replace(scale=scale.reshape(shape)), {"exp_avg_sq_block": v}

@@ -40,7 +40,7 @@ class debias(Stage):
 
     def scalars(self, step: Number) -> dict[str, Number]:
         remaining = 1 - self.beta**step
-        return {"correction": remaining if self.of == "first_moment" else remaining**-0.5}
+        return {"correction": 1 / remaining if self.of == "first_moment" else remaining**0.5}
 
     def update(self, update: Update, ctx: Context) -> Update:
-        return update.replace(value=update.value / ctx["correction"])
+        return update.replace(value=update.value * ctx["correction"])

@@ -52,10 +52,10 @@ class factored_moment(Stage):
     def scalars(self, step: Number) -> dict[str, Number]:
         if not self.bias_correction:
             return {"first": 1.0, "second": 1.0}
-        return {"first": 1 - self.beta1**step, "second": (1 - self.beta2**step) ** 0.5}
+        return {"first": 1 / (1 - self.beta1**step), "second": (1 - self.beta2**step) ** -0.5}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         m = ema(ctx.read("exp_avg"), update.value, self.beta1)
         v = ema(ctx.read("exp_avg_sq"), update.gradient.square(), supplied_beta2(ctx, self.beta2))
-        averaged = update.average(m / ctx["first"]).replace(scale=root(v) / ctx["second"])
+        averaged = update.average(m * ctx["first"]).replace(scale=root(v) * ctx["second"])
         return averaged, {"exp_avg": m, "exp_avg_sq": v}

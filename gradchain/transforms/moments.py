@@ -49,11 +49,11 @@ class first_moment(Stage):
         return {"exp_avg": Slot(storage=self.storage)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
-        return {"correction": 1 - self.beta**step if self.bias_correction else 1.0}
+        return {"correction": 1 / (1 - self.beta**step) if self.bias_correction else 1.0}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         m = ema(ctx.read("exp_avg"), update.value, self.beta)
-        value = m / ctx["correction"] if self.bias_correction else m
+        value = m * ctx["correction"] if self.bias_correction else m
         return update.average(value), {"exp_avg": m}
 
 
@@ -124,12 +124,12 @@ class second_moment(Stage):
         return {name: Slot(nonnegative=True, storage=self.storage) for name in names}
 
     def scalars(self, step: Number) -> dict[str, Number]:
-        return {"correction": (1 - self.beta**step) ** 0.5 if self.bias_correction else 1.0}
+        return {"correction": (1 - self.beta**step) ** -0.5 if self.bias_correction else 1.0}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         v = ema(ctx.read("exp_avg_sq"), update.gradient.square(), supplied_beta2(ctx, self.beta))
         slots = {"exp_avg_sq": v}
         if self.amsgrad:
             v = slots["max_exp_avg_sq"] = torch.maximum(ctx.read("max_exp_avg_sq"), v)
-        scale = root(v) / ctx["correction"] if self.bias_correction else root(v)
+        scale = root(v) * ctx["correction"] if self.bias_correction else root(v)
         return update.replace(scale=scale), slots

@@ -47,10 +47,10 @@ class row_second_moment(Stage):
         return {"exp_avg_sq_row": Slot(shape=(p.shape[0],), per_row=True, dtype=dtype, nonnegative=True)}
 
     def scalars(self, step: Number) -> dict[str, Number]:
-        return {"correction": (1 - self.beta**step) ** 0.5 if self.bias_correction else 1.0}
+        return {"correction": (1 - self.beta**step) ** -0.5 if self.bias_correction else 1.0}
 
     def update(self, update: Update, ctx: Context) -> tuple[Update, Slots]:
         u = wide(update.value).flatten(1) if update.value.ndim > 1 else wide(update.value)[:, None]
         v = ema(ctx.read("exp_avg_sq_row", storage_dtype=True).to(u.dtype), u.square().mean(1), self.beta)
-        scale = root(v) / ctx["correction"]
+        scale = root(v) * ctx["correction"]
         return update.replace(scale=scale.view(-1, *[1] * (update.value.ndim - 1))), {"exp_avg_sq_row": v}

@@ -15,7 +15,7 @@ def check_storages(program: Program, deeds: Mapping[str, Deeds]) -> None:
         found, storage = deeds.get(f"{address}.{name}"), slot.kept_as
         if found is None or storage is None or not storage.elementwise:
             continue
-        if what := found.mixes or found.shapes:
+        if what := found.mixes or found.shapes or (found.draws and "its noise depends on the place of an element"):
             raise ChainError(
                 f"{type(storage).__name__} ({address}.{name}).elementwise = True, but {what}; elements are joined and cut "
                 "by that. Leave `elementwise` out of the class body: it is found out.",

@@ -34,6 +34,10 @@ FEW = 1 << 12
 """Larger parameters are traced without values, where a small tensor is not enough."""
 
 
+NOISE = "its noise depends on the place of an element"
+"""Why a storage is not elementwise, if there is no other reason."""
+
+
 @dataclass(frozen=True)
 class Traits:
     """What a program does to parameters of a dtype and a shape."""
@@ -66,6 +70,11 @@ class Traits:
     def exact(self) -> bool:
         """Whether output[i] depends, bit for bit, on input[i] alone, wherever it stands: tensors may be cut and joined."""
         return not (self.mixed or self.placed or self.packed)
+
+    @property
+    def in_order(self) -> bool:
+        """The same but for noise, which an element gets by its place: tensors may take any shape that keeps the order."""
+        return not (self.mixed or self.placed) and all(why == NOISE for why in self.packed.values())
 
 
 _known: dict[Any, Traits] = {}
@@ -178,7 +187,11 @@ def _examined(program: Program, dtype: torch.dtype, small: torch.Size) -> Traits
 def _traits(program: Program, deeds: Mapping[str, Deeds], storages: Mapping[str, Deeds], drawn: bool) -> Traits:
     mixed: dict[str, str] = {}
     placed = {address: deed.place for address, deed in deeds.items() if deed.place}
-    packed = {key: why for key, deed in storages.items() if (why := deed.mixes or deed.shapes or deed.place)}
+    packed = {
+        key: why
+        for key, deed in storages.items()
+        if (why := deed.mixes or deed.shapes or deed.place or (NOISE if deed.draws else None))
+    }
     records: dict[str, str] = {}
     for address, _ in program.stages:
         deed = deeds[address]

@@ -54,6 +54,7 @@ class Deeds:
     place: str | None = None
     """Why an element's bits may depend on its place."""
     draws: bool = False
+    """Whether it draws noise, which depends on the place of an element."""
     asks: str | None = None
     """The request that asks about other parameters."""
     numeric: bool = False

@@ -149,7 +149,9 @@ class WatchedStorage:
 
     def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Any:
         def noted(*args: Any) -> torch.Tensor:
-            self.deeds.mixing("its noise depends on the place of an element")
+            if args:
+                self.deeds.mixing("it draws noise for another tensor")
+            self.deeds.draws = True
             with self.watch.paused():
                 return bits(*args)
 

@@ -1,0 +1,94 @@
+"""Numbers are read before the loops that use them: hyperparameters and noise keys once, the scale of a block once a block.
+
+Inductor (2.13) reads a number where it is used, for each vector of elements. A C++ compiler cannot tell that what the loop
+writes is elsewhere, so it also converts, hashes and divides for each vector: a hundred of the 250 instructions of a step
+with noise. As constants outside of the loop they are that, and so is all that is made of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Generator, Sequence
+from typing import Any
+
+ARGUMENT = re.compile(r"const (?:double|int32_t)\* (in_ptr\d+)\b")
+"""What hyperparameters and noise keys come in. What a kernel writes is no such argument."""
+
+NUMBER = re.compile(r"= (in_ptr\d+)\[static_cast<int64_t>\((\d+)L\)\];")
+"""One number, at a place that depends on no loop."""
+
+OF_BLOCK = re.compile(r"= (\w+_ptr\d+)\[static_cast<int64_t>\((x0)\)\];")
+"""One number for each round of the outer loop."""
+
+INNER_LOOP = re.compile(r"( *)for\(int64_t x1=")
+
+PERHAPS = re.compile(r"= \[&\]\s")
+"""What is read in some rounds of a loop only, and may not be there in others."""
+
+
+@contextlib.contextmanager
+def numbers_once() -> Generator[None, None, None]:
+    """While a graph is compiled, move the reading of numbers out of loops. Other versions of inductor are left alone."""
+    from torch._inductor.codegen import cpp
+
+    module: Any = cpp
+    group = getattr(module, "KernelGroup", None)
+    if group is None or not hasattr(group, "codegen_group"):
+        yield
+        return
+    before = group.codegen_group
+
+    def codegen_group(self: Any, name: Any = None) -> str:
+        code: str = before(self, name)
+        return hoisted(code) if code else code  # it is asked for empty ones, too
+
+    group.codegen_group = codegen_group
+    try:
+        yield
+    finally:
+        group.codegen_group = before
+
+
+def hoisted(code: str) -> str:
+    """The code of a kernel, with its numbers read before its loops, and those of a block before the loop over the block."""
+    if PERHAPS.search(code):
+        return code
+    head, brace, body = code.partition("\n{\n")
+    body, numbers = _named(body, NUMBER, set(ARGUMENT.findall(head)))
+    lines, done = body.splitlines(), [f"    {line}" for line in numbers]
+    while lines:
+        start = INNER_LOOP.match(lines[0])
+        length = _length(lines, start.group(1)) if start else 1
+        text = "\n".join(lines[:length])
+        if start:
+            read = {pointer for pointer, _ in OF_BLOCK.findall(text) if not _writes(text, pointer)}
+            text, scales = _named(text, OF_BLOCK, read)
+            done += [start.group(1) + line for line in scales]
+        done.append(text)
+        lines = lines[length:]
+    return head + brace + "\n".join(done) + "\n"
+
+
+def _named(text: str, pattern: re.Pattern[str], pointers: set[str]) -> tuple[str, list[str]]:
+    """A text with constants in the place of what it reads from some pointers, and the lines that define these."""
+    lines: dict[str, None] = {}
+
+    def constant(match: re.Match[str]) -> str:
+        pointer, place = match.groups()
+        if pointer not in pointers:
+            return match.group()
+        lines[f"const auto {pointer}_{place} = {pointer}[{place}];"] = None
+        return f"= {pointer}_{place};"
+
+    return pattern.sub(constant, text), list(lines)
+
+
+def _length(lines: Sequence[str], indent: str) -> int:
+    """How many lines a loop has, from its first to the brace that closes it."""
+    return lines.index(indent + "}") + 1
+
+
+def _writes(text: str, pointer: str) -> bool:
+    """Whether some code writes behind a pointer."""
+    return re.search(rf"\bstore\({pointer}\b|\b{pointer}\[[^;]*\] *[-+]?= ", text) is not None
