@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -72,3 +73,17 @@ def test_whoever_asks_for_narrower_vectors_gets_them(tried: list[str], monkeypat
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")
     with isa.widest_vectors():
         assert [str(found) for found in module.valid_vec_isa_list()] == ["wide", "narrow"]
+
+
+def test_what_could_be_loaded_is_not_loaded_again(tmp_path: Path) -> None:
+    tried: list[str] = []
+
+    def load(vectors: Any, path: str) -> bool:
+        tried.append(path)
+        return "good" in path
+
+    loads, good, bad = isa._loaded_once(load), str(tmp_path / "good.so"), str(tmp_path / "bad.so")
+    assert [loads(None, path) for path in (good, good, bad, bad)] == [True, True, False, False]
+    assert tried == [good, bad, bad]
+    assert isa._loaded_once(load)(None, good), "in another process, too"
+    assert len(tried) == 3

@@ -17,6 +17,7 @@ from gradchain._chain.context import Recorded
 from gradchain._chain.lockstep import run_lockstep
 from gradchain._chain.program import Numbers, Outcome, Running
 from gradchain._core.shard import Shard
+from gradchain._engine import eager_tiles
 from gradchain._engine.measure import measured
 from gradchain._engine.param_step import ParamStep, StepInputs, check_purity, commit, versions_of
 from gradchain._engine.writing import overwrite
@@ -47,7 +48,8 @@ def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded]
     inside, outside = divided(due)
     inputs = [item.inputs() for item in due]
     versions = [versions_of(tensors) for tensors in inputs]
-    runs = [measured(item.task) if item.telemetry else item.task.start() for item in outside]
+    tiled = {id(item): eager_tiles.Tiles(item) for item in outside if eager_tiles.fits(item)}
+    runs = [tiled[id(item)].start() if id(item) in tiled else _whole(item) for item in outside]
     outcomes = run_lockstep([item.program for item in outside], runs, partition)
     kinds = batches(inside)
     ready = [
@@ -55,15 +57,24 @@ def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded]
     ]
     for item, tensors, before in zip(due, inputs, versions):
         check_purity(item.program, before, versions_of(tensors))
-    commit([item.task for item in outside], outcomes)
+    recorded = {id(item): outcome.recorded for item, outcome in zip(outside, outcomes)}
+    at_once = [(item.task, outcome) for item, outcome in zip(outside, outcomes) if id(item) not in tiled]
+    commit([task for task, _ in at_once], [outcome for _, outcome in at_once])
+    for item, outcome in zip(outside, outcomes):
+        if id(item) in tiled:
+            recorded[id(item)] = tiled[id(item)].commit(outcome)
     for kind, computed in zip(kinds, ready):
         for batch, made in zip(kind, computed):
             batch.commit(*made)
         for batch in kind[len(computed) :]:
             batch.commit(*batch.compute())
-    recorded = {id(item): outcome.recorded for item, outcome in zip(outside, outcomes)}
     again = bool(due) and not outside and not any(kind[0].due[0].program.third_party for kind in kinds)
     return [recorded.get(id(item), {}) for item in due], kinds if again else None
+
+
+def _whole(item: ParamStep) -> Running:
+    """The step of a whole tensor."""
+    return measured(item.task) if item.telemetry else item.task.start()
 
 
 def cuts(device: torch.device) -> bool:

@@ -131,7 +131,7 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
     from torch._guards import TracingContext, tracing
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
-    from torch._inductor.fx_passes.joint_graph import joint_graph_passes
+    from torch._inductor.fx_passes import joint_graph
     from torch._inductor.virtualized import V
     from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -141,12 +141,27 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
         inside = (torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode))
         for manager in (*inside, widest_vectors(), whole_vectors(), traced_once(), numbers_once()):
             stack.enter_context(manager)
+        if all(x.device.type == "cpu" for x in examples):
+            stack.enter_context(_no_patterns(joint_graph))
         lowered = make_fx(pure, decomposition_table=select_decomp_table())(*fakes)
         _without_copies(lowered.graph)
         lowered.graph.eliminate_dead_code()
-        joint_graph_passes(lowered)
+        joint_graph.joint_graph_passes(lowered)
         code: Any = compile_fx_inner(lowered, fakes, is_inference=True)
     return lambda *inputs: code(list(inputs))  # it empties its list
+
+
+@contextlib.contextmanager
+def _no_patterns(module: Any) -> Generator[None, None, None]:
+    """Do without inductor's patterns of attention, and of products to be padded: to trace them all takes half a second."""
+    known = getattr(module, "lazy_init", None)
+    if known is not None:
+        module.lazy_init = lambda *_: None
+    try:
+        yield
+    finally:
+        if known is not None:
+            module.lazy_init = known
 
 
 @contextlib.contextmanager
