@@ -55,31 +55,36 @@ def hoisted(code: str) -> str:
     if PERHAPS.search(code):
         return code
     head, brace, body = code.partition("\n{\n")
-    body, numbers = _named(body, NUMBER, set(ARGUMENT.findall(head)))
+    body, numbers = _named(body, NUMBER, set(ARGUMENT.findall(head)), "")
     lines, done = body.splitlines(), [f"    {line}" for line in numbers]
+    nested = "collapse(" in body  # two loops that are one, with nothing between them
     while lines:
         start = INNER_LOOP.match(lines[0])
         length = _length(lines, start.group(1)) if start else 1
         text = "\n".join(lines[:length])
-        if start:
+        if start and not nested:
             read = {pointer for pointer, _ in OF_BLOCK.findall(text) if not _writes(text, pointer)}
-            text, scales = _named(text, OF_BLOCK, read)
-            done += [start.group(1) + line for line in scales]
+            text, scales = _named(text, OF_BLOCK, read, f"_{len(lines)}")
+            before = len(done) - done[-1].lstrip().startswith("#pragma")  # that has to stand right before its loop
+            done[before:before] = [start.group(1) + line for line in scales]
         done.append(text)
         lines = lines[length:]
     return head + brace + "\n".join(done) + "\n"
 
 
-def _named(text: str, pattern: re.Pattern[str], pointers: set[str]) -> tuple[str, list[str]]:
-    """A text with constants in the place of what it reads from some pointers, and the lines that define these."""
+def _named(text: str, pattern: re.Pattern[str], pointers: set[str], suffix: str) -> tuple[str, list[str]]:
+    """A text with constants in the place of what it reads from some pointers, and the lines that define these.
+
+    Their names end in `suffix`: several loops may stand in one scope.
+    """
     lines: dict[str, None] = {}
 
     def constant(match: re.Match[str]) -> str:
         pointer, place = match.groups()
         if pointer not in pointers:
             return match.group()
-        lines[f"const auto {pointer}_{place} = {pointer}[{place}];"] = None
-        return f"= {pointer}_{place};"
+        lines[f"const auto {pointer}_{place}{suffix} = {pointer}[{place}];"] = None
+        return f"= {pointer}_{place}{suffix};"
 
     return pattern.sub(constant, text), list(lines)
 
