@@ -19,9 +19,12 @@ LAUNCHED_ELEMENTS = 1 << 22
 the arithmetic of AdamW for one of them takes 40 microseconds, which is what its own call would take on the host."""
 
 BESIDE = 1 << 19
-"""With so many elements of large tensors for each small one, a CPU steps the small ones by the kernel of the large ones, one
-to a call: a call takes 20 microseconds, less than 5 % of what the elements take, and a kernel that takes several small ones
-takes 4 s to compile, or 15 where there is noise."""
+"""With so many elements of large tensors for each small one, a CPU steps the small ones one to a call: by the kernel of the
+large ones, or by one for each shape. A call takes 20 microseconds, less than 5 % of what the elements take; a kernel that
+takes sixteen small ones takes 4 s to compile, or 15 where there are noise or totals."""
+
+FEW_SHAPES = 4
+"""So many shapes of small tensors at most have kernels of their own."""
 
 Works = Sequence[ParamStep]
 
@@ -40,13 +43,23 @@ def buckets(due: Works) -> list[list[ParamStep]]:
             small.setdefault(alike, []).append(item)
     large = sum(call[0].owner.numel() for call in result)
     for members in small.values():
-        in_lines = [item for item in members if line_of(item, small=True)] if large >= BESIDE else []
-        for item in in_lines:
-            item.beside = large >= BESIDE * len(in_lines)
-        result += [[item] for item in members if item.beside]
-        if together := [item for item in members if not item.beside]:
+        alone = _beside(members, large)
+        result += [[item] for item in alone]
+        if together := [item for item in members if not any(item is other for other in alone)]:
             result += filled(together)
     return result
+
+
+def _beside(members: Works, large: int) -> list[ParamStep]:
+    """The small tensors that are stepped one to a call beside so many elements of large ones."""
+    if large < BESIDE or members[0].owner.device.type != "cpu":
+        return []
+    in_lines = [item for item in members if line_of(item, small=True)]
+    for item in in_lines:
+        item.beside = large >= BESIDE * len(in_lines)
+    if large >= BESIDE * len(members) and len({item.owner.shape for item in members}) <= FEW_SHAPES:
+        return list(members)
+    return [item for item in in_lines if item.beside]
 
 
 def _has_codes(item: ParamStep) -> bool:
