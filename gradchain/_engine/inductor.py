@@ -156,12 +156,16 @@ def _no_patterns(module: Any) -> Generator[None, None, None]:
     """Do without inductor's patterns of attention, and of products to be padded: to trace them all takes half a second."""
     known = getattr(module, "lazy_init", None)
     if known is not None:
-        module.lazy_init = lambda *_: None
+        module.lazy_init = _nothing
     try:
         yield
     finally:
         if known is not None:
             module.lazy_init = known
+
+
+def _nothing(*given: object) -> None:
+    pass
 
 
 @contextlib.contextmanager
