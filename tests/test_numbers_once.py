@@ -1,0 +1,86 @@
+"""Numbers are read before loops: what is moved, and what has to stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import gradchain
+from gradchain._engine import inductor
+from gradchain._engine.numbers_once import hoisted
+
+KERNEL = """extern "C" void kernel(const double* in_ptr0,
+                       const float* in_ptr1,
+                       float* out_ptr0)
+{
+    for(int64_t x0=static_cast<int64_t>(0L); x0<static_cast<int64_t>(8L); x0+=static_cast<int64_t>(1L))
+    {
+        #pragma GCC ivdep
+        for(int64_t x1=static_cast<int64_t>(0L); x1<static_cast<int64_t>(64L); x1+=static_cast<int64_t>(16L))
+        {
+            auto tmp0 = in_ptr0[static_cast<int64_t>(3L)];
+            auto tmp1 = in_ptr1[static_cast<int64_t>(x0)];
+            auto tmp2 = out_ptr0[static_cast<int64_t>(x0)];
+            auto tmp3 = in_ptr1[static_cast<int64_t>(2L)];
+            WRITE
+        }
+    }
+}
+"""
+
+
+def test_a_number_goes_to_the_top_and_one_of_a_block_before_its_loop() -> None:
+    lines = [line.strip() for line in hoisted(KERNEL.replace("WRITE", "")).splitlines()]
+    assert lines[lines.index("{") + 1] == "const auto in_ptr0_3 = in_ptr0[3];"
+    pragma = lines.index("#pragma GCC ivdep")
+    assert lines[pragma + 1].startswith("for(int64_t x1"), "a pragma stays with its loop"
+    assert sum("[x0];" in line for line in lines[:pragma]) == 2
+    assert "auto tmp0 = in_ptr0_3;" in lines
+    assert "auto tmp3 = in_ptr1[static_cast<int64_t>(2L)];" in lines, "of float32, it may be more than a number"
+
+
+@pytest.mark.parametrize("write", ["out_ptr0[static_cast<int64_t>(x0)] = tmp1;", "tmp1.store(out_ptr0 + x1);"])
+def test_what_the_loop_writes_is_read_in_it(write: str) -> None:
+    code = hoisted(KERNEL.replace("WRITE", write))
+    assert "auto tmp2 = out_ptr0[static_cast<int64_t>(x0)];" in code
+    assert "= in_ptr1[x0];" in code
+
+
+@pytest.mark.parametrize("why", ["auto tmp4 = [&]\n            {", "#pragma omp for collapse(2)"])
+def test_what_is_read_now_and_then_or_in_joint_loops_stays(why: str) -> None:
+    code = hoisted(KERNEL.replace("WRITE", why))
+    assert "auto tmp1 = in_ptr1[static_cast<int64_t>(x0)];" in code
+
+
+@pytest.mark.parametrize("storage", ["int8", "bf16"])
+def test_steps_are_the_same_to_the_last_bit(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With moments that are kept in blocks with a scale each, and blocks that a tensor ends in the middle of."""
+    import contextlib
+
+    import torch._inductor.config as settings
+
+    from gradchain._engine import call
+
+    def stepped() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        params = [torch.nn.Parameter(torch.randn(shape)) for shape in ((64, 96), (600,))]
+        kept = {"first_moment.storage": storage, "second_moment.storage": storage}
+        optimizer = gradchain.Optimizer(params, gradchain.recipe("adamw").with_options(**kept), compile=True)
+        for _ in range(2):
+            for param in params:
+                param.grad = torch.randn_like(param)
+            optimizer.step()
+        assert optimizer.compile_report().fallbacks == ()
+        return [*params, *(x for state in optimizer.state.values() for x in state.values())]
+
+    made: list[Any] = []
+    for without in (False, True):
+        monkeypatch.setattr(call, "_kernels", call.Recent(call.KERNELS))
+        if without:
+            monkeypatch.setattr(inductor, "numbers_once", contextlib.nullcontext)
+        with settings.patch(force_disable_caches=True):
+            made.append(stepped())
+    for ours, plain in zip(*made):
+        assert torch.equal(ours, plain)
