@@ -45,7 +45,8 @@ def buckets(due: Works) -> list[list[ParamStep]]:
     for members in small.values():
         alone = _beside(members, large)
         result += [[item] for item in alone]
-        if together := [item for item in members if not any(item is other for other in alone)]:
+        apart = set(map(id, alone))
+        if together := [item for item in members if id(item) not in apart]:
             result += filled(together)
     return result
 

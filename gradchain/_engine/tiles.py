@@ -20,6 +20,7 @@ from gradchain._chain.slots import parts_of
 from gradchain._core.reduce import Totals
 from gradchain._core.shard import Shard
 from gradchain._engine.call import Call, OwnKernels
+from gradchain._engine.eager_tiles import HERE
 from gradchain._engine.kernel import Status
 from gradchain._engine.layouts import ScalarArgs
 from gradchain._engine.param_step import ParamRecord, ParamStep
@@ -30,9 +31,6 @@ ELEMENTS = 1 << 20
 
 LARGE = 1 << 22
 """Tensors of fewer elements are stepped whole."""
-
-HERE = "here"
-"""The group of a tile: the other tiles."""
 
 ROWS, COLUMNS = "row", "column"
 """The parts of factored slots: each tile has its own rows of the matrix, and all share the columns."""

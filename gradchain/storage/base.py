@@ -116,10 +116,8 @@ def unblocked(rows: torch.Tensor, kept: SlotView) -> torch.Tensor:
 
 def placed(here: torch.Tensor, size: int, kept: SlotView, fill: float = 0.0) -> torch.Tensor:
     """One number for each block of the whole, given those of `blocks`; `fill` for the others."""
-    total, start = (
-        -(-math.prod(kept.shape) // size),
-        kept.part.offset // size,
-    )  # a size that a compiler leaves open, too
+    total = -(-math.prod(kept.shape) // size)  # `numel` takes a size that a compiler leaves open for the one at hand
+    start = kept.part.offset // size
     if here.shape[0] == total:
         return here
     start = min(start, total)

@@ -60,8 +60,8 @@ def _fourth_power(code: torch.Tensor) -> torch.Tensor:
 def _fourth_power_codes(rows: torch.Tensor, unit: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
     """The code at or below a number, or the one above: by their distances, without a division.
 
-    The root is that of the number as it is, which is often at hand. Rounding may find a code that lies above by as little:
-    it is taken down, or there would be no chance of the one below.
+    The root is that of the number as it is, which is often at hand. Where it rounds up to a code, the number is stored as
+    that code: it is off by that rounding, and not by chance.
     """
     below = torch.floor((rows.sqrt() * unit.sqrt()).sqrt() * 255).clamp_max(254)
     low, high = _fourth_power(below), _fourth_power(below + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from gradchain._chain.program import Program
-from gradchain._chain.tracing.watch import Deeds
+from gradchain._chain.tracing.watch import NOISE, Deeds
 from gradchain.errors import ChainError
 
 
@@ -15,7 +15,7 @@ def check_storages(program: Program, deeds: Mapping[str, Deeds]) -> None:
         found, storage = deeds.get(f"{address}.{name}"), slot.kept_as
         if found is None or storage is None or not storage.elementwise:
             continue
-        if what := found.mixes or found.shapes or (found.draws and "its noise depends on the place of an element"):
+        if what := found.mixes or found.shapes or (found.draws and NOISE):
             raise ChainError(
                 f"{type(storage).__name__} ({address}.{name}).elementwise = True, but {what}; elements are joined and cut "
                 "by that. Leave `elementwise` out of the class body: it is found out.",

@@ -23,7 +23,7 @@ from gradchain._chain.stage import Stage
 from gradchain._chain.tracing.apart import apart
 from gradchain._chain.tracing.claims import check_storages
 from gradchain._chain.tracing.joined import compare
-from gradchain._chain.tracing.watch import Branched, Deeds, Fault
+from gradchain._chain.tracing.watch import NOISE, Branched, Deeds, Fault
 from gradchain._chain.tracing.watched import Watching, as_tensors, usual_numbers
 from gradchain.roles import ROLES
 
@@ -32,10 +32,6 @@ SIDE = 4
 
 FEW = 1 << 12
 """Larger parameters are traced without values, where a small tensor is not enough."""
-
-
-NOISE = "its noise depends on the place of an element"
-"""Why a storage is not elementwise, if there is no other reason."""
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,10 @@ class Fault(ChainError):
     """A stage breaks a rule for all stages."""
 
 
+NOISE = "its noise depends on the place of an element"
+"""Why a storage is not elementwise, if there is no other reason."""
+
+
 class Branched(Exception):
     """A stage reads the value of a hyperparameter."""
 
