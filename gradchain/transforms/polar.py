@@ -66,12 +66,17 @@ class Polar:
 
 
 def _product(
-    left: torch.Tensor, x: torch.Tensor, of_x: float, of_ax: float, add: torch.Tensor | None = None
+    left: torch.Tensor,
+    x: torch.Tensor,
+    of_x: float,
+    of_ax: float,
+    add: torch.Tensor | None = None,
+    out: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """`of_x * add + of_ax * left @ x`, rounded once; `add` is x if not given."""
     add = x if add is None else add
     if x.ndim == 2:
-        return torch.addmm(add, left, x, beta=of_x, alpha=of_ax)
+        return torch.addmm(add, left, x, beta=of_x, alpha=of_ax, out=out)
     return torch.baddbmm(add, left, x, beta=of_x, alpha=of_ax)
 
 
@@ -87,7 +92,7 @@ def _halves(size: int, device: torch.device) -> list[tuple[int, int]]:
 
 def _gram_of(x: torch.Tensor) -> torch.Tensor:
     """`x @ x.mT`."""
-    return _symmetric(x, lambda rows, stop: x[rows] @ x[:stop].mT) if _in_blocks(x) else x @ x.mT
+    return _symmetric(x, lambda rows, stop, out: torch.mm(x[rows], x[:stop].mT, out=out)) if _in_blocks(x) else x @ x.mT
 
 
 def _polynomial(gram: torch.Tensor, first: float, second: float) -> torch.Tensor:
@@ -95,7 +100,7 @@ def _polynomial(gram: torch.Tensor, first: float, second: float) -> torch.Tensor
     if not _in_blocks(gram):
         return _product(gram, gram, first, second)
     return _symmetric(
-        gram, lambda rows, stop: _product(gram[rows], gram[:stop].mT, first, second, add=gram[rows, :stop])
+        gram, lambda rows, stop, out: _product(gram[rows], gram[:stop].mT, first, second, gram[rows, :stop], out)
     )
 
 
@@ -103,13 +108,21 @@ def _in_blocks(x: torch.Tensor) -> bool:
     return x.ndim == 2 and len(_halves(x.shape[0], x.device)) > 1
 
 
-def _symmetric(x: torch.Tensor, product_of: Callable[[slice, int], torch.Tensor]) -> torch.Tensor:
+Block = Callable[[slice, int, torch.Tensor | None], torch.Tensor]
+"""Some rows of a product up to a column, written into a tensor if there is one."""
+
+
+def _symmetric(x: torch.Tensor, product_of: Block) -> torch.Tensor:
     """A symmetric product with as many rows as x: blocks above the diagonal are copied from those below."""
     product = x.new_empty(x.shape[0], x.shape[0])
+    # Neither autograd nor torch.func knows products that are written into a given tensor.
+    recorded = torch.is_grad_enabled() or torch._C._are_functorch_transforms_active()  # pyright: ignore
     for rows, stop in _halves(x.shape[0], x.device):
         start = stop - rows
-        done = product_of(slice(start, stop), stop)
-        product[start:stop, :stop] = done
+        out = product[start:stop, :stop]
+        done = product_of(slice(start, stop), stop, None if recorded else out)
+        if recorded:
+            out.copy_(done)
         product[:start, start:stop] = done[:, :start].mT
     return product
 
