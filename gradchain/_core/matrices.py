@@ -93,7 +93,8 @@ def whole_matrix(
 
     Without a `function`, every process gets the whole matrix, and a direction of the whole shape is cut to the rows that
     are here. With one, it runs once, in the process that owns the matrix, and every process gets its own rows of the
-    result: two all-to-alls for all matrices of a step together. Unsharded there is no communication.
+    result: two all-to-alls for all matrices of a step together, or for each part of very many bytes. Unsharded there is no
+    communication.
 
     Args:
         rows: tensors with a row for each row of the parameter here, of two axes or more, such as `x.flatten(1)`.

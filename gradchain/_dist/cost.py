@@ -17,6 +17,7 @@ from gradchain._chain.recipes import recipe
 from gradchain._chain.tracing.watched import usual_numbers
 from gradchain._core import totals
 from gradchain._core.autocast import no_autocast
+from gradchain._core.exchange import parts_of
 from gradchain._core.matrices import MatrixRequest
 from gradchain._core.shard import Shard
 from gradchain._core.totals import Asked, complete
@@ -43,7 +44,7 @@ class Cost:
     """How often the step waits for totals."""
     collectives: int
     """All-reduces, one for each round with sums and a second one where there are many maxima; and two all-to-alls for each
-    round with whole matrices, to their owners and back."""
+    round with whole matrices, to their owners and back, or two for each of the parts in which many bytes are sent."""
     numbers: int
     """The numbers in the buffers of the all-reduces together, each of 8 bytes."""
     matrix_bytes: int = 0
@@ -87,9 +88,9 @@ def cost(chain: str | Composed, params: nn.Module | Iterable[Sequence[int]], wor
     with torch.no_grad(), no_autocast():
         rounds = _rounds(chain, alike, world) if world > 1 else []
     collectives = numbers = moved = 0
-    for sums, maxima, there, back in rounds:
+    for sums, maxima, there, back, parts in rounds:
         apart = maxima * world > totals.FEW
-        collectives += (sums > 0 or (maxima > 0 and not apart)) + apart + (there > 0) + (back > 0)
+        collectives += (sums > 0 or (maxima > 0 and not apart)) + apart + parts * ((there > 0) + (back > 0))
         numbers += sums + (maxima if apart else maxima * world)
         moved += there + back
     return Cost(len(rounds), collectives, numbers, moved)
@@ -105,7 +106,7 @@ def _named(params: nn.Module | Iterable[Sequence[int]]) -> list[tuple[str, torch
 
 
 def _rounds(chain: Composed, alike: dict[tuple[Program, torch.Size, torch.dtype], int], world: int) -> list[list[int]]:
-    """The sums and the maxima of each round, and the bytes of matrices there and back.
+    """The sums and the maxima of each round, the bytes of matrices there and back, and in how many parts these go.
 
     `alike` are the parameters, and how many there are of each.
     """
@@ -127,7 +128,7 @@ def _rounds(chain: Composed, alike: dict[tuple[Program, torch.Size, torch.dtype]
         for (name, kind), value in state.recorded.items()
         if kind == "total"
     }
-    shared = [[sum(contributed.values()), 0, 0, 0]] if chain.bindings.shared else []
+    shared = [[sum(contributed.values()), 0, 0, 0, 0]] if chain.bindings.shared else []
     return [each for each in [*rounds, *shared] if any(each)]
 
 
@@ -145,18 +146,21 @@ def _numbers(asked: dict[int, Asked], times: Sequence[int]) -> list[int]:
     return list(found.values())
 
 
-def _moved(asked: dict[int, Asked], times: Sequence[int], world: int) -> tuple[int, int]:
-    """The bytes of the matrices of a round: to their owners, or to everybody where nothing is computed; and back."""
-    there = back = 0
+def _moved(asked: dict[int, Asked], times: Sequence[int], world: int) -> tuple[int, int, int]:
+    """The bytes of the matrices of a round: to their owners, or to everybody where nothing is computed; and back. And in how
+    many parts they go."""
+    there = back = shared = owned = 0
     for n, (_, request) in asked.items():
         if request.group is not None and isinstance(request, MatrixRequest):
             sizes = {x: request.whole_shape(x).numel() * y.element_size() for x, y in request.partials.items()}
             rows = times[n] * sum(sizes[name] for name in request.split)
-            there += rows * (world if request.function is None else 1)
-            back += (
-                0 if request.function is None else rows + times[n] * world * (sum(sizes.values()) - rows // times[n])
-            )
-    return there, back
+            if request.function is None:
+                there += rows * world
+                continue
+            owned, shared = owned + times[n], shared + rows
+            back += rows + times[n] * world * (sum(sizes.values()) - rows // times[n])
+    there += shared
+    return there, back, parts_of(shared, owned, world) if there else 0
 
 
 def _started(program: Program, shape: torch.Size, dtype: torch.dtype, world: int) -> Running:

@@ -11,8 +11,8 @@ import torch
 from torch import distributed as dist
 
 import gradchain
-from gradchain._core import totals
-from tests.distributed.sharded import Counter, mesh_of, split
+from gradchain._core import exchange, totals
+from tests.distributed.sharded import USUAL, Counter, mesh_of, split
 from tests.distributed.zero import zero
 from tests.laws.cases import CASES
 from tests.laws.running import build, gradients, tensors
@@ -42,10 +42,10 @@ def chain_of(name: str) -> gradchain.Chain:
     return gradchain.recipe(name) if name in gradchain.recipes() else CASES[CASE_OF.get(name, name)].chain
 
 
-def split_rows(names: Sequence[str], few: int = totals.FEW) -> dict[str, tuple[int, int]]:
+def split_rows(names: Sequence[str], few: int = USUAL[0], part: int = USUAL[1]) -> dict[str, tuple[int, int]]:
     """The all-reduces of the third step under FSDP2, and their numbers."""
     warnings.simplefilter("ignore")
-    totals.FEW = few
+    totals.FEW, exchange.PART = few, part
     mesh, counts = mesh_of("fsdp"), {}
     for name in names:
         place = split if dist.get_world_size() > 1 else lambda x, _: x
@@ -57,7 +57,7 @@ def split_rows(names: Sequence[str], few: int = totals.FEW) -> dict[str, tuple[i
             with Counter() as counter:
                 optimizer.step()
         counts[name] = (counter.count, counter.numbers, counter.bytes)
-    totals.FEW = 4096
+    totals.FEW, exchange.PART = USUAL
     return counts
 
 

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tenso
 
 import gradchain
 from gradchain import Chain
-from gradchain._core import totals
+from gradchain._core import exchange, totals
 from gradchain._engine.replay import ReplayPlan
 from tests.laws.cases import CASES, LR, of_matrices
 from tests.laws.running import build, gradients, tensors
@@ -24,6 +24,7 @@ Shape = tuple[int, ...]
 SHAPES: list[Shape] = [(7, 6), (4, 4, 3), (1,), (1, 4), (5,), (4, 1), (33, 65), (3, 2, 2, 2), ()]
 """Even, uneven and empty shards; more than a block of int8; a scalar, which cannot be split."""
 
+USUAL = totals.FEW, exchange.PART
 ROUNDED = ("low_rank", "spectral_decay")
 """Stages whose last bits depend on where an element stands: products of matrices."""
 
@@ -148,7 +149,7 @@ def compare(
         "found": found,
         "collectives": a_step,
         "numbers": numbers,
-        "few": totals.FEW,
+        "usual": (totals.FEW, exchange.PART) == USUAL,
         "seconds": time.perf_counter() - began,
     }
 
@@ -158,10 +159,12 @@ def cases(
     names: Sequence[str] | None = None,
     dtype: str = "float32",
     compile: bool = False,
-    few: int = totals.FEW,
+    few: int = USUAL[0],
+    part: int = USUAL[1],
 ) -> list[dict[str, Any]]:
-    """The cases of the laws. `few` is the number of maxima that still go along with the sums."""
-    totals.FEW = few
+    """The cases of the laws. `few` is the number of maxima that still go along with the sums, `part` are the bytes of a part
+    of the matrices."""
+    totals.FEW, exchange.PART = few, part
     mesh = mesh_of(layout)
     warnings.simplefilter("ignore")
     warnings.simplefilter("error", gradchain.errors.CompileWarning)
@@ -169,11 +172,13 @@ def cases(
     return [compare(name, case.chain, mesh, getattr(torch, dtype), compile=compile) for name, case in chosen.items()]
 
 
-def own_stages() -> list[str]:
-    """Stages of one's own that ask for whole matrices, in both forms; some are square, as their slots are."""
+def own_stages(part: int = USUAL[1], parts: int = 1) -> list[str]:
+    """Stages of one's own that ask for whole matrices, in both forms; some are square, as their slots are. What is computed
+    goes to its owners and back in so many parts."""
     mesh, found = mesh_of("fsdp"), []
+    exchange.PART = part
     warnings.simplefilter("ignore")
-    for stage, collectives in ((centred(), 1), (solve(), 2), (solve(batched=True), 2)):
+    for stage, collectives in ((centred(), 1), (solve(), 2 * parts), (solve(batched=True), 2 * parts)):
         chain = gradchain.chain(of_matrices(stage), LR)
         made = compare(repr(stage), chain, mesh, torch.float32, shapes=[*SHAPES, (7, 6), (6, 6), (2, 2)])
         found += made["found"]

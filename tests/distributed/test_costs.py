@@ -9,11 +9,12 @@ import torch
 
 import gradchain
 from gradchain._chain.tracing import reaching_out
-from gradchain._core import totals
+from gradchain._core import exchange, totals
 from gradchain.distributed import Cost, cost
 from tests.distributed import costs, worlds
 
 NAMES = [*gradchain.recipes(), *costs.PARTS]
+MATRICES = ["muon", "soap", "shampoo", "adv-muon", "orthogonalize"]
 JOINT = {"adamw": 0, "gyro-adam": 0, "clip_by_global_norm": 2, "kourkoutas_beta": 2, "adv-prodigy": 2, "prodigy": 2}
 """Exchanges under ZeRO-1: one for each round of a stage over all parameters, one to find that there are no more, and one for
 shared numbers."""
@@ -51,12 +52,15 @@ def check(world: int, names: list[str], monkeypatch: pytest.MonkeyPatch, *more: 
         elif job is costs.one_by_one:
             assert together(ranks) == one_by_one(options["names"], world)
         else:
-            monkeypatch.setattr(totals, "FEW", options["few"])
-            assert together(ranks) == on_paper(NAMES, world)
+            monkeypatch.setattr(totals, "FEW", options.get("few", totals.FEW))
+            monkeypatch.setattr(exchange, "PART", options.get("part", exchange.PART))
+            assert together(ranks) == on_paper(options["names"], world)
+            monkeypatch.undo()
 
 
 def test_as_many_as_on_paper(monkeypatch: pytest.MonkeyPatch) -> None:
-    check(2, NAMES, monkeypatch, (costs.partitioned, {"names": list(JOINT)}))
+    in_parts = (costs.split_rows, {"names": MATRICES, "part": 1})
+    check(2, NAMES, monkeypatch, (costs.partitioned, {"names": list(JOINT)}), in_parts)
 
 
 def test_one_process_talks_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from benchmarks.shapes import gpt2
-from gradchain._core import totals
-from gradchain._core.exchange import owners_of
+from gradchain._core.exchange import owners_of, parts_of
 from tests.declared import EXACT
 from tests.distributed import nonfinite, sharded, worlds, zero
 from tests.laws.cases import TRANSFORMS
@@ -34,6 +33,7 @@ SOME = [
     "master_weights",
     "second_moment/bf16",
 ]
+MATRICES = ["orthogonalize", "muon", "soap", "shampoo", "low_rank"]
 MAXIMA = ["rose", "stochastic_sign", "first_moment/int8", "first_moment/fp16"]
 
 
@@ -47,7 +47,7 @@ def check(world: int, *jobs: worlds.Job, seconds: float = 300, more: Sequence[wo
     assert [results[len(jobs) :] for results in every] == [[[]] * len(more)] * world
     for results in every[0][: len(jobs)]:
         assert [text for case in results for text in case["found"]] == []
-        if results[0]["few"] == totals.FEW:
+        if results[0]["usual"]:
             counted = {case["name"]: case["collectives"] for case in results}
             assert {n: c for n, c in counted.items() if n in ROUNDS} == {
                 n: c for n, c in ROUNDS.items() if n in counted
@@ -57,7 +57,13 @@ def check(world: int, *jobs: worlds.Job, seconds: float = 300, more: Sequence[wo
 def test_most_on_two() -> None:
     """Every transform; of those where each element goes by itself, some. `make check` has all, on three."""
     names = [name for name in TRANSFORMS if name not in EXACT] + SOME
-    check(2, job("fsdp", names), job("fsdp", MAXIMA, few=0), more=[(sharded.own_stages, {})])
+    check(
+        2,
+        job("fsdp", names),
+        job("fsdp", MAXIMA, few=0),
+        job("fsdp", MATRICES, part=1),
+        more=[(sharded.own_stages, {"part": 1, "parts": 3})],
+    )
 
 
 @pytest.mark.parametrize("world", [2, 3, 4, 8])
@@ -68,6 +74,20 @@ def test_owners_of_matrices_have_equal_work(world: int) -> None:
     load = [sum(cost for cost, owner in zip(costs, owners) if owner == rank) for rank in range(world)]
     assert max(load) <= 1.2 * min(load)
     assert owners == owners_of(list(costs), world)
+
+
+@pytest.mark.parametrize(
+    ("moved", "matrices", "world", "parts"),
+    [
+        (170 * 10**6, 48, 8, 1),  # the hidden matrices of GPT-2 124M in bfloat16: 21 MB for each process
+        (2950 * 10**6, 192, 8, 4),  # of 1.5B
+        (2950 * 10**6, 192, 64, 1),
+        (2950 * 10**6, 4, 2, 2),  # two matrices for each
+        (0, 0, 4, 1),
+    ],
+)
+def test_many_bytes_go_in_parts(moved: int, matrices: int, world: int, parts: int) -> None:
+    assert parts_of(moved, matrices, world) == parts
 
 
 def test_split_parameters_replay_steps() -> None:
@@ -82,7 +102,11 @@ def test_some_on_three() -> None:
         3,
         job("fsdp", [*FEW, *(name for name in ROUNDS if name not in FEW)]),
         job("fsdp", PROMOTED, dtype="bfloat16"),
-        more=[(zero.equals, {"names": names, "shapes": [(7, 6), (6,)]}), (sharded.own_stages, {})],
+        more=[
+            (zero.equals, {"names": names, "shapes": [(7, 6), (6,)]}),
+            (sharded.own_stages, {}),
+            (sharded.own_stages, {"part": 1, "parts": 2}),  # seven matrices
+        ],
     )
 
 
