@@ -76,8 +76,10 @@ class SlowCompiler:
 def slow(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> SlowCompiler:
     compiler = SlowCompiler()
     monkeypatch.setattr(kernel, "submit", compiler.submit)
-    for module in (kernel, background):
-        monkeypatch.setattr(module, "compile_graph", compiler.compile_graph)
+    monkeypatch.setattr(background, "compile_graph", compiler.compile_graph)
+    monkeypatch.setattr(
+        kernel, "start_compiling", lambda *given, **named: lambda: compiler.compile_graph(*given, **named)
+    )
     return compiler
 
 

@@ -240,10 +240,10 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(
     def broken(graph: Any, inputs: Any, **_: Any) -> Any:
         if left:
             left.pop()
-            return graph
+            return lambda: graph
         raise KeyError("buf7")
 
-    monkeypatch.setattr(kernel, "compile_graph", broken)
+    monkeypatch.setattr(kernel, "start_compiling", broken)
     built = CHAINS[name]()
     params, expected = make_params(), make_params()
     optimizer = gradchain.Optimizer(params, built, compile=True)
@@ -266,7 +266,7 @@ def test_a_storage_without_a_compiler_takes_the_eager_steps(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(kernel, "compile_graph", broken)
+    monkeypatch.setattr(kernel, "start_compiling", broken)
     built = gradchain.recipe("adamw").with_options(**{"second_moment.storage": storage})
     results: list[Any] = []
     for compile in (False, True):
@@ -284,9 +284,9 @@ def test_one_broken_bucket_does_not_spoil_the_others(kernels: Any, monkeypatch: 
     def picky(graph: Any, inputs: Any, **_: Any) -> Any:
         if inputs[0].shape == (6, 4):
             raise RuntimeError("no such fusion")
-        return graph
+        return lambda: graph
 
-    monkeypatch.setattr(kernel, "compile_graph", picky)
+    monkeypatch.setattr(kernel, "start_compiling", picky)
     params, expected = make_params(), make_params()
     with pytest.warns(gradchain.CompileWarning, match=r"\(6, 4\).*no such fusion"):
         train(gradchain.Optimizer(params, rich_adamw(), compile=True), params, range(3))
@@ -474,7 +474,7 @@ def test_the_report_names_what_fell_back(kernels: Any, monkeypatch: pytest.Monke
     def fail(graph: Any, inputs: Any, **_: Any) -> Any:
         raise RuntimeError("no such fusion")
 
-    monkeypatch.setattr(kernel, "compile_graph", fail)
+    monkeypatch.setattr(kernel, "start_compiling", fail)
     params = make_params(torch.float32, [(4, 1)])
     set_grads(params, 0)
     optimizer = gradchain.Optimizer(params, recipe("sgd"), compile=True)

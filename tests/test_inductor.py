@@ -36,23 +36,29 @@ def test_options_by_device() -> None:
         assert settings.eager_numerics.disable_ftz
 
 
+@pytest.mark.parametrize("late", [False, True], ids=["in inductor", "in a compiler of C++"])
 @pytest.mark.parametrize("failing", [0, 1, 2, 3])
-def test_options_that_fail_give_way_to_the_next(failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_options_that_fail_give_way_to_the_next(failing: int, late: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[dict[str, Any]] = []
 
     def make(graph: Any, examples: Any, options: dict[str, Any], lined: int) -> Any:
         told.append(options)
+        if not late:
+            waited(None)
+        return list
+
+    def waited(code: Any) -> None:
         if len(told) <= failing:
             raise RuntimeError("no such fusion")
-        return graph
 
     monkeypatch.setattr(inductor, "_compile", make)
+    monkeypatch.setattr(inductor, "wait_for", waited)
     graph, examples = symbolic_trace(torch.nn.Identity()), [torch.empty(3, device="meta")]
     if failing == 3:
         with pytest.raises(RuntimeError, match="no such fusion"):
             inductor.compile_graph(graph, examples)
     else:
-        assert inductor.compile_graph(graph, examples) is graph
+        assert inductor.compile_graph(graph, examples)(1, 2) == [1, 2]
     assert len(told) == min(failing + 1, 3)
 
 

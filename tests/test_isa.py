@@ -26,6 +26,9 @@ class Vectors:
     def __str__(self) -> str:
         return self.name
 
+    def _probe_load(self, path: str) -> bool:
+        return self.works
+
     def __bool__(self) -> bool:
         self.tried.append(self.name)
         return self.works
@@ -39,10 +42,10 @@ def tried(monkeypatch: pytest.MonkeyPatch) -> Generator[list[str], None, None]:
     monkeypatch.setattr(module, "supported_vec_isa_list", sets)
     monkeypatch.setattr(module, "x86_isa_checker", lambda: ["wide", "new", "narrow"])
     monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
-    isa._widest.cache_clear()
+    isa._trial.cache_clear()
     module.valid_vec_isa_list.cache_clear()
     yield tried
-    isa._widest.cache_clear()
+    isa._trial.cache_clear()
     module.valid_vec_isa_list.cache_clear()
 
 
@@ -78,12 +81,33 @@ def test_whoever_asks_for_narrower_vectors_gets_them(tried: list[str], monkeypat
 def test_what_could_be_loaded_is_not_loaded_again(tmp_path: Path) -> None:
     tried: list[str] = []
 
-    def load(vectors: Any, path: str) -> bool:
+    def load(path: str) -> bool:
         tried.append(path)
         return "good" in path
 
     loads, good, bad = isa._loaded_once(load), str(tmp_path / "good.so"), str(tmp_path / "bad.so")
-    assert [loads(None, path) for path in (good, good, bad, bad)] == [True, True, False, False]
+    assert [loads(path) for path in (good, good, bad, bad)] == [True, True, False, False]
     assert tried == [good, bad, bad]
-    assert isa._loaded_once(load)(None, good), "in another process, too"
+    assert isa._loaded_once(load)(good), "in another process, too"
     assert len(tried) == 3
+
+
+def test_a_look_ahead_is_the_only_look(tried: list[str]) -> None:
+    isa.look_ahead()
+    isa.look_ahead()
+    with isa.widest_vectors():
+        assert [str(found) for found in module.valid_vec_isa_list()] == ["wide"]
+    assert tried == ["wide new", "wide"]
+    assert not any("_probe_load" in vars(known) for known in module.supported_vec_isa_list)
+
+
+def test_what_a_look_ahead_fails_with_is_raised_where_it_is_needed(
+    tried: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> list[str]:
+        raise OSError("no such processor")
+
+    monkeypatch.setattr(module, "x86_isa_checker", fail)
+    isa.look_ahead()
+    with isa.widest_vectors(), pytest.raises(OSError, match="no such processor"):
+        module.valid_vec_isa_list()

@@ -71,7 +71,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_tiles_make_the_step_of_the_whole(
     name: str, group: Any, counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+    monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
     expected = run(CHAINS[name], compile=False, **group)
     result = run(CHAINS[name], compile=True, **group)
     assert max(counted) >= 3
@@ -79,7 +79,7 @@ def test_tiles_make_the_step_of_the_whole(
 
 
 def test_tiles_stay_tiles_under_telemetry(counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+    monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
     plain = run(CHAINS["adamw"], compile=True)
     tiled, counted[:] = [*counted], []
     watched = run(CHAINS["adamw"], compile=True, telemetry=True)
@@ -97,9 +97,9 @@ def test_tiles_that_cannot_be_compiled_are_stepped_whole(monkeypatch: pytest.Mon
     def picky(graph: Any, inputs: Any, **_: Any) -> Any:
         if inputs[0].shape[0] in (16, 12, 24, 48):
             raise RuntimeError("no such fusion")
-        return graph
+        return lambda: graph
 
-    monkeypatch.setattr(kernel, "compile_graph", picky)
+    monkeypatch.setattr(kernel, "start_compiling", picky)
     monkeypatch.setattr(call, "_kernels", call.Recent(call.KERNELS))
     expected = run(CHAINS["adamw"], compile=False)
     with pytest.warns(gradchain.CompileWarning, match="no such fusion"):
@@ -110,6 +110,6 @@ def test_tiles_that_cannot_be_compiled_are_stepped_whole(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["rose", "adv-adamw", "adv-adopt-factored-ademamix"])
 def test_others_stay_whole(name: str, counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without factors, and with noise, which goes by an element's place in the whole."""
-    monkeypatch.setattr(kernel, "compile_graph", lambda graph, inputs, **_: graph)
+    monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
     run(gradchain.recipe(name), compile=True)
     assert not counted

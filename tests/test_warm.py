@@ -79,7 +79,7 @@ def test_what_cannot_be_compiled_is_a_failure(models: str, monkeypatch: pytest.M
     def fail(*args: Any, **options: Any) -> Any:
         raise RuntimeError("no such fusion")
 
-    monkeypatch.setattr(kernel, "compile_graph", fail)
+    monkeypatch.setattr(kernel, "start_compiling", fail)
     with pytest.warns(UserWarning, match="no such fusion"):
         result = warm("adamw", "--model", f"{models}:small")
     assert result.exit_code == 1

@@ -1,8 +1,8 @@
 """Answer requests for sharded matrices: an owner puts each together, computes, and hands the rows of the result back.
 
 The rows of all matrices of a round go to their owners in one all-to-all, and the results come back in another. Of many
-bytes there are several parts, each with its own two: while one is computed, the next is on its way, and so are the results of
-the one before.
+bytes there are several parts, each with its own two: while one is computed, the next is on its way, and the one before is on
+its way back.
 """
 
 from __future__ import annotations

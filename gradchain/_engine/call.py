@@ -59,6 +59,8 @@ class OwnKernels(Recent[Key, tuple[Kernel, bool]]):
         super().__init__(KERNELS)
         self.background = False
         """Whether new ones are compiled in another process."""
+        self.made: list[tuple[object, Kernel]] = []
+        """New ones, by bucket: why they could not be compiled is still to be told."""
         self.pending: list[Kernel] = []
         """Those that another process has not compiled yet."""
 
@@ -66,8 +68,8 @@ class OwnKernels(Recent[Key, tuple[Kernel, bool]]):
         """Keep enough for a step of so many parameters, however many kernels each of them goes through."""
         self.limit = max(self.limit, 8 * due)
 
-    def find(self, key: Key, call: Call, failures: list[str]) -> Kernel:
-        """A kernel: one that is known, or made now. Why it could not be compiled goes to `failures`, once a bucket."""
+    def find(self, key: Key, call: Call) -> Kernel:
+        """A kernel: one that is known, or made now."""
         if (own := self.use(key)) is not None:
             return own[0]
         kernel, made = _kernels.use(key), False
@@ -76,17 +78,17 @@ class OwnKernels(Recent[Key, tuple[Kernel, bool]]):
             layouts, program = [layout.layout for layout in key[0]], call.due[0].program
             kernel = _kernels.add(key, Kernel(layouts, program, key[1], call.flat(), key[2], self.background))
             made = True
-            if kernel.failure is not None and not told:
-                failures.append(kernel.failure)
+            if not told:
+                self.made.append((key[0], kernel))
         if kernel.pending:
             self.pending.append(kernel)
             if not self.background:
-                self.take_over(failures, wait=True)
+                self.take_over(wait=True)
         self.add(key, (kernel, made))
         return kernel
 
-    def take_over(self, failures: list[str], *, wait: bool) -> bool:
-        """Take over one kernel that another process has compiled, or `wait` for all. Returns: whether none is left.
+    def take_over(self, *, wait: bool) -> None:
+        """Take over one kernel that another process has compiled, or `wait` for all.
 
         One at a time, since each takes a moment. Another optimizer may have done it.
         """
@@ -96,11 +98,19 @@ class OwnKernels(Recent[Key, tuple[Kernel, bool]]):
                 continue
             self.pending.remove(kernel)
             kernel.take_over()
-            if taken is not None and kernel.failure is not None:
-                failures.append(kernel.failure)
-            if taken is not None and not wait:
-                break
-        return not self.pending
+            if taken is not None:
+                self.made.append((kernel.layouts, kernel))
+                if not wait:
+                    break
+
+    def failures(self) -> list[str]:
+        """Why kernels that are new could not be compiled, once a bucket; does not wait for those that still may be."""
+        made, self.made = self.made, []
+        found: dict[object, str] = {}
+        for bucket, kernel in made:
+            if kernel.failure is not None:
+                found.setdefault(bucket, kernel.failure)
+        return list(found.values())
 
 
 class Call:
@@ -121,9 +131,15 @@ class Call:
     def flat(self) -> list[torch.Tensor]:
         return _with(self.inputs, self.answers)
 
-    def kernel(self, failures: list[str], measures: bool = False) -> Kernel:
+    def kernel(self, measures: bool = False) -> Kernel:
         """The kernel of the present phase, or the one that measures it for telemetry."""
-        return self.kernels.find((self.ids, self.known, measures), self, failures)
+        return self.kernels.find((self.ids, self.known, measures), self)
+
+    @property
+    def only_writes(self) -> bool:
+        """Whether nothing is left to do but to write, with a kernel whose compilers may still be running."""
+        kernel = self.kernel()
+        return kernel.building and kernel.status == "done"
 
     @property
     def known(self) -> Known:
@@ -134,12 +150,12 @@ class Call:
     def tells(self) -> bool:
         return any(item.telemetry for item in self.due)
 
-    def measure(self, failures: list[str]) -> None:
+    def measure(self) -> None:
         """Measure what is to be stepped, before it is written. Requests that nobody has answered are of what is here."""
         if self.tells:
-            while self.advance(failures, measures=True) == "asks":
+            while self.advance(measures=True) == "asks":
                 self.take([request.local_totals() for _, request in self.asked])
-            kernel = self.kernel([], measures=True)
+            kernel = self.kernel(measures=True)
             if kernel.pending:
                 return
             self.measured = (
@@ -148,9 +164,9 @@ class Call:
                 else kernel.measure(self.flat())
             )
 
-    def advance(self, failures: list[str], measures: bool = False) -> Status:
+    def advance(self, measures: bool = False) -> Status:
         """Run the present phase up to its requests; one that would write waits for `finish`."""
-        kernel = self.kernel(failures, measures)
+        kernel = self.kernel(measures)
         if kernel.pending and kernel.status == "done":  # it is not going to be finished
             return "done"
         if kernel.compiled is None:
@@ -178,7 +194,7 @@ class Call:
 
     def finish(self) -> None:
         """Write the results."""
-        kernel = self.kernel([])
+        kernel = self.kernel()
         if kernel.compiled is None:
             commit(self.tasks, self.outcomes)
             self.recorded = [outcome.recorded for outcome in self.outcomes]
@@ -200,7 +216,7 @@ class Planned:
         self.kernels = [call.kernels[key][0] for key in keys if key in call.kernels]
         self.complete = len(self.kernels) == len(keys)
         """Whether it had these kernels to itself from the start: it was not split off another call on the way."""
-        self.meter = call.kernel([], measures=True) if call.tells else None
+        self.meter = call.kernel(measures=True) if call.tells else None
 
     @property
     def kernel(self) -> Kernel:

@@ -11,7 +11,7 @@ are pure, so running one again is safe; the compiler drops what a phase does not
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from gradchain._chain.context import Recorded
@@ -70,26 +70,43 @@ class CompiledSteps:
 
     def _step(self, due: Sequence[ParamStep], partition: Any) -> tuple[list[AnyCall], list[Recorded]] | None:
         scalars = ScalarArgs()
-        failures: list[str] = []
-        self.kernels.take_over(failures, wait=not self.kernels.background)
+        self.kernels.take_over(wait=not self.kernels.background)
         ready = [call for bucket in buckets(due) for call in self._calls(bucket, scalars, len(due))]
         if self.kernels.background:
             ids = tuple((call if isinstance(call, Call) else call.whole).ids for call in ready)
             if self.kernels.pending and ids in self._submitted:
-                _warn(failures)
+                self._warn()
                 return None
             self._submitted.add(ids)
+        done = self._advanced(ready, {id(item): place for place, item in enumerate(due)}, partition)
+        for call in done:
+            call.measure()
+        self._warn()
+        if self.kernels.pending and self.kernels.background:
+            return None
+        self._announce(due)
+        for call in done:
+            call.finish()
+        recorded = {id(item): record for call in done for item, record in zip(call.due, call.recorded)}
+        return done, [recorded[id(item)] for item in due]
+
+    def _advanced(self, ready: list[AnyCall], places: Mapping[int, int], partition: Any) -> list[AnyCall]:
+        """Calls that have run up to where they write. Their kernels are made before any is waited for."""
         waiting: list[Call] = []
+        later: list[AnyCall] = []
         done: list[AnyCall] = []
-        places = {id(item): place for place, item in enumerate(due)}
         while True:
+            for call in ready:
+                call.kernel()
             while ready:
                 call = ready.pop()
-                status = call.advance(failures)
+                if call.only_writes:
+                    later.append(call)
+                    continue
+                status = call.advance()
                 if status == "uneven":
                     ready += call.split()
                 elif status == "done":
-                    call.measure(failures)
                     done.append(call)
                 else:
                     assert isinstance(call, Call)  # tiles answer each other
@@ -100,14 +117,18 @@ class CompiledSteps:
                 call.take(given[call])
             ready += given
             waiting = [call for call in waiting if call not in given]
-        _warn(failures)
-        if self.kernels.pending and self.kernels.background:
-            return None
-        self._announce(due)
-        for call in done:
-            call.finish()
-        recorded = {id(item): record for call in done for item, record in zip(call.due, call.recorded)}
-        return done, [recorded[id(item)] for item in due]
+        for call in later:
+            call.advance()
+        return [*done, *later]
+
+    def _warn(self) -> None:
+        """Say what could not be compiled."""
+        if failures := self.kernels.failures():
+            warnings.warn(
+                f"could not be compiled and runs eagerly, with the same results: {'; '.join(failures)}",
+                CompileWarning,
+                stacklevel=6,
+            )
 
     def _announce(self, due: Sequence[ParamStep]) -> None:
         """Say which steps ran eagerly, once; a step that has failed so comes again."""
@@ -143,11 +164,3 @@ class CompiledSteps:
         kernels = [self.kernels[key][0] for key in phases]
         seconds = sum(kernel.seconds for kernel, made in (self.kernels[key] for key in phases) if made)
         return bucket_of(kernels[0].layouts, kernels, seconds)
-
-
-def _warn(failures: Sequence[str]) -> None:
-    if failures:
-        buckets = "; ".join(failures)
-        warnings.warn(
-            f"could not be compiled and runs eagerly, with the same results: {buckets}", CompileWarning, stacklevel=6
-        )

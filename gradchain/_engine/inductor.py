@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 
+from gradchain._engine.building import not_waited_for, wait_for
 from gradchain._engine.isa import widest_vectors
 from gradchain._engine.numbers_once import numbers_once
 from gradchain._engine.once import traced_once
@@ -109,18 +111,53 @@ def as_matrices(tensors: Sequence[torch.Tensor], shapes: Mapping[int, tuple[int,
     return viewed
 
 
+@dataclass(frozen=True)
+class Building:
+    """A graph whose compilers of C++ may still be running."""
+
+    code: Any
+    others: Sequence[dict[str, Any]]
+    """The options to go on with if they fail."""
+    graph: Any
+    examples: Sequence[torch.Tensor]
+    lined: int
+
+    def finished(self) -> Compiled:
+        """The function; waits for it."""
+        code = self.code
+        try:
+            wait_for(code)
+        except Exception:
+            if not self.others:
+                raise
+            return _started(self.graph, self.examples, self.others, self.lined).finished()
+        return lambda *inputs: code(list(inputs))  # it empties its list
+
+
 def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True, lined: int = 0) -> Compiled:
     """A function that computes what a traced graph does. `inline`: rather compute anew than write to memory."""
-    *others, last = options_for(examples, inline=inline)
-    for options in others:
-        try:
-            return _compile(graph, examples, options, lined)
-        except Exception:  # a fusion that fails is no reason to do without a compiler
-            continue
-    return _compile(graph, examples, last, lined)
+    return start_compiling(graph, examples, inline=inline, lined=lined)()
 
 
-def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, Any], lined: int = 0) -> Compiled:
+def start_compiling(
+    graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True, lined: int = 0
+) -> Callable[[], Compiled]:
+    """Begin to `compile_graph`. Returns: what waits for the function."""
+    return _started(graph, examples, options_for(examples, inline=inline), lined).finished
+
+
+def _started(graph: Any, examples: Sequence[torch.Tensor], options: Sequence[dict[str, Any]], lined: int) -> Building:
+    """What is made of a graph by the first options that it goes through with."""
+    first, *others = options
+    try:
+        return Building(_compile(graph, examples, first, lined), others, graph, examples, lined)
+    except Exception:  # a fusion that fails is no reason to do without a compiler
+        if not others:
+            raise
+        return _started(graph, examples, others, lined)
+
+
+def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, Any], lined: int = 0) -> Any:
     """Lower a graph to what the back of inductor takes, and compile it there.
 
     `torch._inductor.compile` goes through AOTAutograd, which does the same and returns the function in wrappers for
@@ -139,7 +176,7 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
     with contextlib.ExitStack() as stack:
         mode, fakes = stack.enter_context(_of_any_size(examples, lined))
         inside = (torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode))
-        for manager in (*inside, widest_vectors(), whole_vectors(), traced_once(), numbers_once()):
+        for manager in (*inside, widest_vectors(), whole_vectors(), traced_once(), numbers_once(), not_waited_for()):
             stack.enter_context(manager)
         if all(x.device.type == "cpu" for x in examples):
             stack.enter_context(_no_patterns(joint_graph))
@@ -147,8 +184,7 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
         _without_copies(lowered.graph)
         lowered.graph.eliminate_dead_code()
         joint_graph.joint_graph_passes(lowered)
-        code: Any = compile_fx_inner(lowered, fakes, is_inference=True)
-    return lambda *inputs: code(list(inputs))  # it empties its list
+        return compile_fx_inner(lowered, fakes, is_inference=True)
 
 
 @contextlib.contextmanager

@@ -2,16 +2,17 @@
 
 Before its first kernel, inductor (2.13) compiles and loads a library for each set of vector instructions that the processor
 has, three or four in all, and goes on with the first. On two cores that is a quarter of the time that a first step takes.
-The libraries stay in its cache, but each process loads them again, in a process of their own.
+The libraries stay in its cache, but each process loads them again, in a process of their own. Here that goes on while the
+first graph is traced.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
 import platform
+import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -25,47 +26,101 @@ def widest_vectors() -> Generator[None, None, None]:
 
     Where somebody asks for other vectors, on other processors, and in other versions of inductor, it looks for itself.
     """
+    if not _applies():
+        yield
+        return
     from torch._inductor import cpu_vec_isa
 
     module: Any = cpu_vec_isa
-    here = all(hasattr(module, name) for name in NEEDED) and hasattr(module.VecISA, "_probe_load")
-    if not here or platform.machine() not in ("x86_64", "AMD64"):
-        yield
-        return
     known = module.valid_vec_isa_list
 
     def found() -> list[Any]:
-        asked = module.config.cpp.simdlen is not None or os.getenv("ATEN_CPU_CAPABILITY")
-        return known() if asked or known.cache_info().currsize else list(_widest())
+        return known() if _asked() or known.cache_info().currsize else list(_trial().found())
 
-    load = module.VecISA._probe_load
-    module.valid_vec_isa_list, module.VecISA._probe_load = found, _loaded_once(load)
+    module.valid_vec_isa_list = found
     try:
         yield
     finally:
-        module.valid_vec_isa_list, module.VecISA._probe_load = known, load
+        module.valid_vec_isa_list = known
 
 
-def _loaded_once(load: Callable[[Any, str], bool]) -> Callable[[Any, str], bool]:
+def look_ahead() -> None:
+    """Begin to try, in a thread, if that has not been done."""
+    if _applies() and not _asked():
+        _trial()
+
+
+@functools.cache
+def _applies() -> bool:
+    """Whether there are such processors and such a version."""
+    from torch._inductor import cpu_vec_isa
+
+    here = all(hasattr(cpu_vec_isa, name) for name in NEEDED) and hasattr(cpu_vec_isa.VecISA, "_probe_load")
+    return here and platform.machine() in ("x86_64", "AMD64")
+
+
+def _asked() -> bool:
+    """Whether somebody asks for some vectors."""
+    from torch._inductor import config
+
+    return config.cpp.simdlen is not None or bool(os.getenv("ATEN_CPU_CAPABILITY"))
+
+
+@functools.cache
+def _trial() -> Trial:
+    """The trial of this process."""
+    return Trial()
+
+
+class Trial:
+    """Looks for the first vectors that a library can be compiled for."""
+
+    def __init__(self) -> None:
+        self._widest: list[Any] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def found(self) -> list[Any]:
+        """The vectors, if there are any; waits for them. Raises: what the trial has."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._widest
+
+    def _run(self) -> None:
+        try:
+            self._widest = _widest()
+        except BaseException as error:  # for who waits
+            self._error = error
+
+
+def _widest() -> list[Any]:
+    """The first vectors that a library can be compiled for, if there are any."""
+    from torch._inductor import cpu_vec_isa
+
+    flags = set(cpu_vec_isa.x86_isa_checker())
+    for isa in cpu_vec_isa.supported_vec_isa_list:
+        if set(str(isa).split()) <= flags:
+            vars(isa)["_probe_load"] = _loaded_once(isa._probe_load)  # pyright: ignore[reportPrivateUsage]
+            try:
+                if isa:
+                    return [isa]
+            finally:
+                del vars(isa)["_probe_load"]
+    return []
+
+
+def _loaded_once(load: Callable[[str], bool]) -> Callable[[str], bool]:
     """Whether a library can be loaded, as a file beside it tells if it could be before."""
 
-    def loads(self: Any, path: str) -> bool:
+    def loads(path: str) -> bool:
         told = Path(f"{path}.loads")
         if told.exists():
             return True
-        if found := load(self, path):
+        if found := load(path):
             with contextlib.suppress(OSError):
                 told.touch()
         return found
 
     return loads
-
-
-@functools.cache
-def _widest() -> tuple[Any, ...]:
-    """The first vectors that a library can be compiled for, if there are any."""
-    from torch._inductor import cpu_vec_isa
-
-    flags = cpu_vec_isa.x86_isa_checker()
-    known = (isa for isa in cpu_vec_isa.supported_vec_isa_list if set(str(isa).split()) <= set(flags))
-    return tuple(itertools.islice(filter(None, known), 1))

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -18,7 +18,8 @@ from gradchain._chain.program import Outcome, Program, Running
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
 from gradchain._engine.background import Job, Task, submit
-from gradchain._engine.inductor import Compiled, as_matrices, compile_graph, many_lines, reason_of, trace
+from gradchain._engine.inductor import Compiled, as_matrices, many_lines, reason_of, start_compiling, trace
+from gradchain._engine.isa import look_ahead
 from gradchain._engine.layouts import Layout
 from gradchain._engine.measure import measured, told
 from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
@@ -72,7 +73,8 @@ class Kernel:
     telemetry and without. It has many sums, which take long to compile; for small tensors, and for those that share a
     kernel whatever their shapes, it stays plain Python.
 
-    In the `background` another process compiles it, and it is `pending` until it is taken over.
+    In the `background` another process compiles it, and it is `pending` until it is taken over. Otherwise compilers of C++
+    may run on until it is needed.
     """
 
     def __init__(
@@ -102,7 +104,8 @@ class Kernel:
         self.status: Status | None = None
         self.requests: list[Asked] = []
         self.recorded: list[list[Any]] = []
-        self.compiled: Compiled | None = None
+        self._function: Compiled | None = None
+        self._finish: Callable[[], Compiled] | None = None
         self.failure: str | None = None
         self.job: Job | None = None
         self.seconds = 0.0
@@ -112,11 +115,13 @@ class Kernel:
             lined = self.kept + 1 if self.layouts[0].line else 0  # with the gradient
             examples = many_lines(as_matrices(_apart([x.detach() for x in inputs]), self.matrices), lined)
             inline = not any(layout.packed for layout in self.layouts)
+            if not background and all(x.device.type == "cpu" for x in examples):
+                look_ahead()
             graph = trace(self._traced, examples, lined)
             if background and not self.uneven:
                 self.job = submit(Task.of(graph, examples, inline, lined))
             elif not self.uneven:
-                self._take(compile_graph(graph, examples, inline=inline, lined=lined))
+                self._finish = start_compiling(graph, examples, inline=inline, lined=lined)
 
     def take_over(self) -> None:
         """Take over what another process has compiled; waits until it has."""
@@ -131,10 +136,24 @@ class Kernel:
                 self._take(job.task.compile())
         self.seconds += seconds
 
+    @property
+    def building(self) -> bool:
+        """Whether compilers of C++ may still be running."""
+        return self._finish is not None
+
+    @property
+    def compiled(self) -> Compiled | None:
+        """The function; waits for it. `None` if there is none, which has its reasons."""
+        if (finish := self._finish) is not None:
+            self._finish = None
+            with self._attempt():
+                self._take(finish())
+        return self._function
+
     def _take(self, compiled: Compiled) -> None:
         """Let a compiled function, which sees tensors in other shapes, take them as they are."""
         shapes = self.matrices
-        self.compiled = (lambda *inputs: compiled(*as_matrices(inputs, shapes))) if shapes else compiled
+        self._function = (lambda *inputs: compiled(*as_matrices(inputs, shapes))) if shapes else compiled
 
     @contextlib.contextmanager
     def _attempt(self) -> Generator[None, None, None]:

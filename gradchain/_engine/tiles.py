@@ -21,7 +21,7 @@ from gradchain._core.reduce import Totals
 from gradchain._core.shard import Shard
 from gradchain._engine.call import Call, OwnKernels
 from gradchain._engine.eager_tiles import HERE
-from gradchain._engine.kernel import Status
+from gradchain._engine.kernel import Kernel, Status
 from gradchain._engine.layouts import ScalarArgs
 from gradchain._engine.param_step import ParamRecord, ParamStep
 from gradchain._engine.writing import overwrite
@@ -97,11 +97,20 @@ class RowTiles:
         self.calls = [Call([tile], scalars, [[]], kernels) for tile in tiles]
         self.recorded: list[Recorded] = [{}]
 
-    def advance(self, failures: list[str]) -> Status:
+    def kernel(self) -> Kernel:
+        """The kernel of the present phase of the first tile, whose shape most have."""
+        return self.calls[0].kernel()
+
+    @property
+    def only_writes(self) -> bool:
+        """Whether that can be said before all phases have run."""
+        return False
+
+    def advance(self) -> Status:
         """Run all phases up to the last, which waits for `finish`."""
         while True:
-            statuses = {call.advance(failures) for call in self.calls}
-            kernels = [call.kernel([]) for call in self.calls]
+            statuses = {call.advance() for call in self.calls}
+            kernels = [call.kernel() for call in self.calls]
             if any(kernel.compiled is None and not kernel.pending for kernel in kernels):
                 return "uneven"
             if statuses == {"done"}:
@@ -122,9 +131,9 @@ class RowTiles:
             Totals(**{name: totals.get(name, own) for name, own in request.partials.items()}) for request in requests
         ]
 
-    def measure(self, failures: list[str]) -> None:
+    def measure(self) -> None:
         """Measure the whole tensor, before the tiles are written."""
-        self.whole.measure(failures)
+        self.whole.measure()
 
     def split(self) -> list[Call]:
         """The whole tensor, where tiles cannot be compiled."""
