@@ -73,7 +73,7 @@ def calls_of_a_step(shapes: list[tuple[int, ...]]) -> int:
 
 def test_large_tensors_are_cut_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     small, cut = calls_of_a_step([(4, 4)]), calls_of_a_step([(512, 2048)])
-    assert cut > 4 * small  # eight batches
+    assert cut > 2 * small  # four batches
     monkeypatch.setattr(eager, "cuts", lambda device: False)
     assert calls_of_a_step([(512, 2048)]) <= small
     assert calls_of_a_step([(4, 4)] * 100) < 30 * small  # small ones are joined on every device
@@ -83,7 +83,7 @@ def test_large_tensors_are_cut_on_a_cpu_only(monkeypatch: pytest.MonkeyPatch) ->
 def test_batches_are_larger_where_calls_are_launched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A GPU takes as long to be told as to do it, up to some millions of elements."""
     small, four = calls_of_a_step([(4, 4)]), [(512, 1024)] * 4
-    assert calls_of_a_step(four) > 8 * small  # sixteen batches
+    assert calls_of_a_step(four) > 4 * small  # eight batches
     monkeypatch.setattr(eager, "cuts", lambda device: False)
     assert calls_of_a_step(four) < 3 * small
     params = [torch.empty(1 << size, device="meta") for size in (21, 22)]

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from gradchain._chain.context import Recorded
 from gradchain._core.totals import APART
 from gradchain._engine import eager
+from gradchain._engine.batch_replay import BatchReplay
 from gradchain._engine.compiled import CompiledSteps
 from gradchain._engine.param_step import ParamStep
 from gradchain._engine.replay import KernelReplay, Replayable
@@ -49,7 +50,7 @@ class Executor:
             recorded, kinds = eager.run(due, partition)
             apart = partition is None or partition is APART
             if kinds is not None and apart and before == self._checked:
-                self.replayable = eager.BatchReplay(due, kinds)
+                self.replayable = BatchReplay(due, kinds)
             return recorded
         stepped = self.compiled.run(due, partition, background=compiled == "background")
         if stepped is None:  # nor is the next step to be replayed: it may find the kernels compiled

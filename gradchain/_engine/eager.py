@@ -15,15 +15,14 @@ import torch
 
 from gradchain._chain.context import Recorded
 from gradchain._chain.lockstep import run_lockstep
-from gradchain._chain.program import Numbers, Outcome, Running
-from gradchain._core.shard import Shard
+from gradchain._chain.program import Outcome, Running
 from gradchain._engine import eager_tiles
 from gradchain._engine.measure import measured
 from gradchain._engine.param_step import ParamStep, StepInputs, check_purity, commit, versions_of
 from gradchain._engine.writing import overwrite
 from gradchain.errors import ChainError
 
-ELEMENTS = 1 << 17
+ELEMENTS = 1 << 18
 """The size of a batch on a CPU; a tensor of more than half of it is large."""
 
 LAUNCHED_ELEMENTS = 1 << 22
@@ -137,7 +136,7 @@ class FlatBatch:
         state = dict(zip(first.program.keys(first.state), slots))
         gradient = -gradient if first.maximize else gradient
         task = StepInputs(param, gradient, state, first.program, first.numbers, None)
-        return pieces, _finished(task.start())
+        return pieces, finished(task.start())
 
     def commit(self, pieces: list[Pieces], outcome: Outcome) -> None:
         """Write an outcome into the pieces."""
@@ -148,7 +147,7 @@ class FlatBatch:
         overwrite(targets, [outcome.param, *outcome.state.values()])
 
 
-def _finished(running: Running) -> Outcome:
+def finished(running: Running) -> Outcome:
     """The outcome of a step that asks for nothing: a total over a batch would be one of no tensor."""
     try:
         address, _ = next(running)
@@ -188,63 +187,3 @@ def _batches(due: Sequence[ParamStep]) -> Iterator[FlatBatch]:
         filled += size
     if joined:
         yield FlatBatch(joined, 0, filled)
-
-
-class BatchReplay:
-    """The batches of an eager step, to be run again over other gradients and with other numbers."""
-
-    def __init__(self, due: Sequence[ParamStep], kinds: Sequence[Sequence[FlatBatch]]) -> None:
-        place_of = {id(item): place for place, item in enumerate(due)}
-        self.order = list(range(len(due)))
-        self.none: list[Recorded] = [{}] * len(due)
-        self.kinds = [
-            [ReplayedBatch(batch, [place_of[id(item)] for item in batch.due]) for batch in kind] for kind in kinds
-        ]
-
-    def slots(self, item: ParamStep) -> Sequence[str]:
-        return item.program.keys(item.state)
-
-    def fits(self, grads: Sequence[torch.Tensor]) -> bool:
-        return True
-
-    def run(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> list[Recorded]:
-        first: list[Outcome] = []
-        for kind in self.kinds:
-            first.append(kind[0].compute(grads, numbers))
-        for kind, outcome in zip(self.kinds, first):
-            kind[0].commit(outcome)
-            for batch in kind[1:]:
-                batch.commit(batch.compute(grads, numbers))
-        return self.none
-
-
-class ReplayedBatch:
-    """A batch with the views of its parameters and slots."""
-
-    def __init__(self, batch: FlatBatch, places: list[int]) -> None:
-        item = batch.due[0]
-        self.program, self.maximize = item.program, item.maximize
-        self.places, self.start, self.stop = places, batch.start, batch.stop
-        self.params, _, *slots = batch.pieces()
-        self.slots = dict(zip(item.program.keys(item.state), slots))
-        alone = len(self.params) == 1
-        self.target = self.params[0] if alone else self.params
-        self.targets = {key: column[0] if alone else column for key, column in self.slots.items()}
-        self.shard = Shard.whole(torch.Size((sum(x.numel() for x in self.params),)))
-
-    def compute(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> Outcome:
-        """The outcome for all pieces in a row; writes nothing."""
-        first = self.places[0]
-        if len(self.params) == 1:
-            param, gradient = self.params[0], grads[first].detach().view(-1)[self.start : self.stop]
-            state: dict[str, Any] = self.targets
-        else:
-            param, gradient = torch.cat(self.params), torch.cat([grads[place].view(-1) for place in self.places])
-            state = {key: torch.cat(column) for key, column in self.slots.items()}
-        gradient = -gradient if self.maximize else gradient
-        return _finished(self.program.run(param, gradient, state, numbers[first], shard=self.shard))
-
-    def commit(self, outcome: Outcome) -> None:
-        """Write an outcome into the pieces."""
-        targets = [self.target, *map(self.targets.__getitem__, outcome.state)]
-        overwrite(targets, [outcome.param, *outcome.state.values()])

@@ -1,11 +1,13 @@
 """The one place that writes parameters and their state: eagerly, in batches, or into the trace of a kernel.
 
-What is to be written is checked first, so that a step is written as a whole or not at all.
+What is to be written is checked first, so that a step is written as a whole or not at all. The operations of a tape
+(tape.py), which has been tried before, write where this would.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
 from typing import TypeAlias
 
 import torch
@@ -45,6 +47,11 @@ def overwrite(targets: Sequence[Target], values: Sequence[torch.Tensor]) -> None
             torch._foreach_copy_(target, value.split(list(map(_NUMEL, target))))  # pyright: ignore
 
 
+def move(targets: Sequence[torch.Tensor], values: Sequence[torch.Tensor]) -> None:
+    """Copy tensors of equal shapes to where others stand, in one call."""
+    torch._foreach_copy_(targets, values)  # pyright: ignore
+
+
 def _check_fit(first: torch.Tensor, value: torch.Tensor, wanted: torch.Size) -> None:
     if value.shape != wanted or value.device != first.device:
         raise ChainError(
@@ -56,6 +63,14 @@ def _check_fit(first: torch.Tensor, value: torch.Tensor, wanted: torch.Size) -> 
 def _copied(value: torch.Tensor) -> torch.Tensor:
     """A copy that stays one when compiled: inductor (2.13) drops a `clone` of an input that is overwritten later."""
     return torch.where(value == value, value, value)
+
+
+_STORAGE, _CDATA = torch.Tensor.untyped_storage, attrgetter("_cdata")
+
+
+def memories_of(tensors: Iterable[torch.Tensor]) -> set[int]:
+    """What stands for the memory of some tensors."""
+    return set(map(_CDATA, map(_STORAGE, tensors)))
 
 
 def memory_of(tensor: torch.Tensor) -> int:

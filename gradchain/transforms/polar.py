@@ -122,7 +122,7 @@ def _symmetric(x: torch.Tensor, product_of: Block) -> torch.Tensor:
         out = product[start:stop, :stop]
         done = product_of(slice(start, stop), stop, None if recorded else out)
         if recorded:
-            out.copy_(done)
+            product[start:stop, :stop] = done
         product[:start, start:stop] = done[:, :start].mT
     return product
 

@@ -1,0 +1,199 @@
+"""The batches of an eager step, run again for a step like the last one: by their stages, and then by tapes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from gradchain._chain.context import Recorded
+from gradchain._chain.program import Numbers, Outcome
+from gradchain._core.shard import Shard
+from gradchain._engine.eager import FlatBatch, Pieces, finished
+from gradchain._engine.param_step import ParamStep
+from gradchain._engine.tape import GRADIENT, PARAM, Columns, Tape
+from gradchain._engine.writing import memories_of, move, overwrite
+
+RECORDED = 2
+"""The replay in which operations are first recorded: in the fourth step, if all are alike."""
+
+TAKES = 4
+"""How often operations are recorded at most."""
+
+Scalars = Sequence[float]
+
+
+class BatchReplay:
+    """The batches of an eager step, to be run again over other gradients and with other numbers."""
+
+    def __init__(self, due: Sequence[ParamStep], kinds: Sequence[Sequence[FlatBatch]]) -> None:
+        place_of = {id(item): place for place, item in enumerate(due)}
+        self.order = list(range(len(due)))
+        self.none: list[Recorded] = [{}] * len(due)
+        self.kinds = [
+            ReplayedKind([ReplayedBatch(batch, [place_of[id(item)] for item in batch.due]) for batch in kind])
+            for kind in kinds
+        ]
+        self.own = memories_of(x for item in due for x in (item.owner, *(item.state[key] for key in self.slots(item))))
+        self.runs = 0
+
+    def slots(self, item: ParamStep) -> Sequence[str]:
+        return item.program.keys(item.state)
+
+    def fits(self, grads: Sequence[torch.Tensor]) -> bool:
+        return True
+
+    def run(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> list[Recorded]:
+        self.runs += 1
+        takes = [kind.take(grads, numbers) if self.runs >= RECORDED else None for kind in self.kinds]
+        if any(takes) and not self.own.isdisjoint(memories_of(grads)):
+            takes = [None] * len(takes)  # what is written is read as a gradient
+        first = [kind.compute(grads, numbers) if take is None else None for kind, take in zip(self.kinds, takes)]
+        for kind, outcome, take in zip(self.kinds, first, takes):
+            if outcome is not None:
+                kind.finish(outcome, grads, numbers)
+            elif take is not None:
+                kind.play(grads, take)
+        return self.none
+
+
+Take = Sequence[tuple[Tape, Scalars]]
+"""For each batch its tape, and what it takes of the numbers of a step."""
+
+
+class ReplayedKind:
+    """Batches with the same numbers and dtypes, and tapes for their lengths."""
+
+    def __init__(self, batches: Sequence[ReplayedBatch]) -> None:
+        self.batches = batches
+        self.first = batches[0].places[0]
+        self.takes: list[dict[int, Tape]] = []
+        """Tapes for steps that do different things, as those before and after the end of a warmup."""
+        self.recorded = 0
+        self.memory = Memory()
+
+    def take(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> Take | None:
+        """The tapes for a step with these numbers; `None` if it cannot be played."""
+        found = self._known(numbers)
+        if found is None and self.recorded < TAKES:
+            self.recorded += 1
+            self._record(grads, numbers)
+            found = self._known(numbers)
+        return found
+
+    def _record(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> None:
+        """Record a step of each length; all or none."""
+        tapes: dict[int, Tape] = {}
+        try:
+            for batch in self.batches:
+                if batch.length not in tapes:
+                    tapes[batch.length] = Tape(batch.step, batch.columns(grads), numbers[self.first])
+        except Exception:  # whatever the matter is, stages can be run without
+            return
+        self.takes.append(tapes)
+
+    def _known(self, numbers: Sequence[Numbers]) -> Take | None:
+        for tapes in self.takes:
+            scalars = {length: tape.scalars(numbers[self.first]) for length, tape in tapes.items()}
+            found = [
+                (tapes[batch.length], known) for batch in self.batches if (known := scalars[batch.length]) is not None
+            ]
+            if len(found) == len(self.batches):
+                return found
+        return None
+
+    def play(self, grads: Sequence[torch.Tensor], take: Take) -> None:
+        for batch, (tape, scalars) in zip(self.batches, take):
+            batch.play(tape, grads, scalars, self.memory)
+
+    def compute(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> Outcome:
+        """The outcome for the first batch; writes nothing."""
+        return self.batches[0].compute(grads, numbers[self.first])
+
+    def finish(self, outcome: Outcome, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> None:
+        """Write the outcome for the first batch, and step the others."""
+        self.batches[0].commit(outcome)
+        for batch in self.batches[1:]:
+            batch.commit(batch.compute(grads, numbers[self.first]))
+
+
+class ReplayedBatch:
+    """A batch with the views of its parameters and slots."""
+
+    def __init__(self, batch: FlatBatch, places: list[int]) -> None:
+        item = batch.due[0]
+        self.program, self.maximize = item.program, item.maximize
+        self.places, self.start, self.stop = places, batch.start, batch.stop
+        params, _, *slots = batch.pieces()
+        self.pieces = {PARAM: params, **dict(zip(item.program.keys(item.state), slots))}
+        self.alone = len(params) == 1
+        self.length = sum(x.numel() for x in params)
+        self.targets = {key: column[0] if self.alone else column for key, column in self.pieces.items()}
+        self.shard = Shard.whole(torch.Size((self.length,)))
+        self.joined: Joined | None = None
+
+    def columns(self, grads: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The parameters, gradients and slots, each in a row."""
+        if self.alone:
+            columns = {key: column[0] for key, column in self.pieces.items()}
+            return {**columns, GRADIENT: grads[self.places[0]].detach().view(-1)[self.start : self.stop]}
+        gradients = [grads[place].view(-1) for place in self.places]
+        return {key: torch.cat(column) for key, column in [*self.pieces.items(), (GRADIENT, gradients)]}
+
+    def step(self, columns: Columns, numbers: Numbers) -> Outcome:
+        """The outcome; writes nothing."""
+        state = dict(columns)
+        param, gradient = state.pop(PARAM), state.pop(GRADIENT)
+        gradient = -gradient if self.maximize else gradient
+        return finished(self.program.run(param, gradient, state, numbers, shard=self.shard))
+
+    def compute(self, grads: Sequence[torch.Tensor], numbers: Numbers) -> Outcome:
+        """The outcome for all pieces in a row; writes nothing."""
+        return self.step(self.columns(grads), numbers)
+
+    def commit(self, outcome: Outcome) -> None:
+        """Write an outcome into the pieces."""
+        targets = [self.targets[PARAM], *map(self.targets.__getitem__, outcome.state)]
+        overwrite(targets, [outcome.param, *outcome.state.values()])
+
+    def play(self, tape: Tape, grads: Sequence[torch.Tensor], scalars: Scalars, memory: Memory) -> None:
+        """Step, by a tape."""
+        if self.alone:
+            tape.play(self.columns(grads), scalars)
+            return
+        if self.joined is None:
+            self.joined = Joined(memory.rows(self.columns(grads)), [grads[place].shape for place in self.places])
+        self.joined.play(tape, scalars, self.pieces, [grads[place] for place in self.places])
+
+
+class Memory:
+    """Memory for the columns of a batch that is joined; all batches of a kind use it, one after another."""
+
+    def __init__(self) -> None:
+        self.columns: dict[str, torch.Tensor] = {}
+
+    def rows(self, like: Columns) -> dict[str, torch.Tensor]:
+        """Room for columns of this length."""
+        for key, x in like.items():
+            if key not in self.columns or self.columns[key].numel() < x.numel():
+                self.columns[key] = torch.empty_like(x)
+        return {key: self.columns[key][: x.numel()] for key, x in like.items()}
+
+
+class Joined:
+    """Views of memory in which several tensors stand in a row."""
+
+    def __init__(self, columns: dict[str, torch.Tensor], shapes: Sequence[torch.Size]) -> None:
+        self.columns = columns
+        self.rows = {key: list(x.split([shape.numel() for shape in shapes])) for key, x in columns.items()}
+        self.rows[GRADIENT] = [x.view(shape) for x, shape in zip(self.rows[GRADIENT], shapes)]
+
+    def play(
+        self, tape: Tape, scalars: Scalars, pieces: Mapping[str, Pieces], gradients: Sequence[torch.Tensor]
+    ) -> None:
+        """Step tensors that stand elsewhere."""
+        for key, column in [*pieces.items(), (GRADIENT, gradients)]:
+            move(self.rows[key], column)
+        tape.play(self.columns, scalars)
+        for key in tape.written:
+            move(pieces[key], self.rows[key])

@@ -1,0 +1,254 @@
+"""Recorded steps: the bits of the stages, whatever changes from step to step; none where something else goes into them."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import gradchain
+from gradchain._engine import batch_replay, eager
+from gradchain._engine.batch_replay import BatchReplay
+from gradchain._engine.tape import GRADIENT, PARAM, NoTape, Tape
+from gradchain._engine.traced_number import Answers, TracedNumber
+from tests.laws.cases import CASES
+
+SHAPES = [(7,), (3, 5), (40,), (1,), (6, 9)]
+STEPS = 8
+
+Change = Callable[[Any, int], None]
+
+
+def nothing(optimizer: Any, step: int) -> None:
+    pass
+
+
+def train(
+    chain: gradchain.Chain,
+    monkeypatch: pytest.MonkeyPatch,
+    taped: bool,
+    change: Change = nothing,
+    dtype: torch.dtype = torch.float32,
+    size: int = 32,
+) -> tuple[list[torch.Tensor], list[int]]:
+    """What some steps make of parameters and state, joined, cut and whole; and how many batches were played in each."""
+    played: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(eager, "ELEMENTS", size)
+        patch.setattr(batch_replay, "RECORDED", 2 if taped else 1 << 40)
+        play = Tape.play
+        patch.setattr(Tape, "play", lambda *args: (played.append(1), play(*args))[1])
+        generator = torch.Generator().manual_seed(1)
+        params = [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in SHAPES]
+        optimizer = gradchain.Optimizer(params, chain, compile=False)
+        counts: list[int] = []
+        for step in range(STEPS):
+            for param in params:
+                param.grad = torch.randn(param.shape, generator=generator, dtype=dtype)
+            change(optimizer, step)
+            before = [param.grad.clone() for param in params if param.grad is not None]
+            played.clear()
+            optimizer.step()
+            counts.append(len(played))
+            assert all(map(torch.equal, before, (param.grad for param in params if param.grad is not None)))
+    kept = [x for state in optimizer.state.values() for x in state.values() if isinstance(x, torch.Tensor)]
+    return [*(param.detach() for param in params), *kept], counts
+
+
+def by_element() -> list[str]:
+    """The cases that are stepped in batches."""
+    found: list[str] = []
+    for name, case in CASES.items():
+        params = [torch.nn.Parameter(torch.ones(4)), torch.nn.Parameter(torch.ones(3, 2))]
+        for param in params:
+            param.grad = torch.ones_like(param)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                optimizer = gradchain.Optimizer(params, case.chain, compile=False)
+                for _ in range(3):
+                    optimizer.step()
+        except gradchain.GradchainError:  # not for vectors
+            continue
+        if isinstance(optimizer._executor.replayable, BatchReplay):
+            found.append(name)
+    return found
+
+
+NAMES = by_element()
+UNTAPED = {"adv-muon", "adv-muon:rows", "adv-adamuon", "adv-adamuon:power"}
+"""Those that have no tape: their larger matrices are stepped otherwise."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_tape_makes_the_bits_of_the_stages(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = CASES[name].chain
+    expected, _ = train(chain, monkeypatch, False, dtype=dtype)
+    made, played = train(chain, monkeypatch, True, dtype=dtype)
+    assert all(map(torch.equal, made, expected))
+    assert bool(played[-1]) == (name not in UNTAPED)
+
+
+def scheduled(optimizer: Any, step: int) -> None:
+    group = optimizer.param_groups[0]
+    group["lr"], group["betas"] = 0.1 / (step + 1), (0.9 - step / 100, 0.99)
+
+
+def decay_from_the_sixth(optimizer: Any, step: int) -> None:
+    optimizer.param_groups[0]["weight_decay"] = 0.1 if step > 5 else 0.0
+
+
+def an_integer(optimizer: Any, step: int) -> None:
+    optimizer.param_groups[0]["lr"] = 1 if step == 5 else 0.1
+
+
+def a_tensor(optimizer: Any, step: int) -> None:
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.2) if step == 5 else 0.1
+
+
+def a_gradient_that_is_a_parameter(optimizer: Any, step: int) -> None:
+    for param in optimizer.param_groups[0]["params"]:
+        param.grad = param.detach()
+
+
+def a_weight_that_is_clamped(optimizer: Any, step: int) -> None:
+    for param in optimizer.param_groups[0]["params"]:
+        param.data.clamp_(-0.5, 0.5)
+
+
+CHANGES = [scheduled, decay_from_the_sixth, an_integer, a_tensor, a_weight_that_is_clamped]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("name", ["adamw", "lion", "adv-adamw"])
+def test_what_changes_between_steps(name: str, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = gradchain.recipe(name)
+    expected, _ = train(chain, monkeypatch, False, change)
+    made, played = train(chain, monkeypatch, True, change)
+    assert all(map(torch.equal, made, expected))
+    assert played[4]
+
+
+def test_a_gradient_in_the_memory_of_its_parameter(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = gradchain.recipe("adamw")
+    made: list[list[torch.Tensor]] = []
+    for taped in (False, True):
+        monkeypatch.setattr(batch_replay, "RECORDED", 2 if taped else 1 << 40)
+        monkeypatch.setattr(eager, "ELEMENTS", 8)
+        params = [torch.nn.Parameter(torch.linspace(-1.0, 1.0, 40))]
+        optimizer = gradchain.Optimizer(params, chain, compile=False)
+        for step in range(STEPS):
+            params[0].grad = params[0].detach() if step > 4 else torch.ones(40)
+            optimizer.step()
+        made.append([params[0].detach(), *(optimizer.state[params[0]].values())])
+    assert all(map(torch.equal, *made))
+
+
+# What has no tape.
+
+
+def columns(n: int = 6) -> dict[str, torch.Tensor]:
+    return {
+        PARAM: torch.linspace(-1.0, 1.0, n),
+        GRADIENT: torch.linspace(2.0, 3.0, n),
+        "a.m": torch.linspace(0.5, 1.0, n),
+    }
+
+
+class Made:
+    """An outcome."""
+
+    def __init__(self, param: torch.Tensor, **state: torch.Tensor) -> None:
+        self.param, self.state = param, {f"a.{name}": x for name, x in state.items()}
+
+
+def lost(c: Any, n: Any) -> Any:
+    return Made(c[PARAM] - math.sqrt(n[0]["lr"]) * c[GRADIENT])
+
+
+def in_place(c: Any, n: Any) -> Any:
+    return Made(c[PARAM] - c["a.m"].mul_(n[0]["lr"]))
+
+
+def of_its_own(c: Any, n: Any) -> Any:
+    return Made(c[PARAM] - torch.from_numpy(c[GRADIENT].numpy().copy()) * n[0]["lr"])
+
+
+def handed_on(c: Any, n: Any) -> Any:
+    return Made(c[PARAM] - n[0]["lr"] * c[GRADIENT], m=c[PARAM])
+
+
+@pytest.mark.parametrize("step", [lost, in_place, of_its_own, handed_on], ids=lambda step: step.__name__)
+def test_a_step_into_which_something_else_goes_has_no_tape(step: Any) -> None:
+    given = columns()
+    before = {name: x.clone() for name, x in given.items()}
+    with pytest.raises(NoTape):
+        Tape(step, given, ({"lr": 0.5},))
+    assert all(torch.equal(given[name], x) for name, x in before.items() if step is not in_place)
+
+
+def asking(c: Any, n: Any) -> Any:
+    lr = n[0]["lr"]
+    step = c[GRADIENT] * lr if lr > 0.25 else -c[GRADIENT]
+    return Made(c[PARAM] - step / (1 - lr), m=c["a.m"].sign())
+
+
+def test_a_tape_is_for_numbers_that_answer_alike() -> None:
+    tape = Tape(asking, columns(), ({"lr": 0.5, "kind": "a", "count": 3},))
+    assert tape.scalars(({"lr": 0.75, "kind": "a", "count": 3},)) == (0.75, 0.25)
+    for other in (
+        {"lr": 0.2},
+        {"lr": 1},
+        {"kind": "b"},
+        {"count": 4},
+        {"count": 3.0},
+        {"lr": torch.tensor(0.5)},
+    ):
+        assert tape.scalars(({"lr": 0.5, "kind": "a", "count": 3, **other},)) is None
+
+
+def test_no_memory_is_taken_where_some_is_free() -> None:
+    """Eight operations in a row work in one piece of memory."""
+
+    def long(c: Any, n: Any) -> Any:
+        x = c[GRADIENT]
+        for _ in range(8):
+            x = x * n[0]["lr"] + 1.0
+        return Made(c[PARAM] - x)
+
+    assert len(Tape(long, columns(), ({"lr": 0.5},))._memory) == 1
+
+
+MARKS: dict[str, Callable[[Any, Any], Any]] = {
+    "+": lambda x, y: x + y,
+    "-": lambda x, y: 3 - x,
+    "*": lambda x, y: x * 0.5,
+    "/": lambda x, y: x / y,
+    "**": lambda x, y: y**2,
+    "abs": lambda x, y: -abs(x),
+    "min": min,
+}
+
+numbers = st.floats(0.01, 4.0)
+
+
+@given(numbers, numbers, numbers, st.lists(st.sampled_from(list(MARKS)), min_size=1, max_size=8))
+def test_a_traced_number_is_made_again_of_others(a: float, b: float, other: float, marks: list[str]) -> None:
+    def calculate(x: Any, y: Any) -> Any:
+        for mark in marks:
+            x = MARKS[mark](x, y)
+        return x
+
+    answers: Answers = []
+    traced = calculate(TracedNumber(a, "n[0]", answers), TracedNumber(b, "n[1]", answers))
+    assert traced == calculate(a, b)
+    for now in ((a, b), (other, b)):
+        if all(eval(question, {"n": now}) == answer for question, answer in list(answers)):
+            assert eval(traced.source, {"n": now}) == calculate(*now)
