@@ -47,10 +47,10 @@ class Executor:
         self.replayable, before = None, self._checked
         self._checked = check_targets(due, before)
         if not compiled:
-            recorded, kinds = eager.run(due, partition)
+            recorded, parts = eager.run(due, partition)
             apart = partition is None or partition is APART
-            if kinds is not None and apart and before == self._checked:
-                self.replayable = BatchReplay(due, kinds)
+            if parts is not None and apart and before == self._checked:
+                self.replayable = BatchReplay.of(due, parts)
             return recorded
         stepped = self.compiled.run(due, partition, background=compiled == "background")
         if stepped is None:  # nor is the next step to be replayed: it may find the kernels compiled

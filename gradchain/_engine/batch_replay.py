@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from gradchain._chain.context import Recorded
-from gradchain._chain.program import Numbers, Outcome
+from gradchain._chain.lockstep import resume
+from gradchain._chain.program import Numbers, Outcome, Running
 from gradchain._core.shard import Shard
-from gradchain._engine.eager import FlatBatch, Pieces, finished
+from gradchain._engine.eager import FlatBatch, Parts, Pieces, finished
 from gradchain._engine.param_step import ParamStep
-from gradchain._engine.tape import GRADIENT, PARAM, Columns, Tape
+from gradchain._engine.tape import GRADIENT, PARAM, Columns, NoTape, Room, Tape
 from gradchain._engine.writing import memories_of, move, overwrite
 
 RECORDED = 2
@@ -20,22 +22,40 @@ RECORDED = 2
 TAKES = 4
 """How often operations are recorded at most."""
 
+ALONE, REFUSED = "goes alone", "does not go alone"
+"""What is found out about programs whose steps are not of single elements."""
+
 Scalars = Sequence[float]
 
 
 class BatchReplay:
-    """The batches of an eager step, to be run again over other gradients and with other numbers."""
+    """The parts of an eager step, to be run again over other gradients and with other numbers."""
 
-    def __init__(self, due: Sequence[ParamStep], kinds: Sequence[Sequence[FlatBatch]]) -> None:
+    def __init__(self, due: Sequence[ParamStep], parts: Parts) -> None:
+        """Raises: NoTape: a parameter that goes by itself asks about others."""
         place_of = {id(item): place for place, item in enumerate(due)}
         self.order = list(range(len(due)))
         self.none: list[Recorded] = [{}] * len(due)
-        self.kinds = [
-            ReplayedKind([ReplayedBatch(batch, [place_of[id(item)] for item in batch.due]) for batch in kind])
-            for kind in kinds
+        kinds: list[list[ReplayedBatch]] = [
+            [JoinedBatch(batch, [place_of[id(item)] for item in batch.due]) for batch in kind] for kind in parts.batches
         ]
+        alike: dict[Any, list[ReplayedBatch]] = {}
+        for item in parts.others:
+            alike.setdefault((item.program, id(item.numbers)), []).append(WholeTensor(item, place_of[id(item)]))
+        room = Room()
+        self.kinds = [ReplayedKind(batches, room) for batches in [*kinds, *alike.values()]]
         self.own = memories_of(x for item in due for x in (item.owner, *(item.state[key] for key in self.slots(item))))
         self.runs = 0
+
+    @staticmethod
+    def of(due: Sequence[ParamStep], parts: Parts) -> BatchReplay | None:
+        """A replay, if there can be one."""
+        if any(REFUSED in item.program.traced for item in parts.others):
+            return None
+        try:
+            return BatchReplay(due, parts)
+        except NoTape:
+            return None
 
     def slots(self, item: ParamStep) -> Sequence[str]:
         return item.program.keys(item.state)
@@ -62,12 +82,12 @@ Take = Sequence[tuple[Tape, Scalars]]
 
 
 class ReplayedKind:
-    """Batches with the same numbers and dtypes, and tapes for their lengths."""
+    """Batches with the same numbers and dtypes, and tapes for their lengths; or tensors, and tapes for their shapes."""
 
-    def __init__(self, batches: Sequence[ReplayedBatch]) -> None:
-        self.batches = batches
+    def __init__(self, batches: Sequence[ReplayedBatch], room: Room) -> None:
+        self.batches, self.room = batches, room
         self.first = batches[0].places[0]
-        self.takes: list[dict[int, Tape]] = []
+        self.takes: list[dict[Any, Tape]] = []
         """Tapes for steps that do different things, as those before and after the end of a warmup."""
         self.recorded = 0
         self.memory = Memory()
@@ -82,22 +102,20 @@ class ReplayedKind:
         return found
 
     def _record(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> None:
-        """Record a step of each length; all or none."""
-        tapes: dict[int, Tape] = {}
+        """Record a step of each length or shape; all or none."""
+        tapes: dict[Any, Tape] = {}
         try:
             for batch in self.batches:
-                if batch.length not in tapes:
-                    tapes[batch.length] = Tape(batch.step, batch.columns(grads), numbers[self.first])
+                if batch.key not in tapes:
+                    tapes[batch.key] = Tape(batch.step, batch.columns(grads), numbers[self.first], self.room)
         except Exception:  # whatever the matter is, stages can be run without
             return
         self.takes.append(tapes)
 
     def _known(self, numbers: Sequence[Numbers]) -> Take | None:
         for tapes in self.takes:
-            scalars = {length: tape.scalars(numbers[self.first]) for length, tape in tapes.items()}
-            found = [
-                (tapes[batch.length], known) for batch in self.batches if (known := scalars[batch.length]) is not None
-            ]
+            scalars = {key: tape.scalars(numbers[self.first]) for key, tape in tapes.items()}
+            found = [(tapes[batch.key], known) for batch in self.batches if (known := scalars[batch.key]) is not None]
             if len(found) == len(self.batches):
                 return found
         return None
@@ -118,25 +136,26 @@ class ReplayedKind:
 
 
 class ReplayedBatch:
-    """A batch with the views of its parameters and slots."""
+    """What is stepped at once, with the views of its parameters and slots."""
 
-    def __init__(self, batch: FlatBatch, places: list[int]) -> None:
-        item = batch.due[0]
-        self.program, self.maximize = item.program, item.maximize
-        self.places, self.start, self.stop = places, batch.start, batch.stop
-        params, _, *slots = batch.pieces()
-        self.pieces = {PARAM: params, **dict(zip(item.program.keys(item.state), slots))}
-        self.alone = len(params) == 1
-        self.length = sum(x.numel() for x in params)
+    def __init__(self, item: ParamStep, places: list[int], pieces: Sequence[Pieces], shape: torch.Size) -> None:
+        self.program, self.maximize, self.places = item.program, item.maximize, places
+        self.pieces = dict(zip([PARAM, *item.program.keys(item.state)], pieces))
+        self.alone = len(places) == 1
         self.targets = {key: column[0] if self.alone else column for key, column in self.pieces.items()}
-        self.shard = Shard.whole(torch.Size((self.length,)))
+        self.shard = Shard.whole(shape)
+        self.key: Any = (shape, *(x[0].shape for x in pieces)) if self.alone else shape
+        """What a tape is for."""
         self.joined: Joined | None = None
+
+    def gradient(self, grads: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The gradient of what is alone."""
+        return grads[self.places[0]].detach()
 
     def columns(self, grads: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         """The parameters, gradients and slots, each in a row."""
         if self.alone:
-            columns = {key: column[0] for key, column in self.pieces.items()}
-            return {**columns, GRADIENT: grads[self.places[0]].detach().view(-1)[self.start : self.stop]}
+            return {**self.targets, GRADIENT: self.gradient(grads)}  # type: ignore[dict-item]
         gradients = [grads[place].view(-1) for place in self.places]
         return {key: torch.cat(column) for key, column in [*self.pieces.items(), (GRADIENT, gradients)]}
 
@@ -145,7 +164,11 @@ class ReplayedBatch:
         state = dict(columns)
         param, gradient = state.pop(PARAM), state.pop(GRADIENT)
         gradient = -gradient if self.maximize else gradient
-        return finished(self.program.run(param, gradient, state, numbers, shard=self.shard))
+        return self.outcome(self.program.run(param, gradient, state, numbers, shard=self.shard))
+
+    def outcome(self, running: Running) -> Outcome:
+        """That of a step which asks about no other parameter."""
+        return finished(running)
 
     def compute(self, grads: Sequence[torch.Tensor], numbers: Numbers) -> Outcome:
         """The outcome for all pieces in a row; writes nothing."""
@@ -164,6 +187,41 @@ class ReplayedBatch:
         if self.joined is None:
             self.joined = Joined(memory.rows(self.columns(grads)), [grads[place].shape for place in self.places])
         self.joined.play(tape, scalars, self.pieces, [grads[place] for place in self.places])
+
+
+class JoinedBatch(ReplayedBatch):
+    """Some small tensors in a row, or a part of a large one."""
+
+    def __init__(self, batch: FlatBatch, places: list[int]) -> None:
+        self.start, self.stop = batch.start, batch.stop
+        params, _, *slots = batch.pieces()
+        shape = torch.Size((sum(x.numel() for x in params),))
+        super().__init__(batch.due[0], places, [params, *slots], shape)
+
+    def gradient(self, grads: Sequence[torch.Tensor]) -> torch.Tensor:
+        return grads[self.places[0]].detach().view(-1)[self.start : self.stop]
+
+
+class WholeTensor(ReplayedBatch):
+    """A tensor that goes by itself, but whose elements do not."""
+
+    def __init__(self, item: ParamStep, place: int) -> None:
+        kept = [item.owner.detach(), *(item.state[key] for key in item.program.keys(item.state))]
+        super().__init__(item, [place], [[x] for x in kept], item.owner.shape)
+        if ALONE not in item.program.traced:
+            try:
+                self.step({**self.targets, GRADIENT: item.grad.detach()}, item.numbers)  # type: ignore[dict-item]
+            except NoTape:
+                item.program.traced[REFUSED] = True
+                raise
+            item.program.traced[ALONE] = True
+
+    def outcome(self, running: Running) -> Outcome:
+        """Raises: NoTape: it asks about other parameters, or tells them of itself."""
+        outcome = resume(running)
+        if not isinstance(outcome, Outcome) or any(kind == "total" for _, kind in outcome.recorded):
+            raise NoTape("it does not go alone")
+        return outcome
 
 
 class Memory:

@@ -36,10 +36,20 @@ vector register, are rounded otherwise than the rest."""
 Pieces = list[torch.Tensor]
 
 
-def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded], list[list[FlatBatch]] | None]:
-    """Step all that are due; what can fail fails before anything is written. Returns what each recorded, and the batches.
+@dataclass
+class Parts:
+    """How a step was divided."""
 
-    There are batches to run again where all parameters are in some, and none has third-party stages.
+    batches: list[list[FlatBatch]]
+    """By kind."""
+    others: list[ParamStep]
+    """Those that go by themselves."""
+
+
+def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded], Parts | None]:
+    """Step all that are due; what can fail fails before anything is written. Returns what each recorded, and the parts.
+
+    There are parts to run again where none has third-party stages, draws noise, or is cut into tiles.
 
     One batch of each kind is computed before the first write, and the others of its kind are the same computation. Where
     a program has third-party stages, which may fail at any batch, all batches are computed first.
@@ -67,8 +77,18 @@ def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded]
             batch.commit(*made)
         for batch in kind[len(computed) :]:
             batch.commit(*batch.compute())
-    again = bool(due) and not outside and not any(kind[0].due[0].program.third_party for kind in kinds)
-    return [recorded.get(id(item), {}) for item in due], kinds if again else None
+    alike = (
+        not any(kind[0].due[0].program.third_party for kind in kinds) and all(map(_goes_alone, outside)) and not tiled
+    )
+    return [recorded.get(id(item), {}) for item in due], Parts(kinds, outside) if due and alike else None
+
+
+def _goes_alone(item: ParamStep) -> bool:
+    """Whether a step of a parameter depends on its gradient, its state and its numbers alone, as far as can be seen."""
+    program, plain = item.program, item.record.shard.group is None and not item.common
+    looked_at = item.telemetry or item.keep is not None
+    whole = program.narrows or eager_tiles.WHOLE in program.traced
+    return plain and not looked_at and item.index is None and not whole and not program.third_party
 
 
 def _whole(item: ParamStep) -> Running:

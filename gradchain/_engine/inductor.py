@@ -131,7 +131,9 @@ class Building:
             if not self.others:
                 raise
             return _started(self.graph, self.examples, self.others, self.lined).finished()
-        return lambda *inputs: code(list(inputs))  # it empties its list
+        # Around this, it looks after caches and graphs of a GPU.
+        function = code.current_callable if all(x.device.type == "cpu" for x in self.examples) else code
+        return lambda *inputs: function(list(inputs))  # it empties its list
 
 
 def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True, lined: int = 0) -> Compiled:

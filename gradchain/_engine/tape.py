@@ -94,10 +94,26 @@ def _tensors(x: Any) -> list[torch.Tensor]:
     return [found for part in x for found in _tensors(part)] if isinstance(x, (tuple, list)) else []
 
 
-class Tape:
-    """A recorded step of flat tensors of one length."""
+class Room:
+    """Memory to work in; tapes that are played one after another have it together."""
 
-    def __init__(self, run: Run, columns: Columns, numbers: Numbers) -> None:
+    def __init__(self) -> None:
+        self.pieces: list[torch.Tensor] = []
+
+    def piece(self, number: int, like: torch.Tensor) -> torch.Tensor:
+        """A contiguous tensor like another in a piece of the memory."""
+        wanted = like.numel() * like.element_size()
+        if number == len(self.pieces):
+            self.pieces.append(torch.empty(0, dtype=torch.uint8))
+        if self.pieces[number].numel() < wanted:
+            self.pieces[number] = torch.empty(wanted, dtype=torch.uint8)
+        return self.pieces[number][:wanted].view(like.dtype).view(like.shape)
+
+
+class Tape:
+    """A recorded step of tensors of some shapes."""
+
+    def __init__(self, run: Run, columns: Columns, numbers: Numbers, room: Room) -> None:
         """Record a step, and try it out.
 
         Raises: NoTape: it cannot be played.
@@ -119,7 +135,7 @@ class Tape:
         with Recorder(columns) as recorder:
             outcome = run(columns, traced)
         self.written = (PARAM, *outcome.state)
-        writer = Writer(recorder.operations, columns, {PARAM: outcome.param, **outcome.state})
+        writer = Writer(recorder.operations, columns, {PARAM: outcome.param, **outcome.state}, room)
         self._body, self._memory = writer.function()
         self._scalars = _compiled(f"lambda n: ({''.join(f'{source}, ' for source in writer.scalars)})", {})
         self._answers = [answer for _, answer in answers]
@@ -158,15 +174,22 @@ class Tape:
         expected = run(other, tuple(changed))
         self.play(other, scalars)
         for name, x in {PARAM: expected.param, **expected.state}.items():
-            if not torch.equal(other[name].view(torch.uint8), x.to(other[name].dtype).contiguous().view(torch.uint8)):
+            if not torch.equal(_bits(other[name]), _bits(x.to(other[name].dtype))):
                 raise NoTape(f"{name} depends on something else")
+
+
+def _bits(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous().view(-1).view(torch.uint8)
 
 
 class Writer:
     """Writes a function that plays operations."""
 
-    def __init__(self, operations: Sequence[Operation], columns: Columns, results: Mapping[str, torch.Tensor]) -> None:
-        self.operations, self.columns, self.results = operations, columns, results
+    def __init__(
+        self, operations: Sequence[Operation], columns: Columns, results: Mapping[str, torch.Tensor], room: Room
+    ) -> None:
+        self.room = room
+        self.operations, self.columns, self.results = _needed(operations, results), columns, results
         self.scalars: list[str] = []
         self.constants: dict[str, Any] = {"copy": torch.Tensor.copy_}
         self.memory: list[torch.Tensor] = []
@@ -184,6 +207,9 @@ class Writer:
         for number, operation in enumerate(self.operations):
             for x in operation.reads():
                 self._last[memory_of(x)] = number
+        for x in self.results.values():
+            self._last[memory_of(x)] = len(self.operations)
+        for operation in self.operations:
             for x in operation.fresh():
                 self._views[memory_of(x)] = self._views.get(memory_of(x), 0) + 1
         own = {memory_of(x): name for name, x in self.columns.items()}
@@ -208,8 +234,9 @@ class Writer:
             line = f"{self._constant(getattr(torch, name))}({', '.join([*args, f'out={into}'])})"
         else:
             line = f"{self._assigned(operation.made, number)} = {self._constant(operation.function)}({', '.join(args)})"
+        dead = [x for x in operation.reads() if self._last[memory_of(x)] <= number and self._name(x).startswith("t")]
         self._release(number, operation)
-        return [line]
+        return [line, *(f"{name} = None" for name in dict.fromkeys(map(self._name, dead)))]
 
     def _assigned(self, made: Any, number: int, place: int = 0) -> str:
         """The variables that hold what an operation has made."""
@@ -227,25 +254,26 @@ class Writer:
         memory = memory_of(made)
         if self._views[memory] > 1 or not made.is_contiguous() or memory in map(memory_of, operation.reads()):
             return None
-        self._release(number, operation)
+        self._release(number, operation, like=made)
         for name, x in self.results.items():
             column = self.columns[name]
-            read_on = self._last.get(memory_of(column), -1) > number
+            read_on = self._last.get(memory_of(column), -1) > number or not _aligned(column, operation, made)
             if x is made and not read_on and (column.shape, column.dtype) == (x.shape, x.dtype):
                 return f"c[{name!r}]"
         kind = (made.shape, made.dtype)
         if not (free := self._free.setdefault(kind, [])):
             free.append(f"m{len(self.memory)}")
-            self.memory.append(torch.empty_like(made))
+            self.memory.append(self.room.piece(len(self.memory), made))
         self._place[memory] = free.pop()
         return self._place[memory]
 
-    def _release(self, number: int, operation: Operation) -> None:
-        """Free the memory that nothing reads after this operation."""
-        kept = {memory_of(x) for x in self.results.values()}
+    def _release(self, number: int, operation: Operation, like: torch.Tensor | None = None) -> None:
+        """Free the memory that nothing reads after this operation; with `like`, what it may write into itself."""
         for x in operation.reads():
             memory = memory_of(x)
-            if self._last[memory] <= number and memory not in kept and (place := self._place.pop(memory, None)):
+            if self._last[memory] > number or (like is not None and not _aligned(x, operation, like)):
+                continue
+            if place := self._place.pop(memory, None):
                 self._free.setdefault((x.shape, x.dtype), []).append(place)
 
     def _name(self, x: torch.Tensor) -> str:
@@ -269,6 +297,25 @@ class Writer:
         name = f"k{len(self.constants)}"
         self.constants[name] = x
         return name
+
+
+def _needed(operations: Sequence[Operation], results: Mapping[str, torch.Tensor]) -> list[Operation]:
+    """Those that the results depend on: what stages look at for telemetry alone is left out."""
+    needed = set(map(memory_of, results.values()))
+    kept: list[Operation] = []
+    for operation in reversed(operations):
+        if any(memory_of(x) in needed for x in _tensors(operation.made)):
+            needed.update(map(memory_of, operation.reads()))
+            kept.append(operation)
+    return kept[::-1]
+
+
+def _aligned(x: torch.Tensor, operation: Operation, made: torch.Tensor) -> bool:
+    """Whether an operation reads the memory of `x` element for element as it writes: it may write there."""
+    seen = [y for y in operation.reads() if memory_of(y) == memory_of(x)]
+    return all(
+        (y.shape, y.stride(), y.storage_offset()) == (made.shape, made.stride(), x.storage_offset()) for y in seen
+    )
 
 
 def _named(function: Any) -> str:
