@@ -41,7 +41,9 @@ class BatchReplay:
         ]
         alike: dict[Any, list[ReplayedBatch]] = {}
         for item in parts.others:
-            alike.setdefault((item.program, id(item.numbers)), []).append(WholeTensor(item, place_of[id(item)]))
+            alike.setdefault((item.program, id(item.numbers), item.maximize), []).append(
+                WholeTensor(item, place_of[id(item)])
+            )
         room = Room()
         self.kinds = [ReplayedKind(batches, room) for batches in [*kinds, *alike.values()]]
         self.own = memories_of(x for item in due for x in (item.owner, *(item.state[key] for key in self.slots(item))))
@@ -144,8 +146,8 @@ class ReplayedBatch:
         self.alone = len(places) == 1
         self.targets = {key: column[0] if self.alone else column for key, column in self.pieces.items()}
         self.shard = Shard.whole(shape)
-        self.key: Any = (shape, *(x[0].shape for x in pieces)) if self.alone else shape
-        """What a tape is for."""
+        self.key: Any = (shape, *((x[0].shape if self.alone else shape, x[0].stride(), x[0].dtype) for x in pieces))
+        """What a tape is for: shapes, and how they lie in memory."""
         self.joined: Joined | None = None
 
     def gradient(self, grads: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -208,6 +210,7 @@ class WholeTensor(ReplayedBatch):
     def __init__(self, item: ParamStep, place: int) -> None:
         kept = [item.owner.detach(), *(item.state[key] for key in item.program.keys(item.state))]
         super().__init__(item, [place], [[x] for x in kept], item.owner.shape)
+        self.key = (*self.key, item.grad.stride(), item.grad.dtype)
         if ALONE not in item.program.traced:
             try:
                 self.step({**self.targets, GRADIENT: item.grad.detach()}, item.numbers)  # type: ignore[dict-item]
