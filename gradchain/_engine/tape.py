@@ -104,9 +104,9 @@ class Room:
         """A contiguous tensor like another in a piece of the memory."""
         wanted = like.numel() * like.element_size()
         if number == len(self.pieces):
-            self.pieces.append(torch.empty(0, dtype=torch.uint8))
+            self.pieces.append(torch.empty(0, dtype=torch.uint8, device="cpu"))
         if self.pieces[number].numel() < wanted:
-            self.pieces[number] = torch.empty(wanted, dtype=torch.uint8)
+            self.pieces[number] = torch.empty(wanted, dtype=torch.uint8, device="cpu")
         return self.pieces[number][:wanted].view(like.dtype).view(like.shape)
 
 
