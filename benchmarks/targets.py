@@ -21,7 +21,10 @@ MINUTES = 25
 
 Result = dict[str, Any]
 
-COMPILING = "two C++ compilers at a time on two cores, a second for each kernel; of factors, two seconds of inductor's Python each"
+COMPILING = (
+    "two C++ compilers at a time on two cores, a second for each kernel; "
+    "of factors, two seconds of inductor's Python each"
+)
 IMPORTS = (
     "the import of the compiler alone takes about a second; then each kernel is traced and looked up, in a tenth of one"
 )
