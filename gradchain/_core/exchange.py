@@ -83,11 +83,7 @@ class Exchange:
 
     def _parts(self) -> list[list[int]]:
         """The requests by the part that they are sent in; of each owner's work, each part has about as much."""
-        moved = sum(
-            request.whole_shape(name).numel() * request.partials[name].element_size()
-            for request in self.computed.values()
-            for name in request.split
-        )
+        moved = sum(request.row_bytes for request in self.computed.values())
         parts: list[list[int]] = [[] for _ in range(parts_of(moved, len(self.computed), self.world))]
         work = [0] * self.world
         done = [0] * self.world

@@ -66,6 +66,11 @@ class MatrixRequest(Request):
         return [x.to(like.dtype) for x, like in zip(results, tensors)]
 
     @property
+    def row_bytes(self) -> int:
+        """The bytes of all rows of the tensors that are split."""
+        return sum(self.whole_shape(name).numel() * self.partials[name].element_size() for name in self.split)
+
+    @property
     def cost(self) -> int:
         """The work that a matrix makes for its owner, in multiplications of one product with its transpose."""
         m, n = self.whole_shape(self.split[0])[-2:]

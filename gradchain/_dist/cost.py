@@ -153,7 +153,7 @@ def _moved(asked: dict[int, Asked], times: Sequence[int], world: int) -> tuple[i
     for n, (_, request) in asked.items():
         if request.group is not None and isinstance(request, MatrixRequest):
             sizes = {x: request.whole_shape(x).numel() * y.element_size() for x, y in request.partials.items()}
-            rows = times[n] * sum(sizes[name] for name in request.split)
+            rows = times[n] * request.row_bytes
             if request.function is None:
                 there += rows * world
                 continue

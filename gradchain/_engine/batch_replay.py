@@ -92,7 +92,8 @@ class ReplayedKind:
         self.takes: list[dict[Any, Tape]] = []
         """Tapes for steps that do different things, as those before and after the end of a warmup."""
         self.recorded = 0
-        self.memory = Memory()
+        self.rows = Room()
+        """For columns of batches that are joined: one after another is."""
 
     def take(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> Take | None:
         """The tapes for a step with these numbers; `None` if it cannot be played."""
@@ -124,7 +125,7 @@ class ReplayedKind:
 
     def play(self, grads: Sequence[torch.Tensor], take: Take) -> None:
         for batch, (tape, scalars) in zip(self.batches, take):
-            batch.play(tape, grads, scalars, self.memory)
+            batch.play(tape, grads, scalars, self.rows)
 
     def compute(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> Outcome:
         """The outcome for the first batch; writes nothing."""
@@ -181,13 +182,14 @@ class ReplayedBatch:
         targets = [self.targets[PARAM], *map(self.targets.__getitem__, outcome.state)]
         overwrite(targets, [outcome.param, *outcome.state.values()])
 
-    def play(self, tape: Tape, grads: Sequence[torch.Tensor], scalars: Scalars, memory: Memory) -> None:
+    def play(self, tape: Tape, grads: Sequence[torch.Tensor], scalars: Scalars, rows: Room) -> None:
         """Step, by a tape."""
         if self.alone:
             tape.play(self.columns(grads), scalars)
             return
         if self.joined is None:
-            self.joined = Joined(memory.rows(self.columns(grads)), [grads[place].shape for place in self.places])
+            columns = {key: rows.piece(number, x) for number, (key, x) in enumerate(self.columns(grads).items())}
+            self.joined = Joined(columns, [grads[place].shape for place in self.places])
         self.joined.play(tape, scalars, self.pieces, [grads[place] for place in self.places])
 
 
@@ -225,20 +227,6 @@ class WholeTensor(ReplayedBatch):
         if not isinstance(outcome, Outcome) or any(kind == "total" for _, kind in outcome.recorded):
             raise NoTape("it does not go alone")
         return outcome
-
-
-class Memory:
-    """Memory for the columns of a batch that is joined; all batches of a kind use it, one after another."""
-
-    def __init__(self) -> None:
-        self.columns: dict[str, torch.Tensor] = {}
-
-    def rows(self, like: Columns) -> dict[str, torch.Tensor]:
-        """Room for columns of this length."""
-        for key, x in like.items():
-            if key not in self.columns or self.columns[key].numel() < x.numel():
-                self.columns[key] = torch.empty_like(x)
-        return {key: self.columns[key][: x.numel()] for key, x in like.items()}
 
 
 class Joined:

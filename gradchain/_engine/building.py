@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
+from gradchain._engine.replaced import replaced
+
 _open: dict[str, list[Callable[[], None]]] = {}
 """What waits for the compilers of modules that inductor has written, by their keys. Equal graphs have equal keys, and one
 module or several."""
@@ -34,11 +36,8 @@ def not_waited_for() -> Generator[None, None, None]:
         else:
             before(self, scope)
 
-    compiler.wait = wait
-    try:
+    with replaced(compiler, "wait", wait):
         yield
-    finally:
-        compiler.wait = before
 
 
 def wait_for(code: Any) -> None:

@@ -12,10 +12,12 @@ import contextlib
 import functools
 import os
 import platform
-import threading
 from collections.abc import Callable, Generator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+
+from gradchain._engine.replaced import replaced
 
 NEEDED = ("valid_vec_isa_list", "supported_vec_isa_list", "x86_isa_checker", "config", "VecISA")
 
@@ -35,13 +37,10 @@ def widest_vectors() -> Generator[None, None, None]:
     known = module.valid_vec_isa_list
 
     def found() -> list[Any]:
-        return known() if _asked() or known.cache_info().currsize else list(_trial().found())
+        return known() if _asked() or known.cache_info().currsize else _trial().result()
 
-    module.valid_vec_isa_list = found
-    try:
+    with replaced(module, "valid_vec_isa_list", found):
         yield
-    finally:
-        module.valid_vec_isa_list = known
 
 
 def look_ahead() -> None:
@@ -67,32 +66,9 @@ def _asked() -> bool:
 
 
 @functools.cache
-def _trial() -> Trial:
-    """The trial of this process."""
-    return Trial()
-
-
-class Trial:
-    """Looks for the first vectors that a library can be compiled for."""
-
-    def __init__(self) -> None:
-        self._widest: list[Any] = []
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
-
-    def found(self) -> list[Any]:
-        """The vectors, if there are any; waits for them. Raises: what the trial has."""
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._widest
-
-    def _run(self) -> None:
-        try:
-            self._widest = _widest()
-        except BaseException as error:  # for who waits
-            self._error = error
+def _trial() -> Future[list[Any]]:
+    """The trial of this process, in a thread."""
+    return ThreadPoolExecutor(max_workers=1).submit(_widest)
 
 
 def _widest() -> list[Any]:

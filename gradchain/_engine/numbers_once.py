@@ -12,6 +12,8 @@ import re
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from gradchain._engine.replaced import replaced
+
 ARGUMENT = re.compile(r"const (?:double|int32_t)\* (in_ptr\d+)\b")
 """What hyperparameters and noise keys come in. What a kernel writes is no such argument."""
 
@@ -43,11 +45,8 @@ def numbers_once() -> Generator[None, None, None]:
         code: str = before(self, name)
         return hoisted(code) if code else code  # it is asked for empty ones, too
 
-    group.codegen_group = codegen_group
-    try:
+    with replaced(group, "codegen_group", codegen_group):
         yield
-    finally:
-        group.codegen_group = before
 
 
 def hoisted(code: str) -> str:

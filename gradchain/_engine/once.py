@@ -11,6 +11,8 @@ import contextlib
 from collections.abc import Callable, Generator, Sequence
 from typing import Any
 
+from gradchain._engine.replaced import replaced
+
 
 @contextlib.contextmanager
 def traced_once() -> Generator[None, None, None]:
@@ -31,11 +33,8 @@ def traced_once() -> Generator[None, None, None]:
             object.__setattr__(self, "_gradchain_loader", known)
         return known
 
-    pointwise.make_loader = make_loader
-    try:
+    with replaced(pointwise, "make_loader", make_loader):
         yield
-    finally:
-        pointwise.make_loader = before
 
 
 def _remembering(load: Callable[[Sequence[Any]], Any], constant: Any) -> Callable[[Sequence[Any]], Any]:
