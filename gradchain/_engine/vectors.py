@@ -16,6 +16,8 @@ from typing import Any
 
 import torch
 
+from gradchain._engine.replaced import replaced
+
 LANES = {torch.bfloat16: 2, torch.float16: 2}
 """How many vectors of float32 go with one whole vector of a narrow dtype; with four, of bytes, registers run out."""
 
@@ -40,9 +42,7 @@ def whole_vectors() -> Generator[None, None, None]:
             (kernel, "arange", _counted),
             (overrides, "to_dtype_bitcast", _reinterpreted),
         ):
-            before = getattr(owner, name)
-            setattr(owner, name, make(before))
-            stack.callback(setattr, owner, name, staticmethod(before) if owner is overrides else before)
+            stack.enter_context(replaced(owner, name, make(getattr(owner, name))))
         yield
 
 
