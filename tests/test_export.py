@@ -255,6 +255,11 @@ class writes(gradchain.Stage):
         return update.replace(value=value)
 
 
+class out_is_none(gradchain.Stage):
+    def update(self, update: Any, ctx: Any) -> Any:
+        return update.replace(value=torch.mul(update.value, 2, out=None))
+
+
 HELD = torch.ones(())
 
 
@@ -281,6 +286,13 @@ def test_stages_that_cannot_be_written_down(stage: gradchain.Stage, reason: str)
     chain = gradchain.chain(stage, gradchain.scale_by_learning_rate(0.1))
     with pytest.raises(ChainError, match=f"{stage.address}.*{reason}"):
         gradchain.export(chain)
+
+
+def test_no_place_to_write_is_not_a_place() -> None:
+    chain = gradchain.chain(out_is_none(), gradchain.scale_by_learning_rate(0.1))
+    text = gradchain.export(chain)
+    assert "out=" not in text
+    assert check(chain, text) <= 2
 
 
 def test_a_size_that_was_read_as_a_number_becomes_one_again() -> None:

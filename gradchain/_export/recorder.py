@@ -184,7 +184,7 @@ class Recorder(TorchFunctionMode):
         )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        kwargs = {key: value for key, value in (kwargs or {}).items() if (key, value is None) != ("out", True)}
         name = resolve_name(func) or getattr(func, "__name__", "")
         if name in ASKS:
             return self._asked(name, args)
