@@ -66,7 +66,7 @@ def test_noise_and_scales_are_those_of_the_whole(storage: str, monkeypatch: pyte
     whole, plain = optimize(chain, params, grads)
     made = tiles_of(monkeypatch)
     ours, optimizer = optimize(chain, params, grads)
-    assert len(made) == 6
+    assert len(made) >= 6
     for a, b, p, q in zip(ours, whole, optimizer.state.values(), plain.state.values(), strict=True):
         assert torch.equal(a, b)
         assert all(torch.equal(value, q[key]) for key, value in p.items())

@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.overrides import TorchFunctionMode
 
 import gradchain
-from gradchain._engine import batch_replay, eager
+from gradchain._engine import batch_replay, eager, eager_tiles
 from gradchain._engine.batch_replay import BatchReplay
-from gradchain._engine.tape import GRADIENT, PARAM, NoTape, Room, Tape
+from gradchain._engine.recorder import GRADIENT, PARAM, NoTape
+from gradchain._engine.tape import Tape
+from gradchain._engine.tape_writer import Room
 from gradchain._engine.traced_number import Answers, TracedNumber
 from tests.laws.cases import CASES
 
 SHAPES = [(7,), (3, 5), (40,), (1,), (6, 9)]
+CUT = [(16, 8), (17, 9), (9, 4, 3), (16, 8), (70,)]
+"""Shapes that are cut into tiles of about 16 elements; two of them are alike, and some tiles are shorter."""
 STEPS = 8
 
 Change = Callable[[Any, int], None]
@@ -36,11 +41,14 @@ def train(
     change: Change = nothing,
     dtype: torch.dtype = torch.float32,
     size: int = 32,
+    shapes: Sequence[tuple[int, ...]] = SHAPES,
+    **options: Any,
 ) -> tuple[list[torch.Tensor], list[int]]:
     """What some steps make of parameters and state, joined, cut and whole; and how many batches were played in each."""
     played: list[int] = []
     with monkeypatch.context() as patch:
         patch.setattr(eager, "ELEMENTS", size)
+        patch.setattr(eager_tiles, "ELEMENTS", 16)
         patch.setattr(batch_replay, "RECORDED", 2 if taped else 1 << 40)
         play = Tape.play
 
@@ -50,10 +58,10 @@ def train(
 
         patch.setattr(Tape, "play", counted)
         generator = torch.Generator().manual_seed(1)
-        params = [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in SHAPES]
+        params = [torch.nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in shapes]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            optimizer = gradchain.Optimizer(params, chain, compile=False)
+            optimizer = gradchain.Optimizer(params, chain, compile=False, **options)
         counts: list[int] = []
         for step in range(STEPS):
             for param in params:
@@ -104,30 +112,6 @@ def test_a_tape_makes_the_bits_of_the_stages(name: str, dtype: torch.dtype, monk
         assert bool(played[-1]) == (name not in UNTAPED)
 
 
-@pytest.mark.parametrize("name", ["adamw", "rose", "gyro-adam", "adams", "first_moment/fp16", "orthograd"])
-def test_tensors_of_one_shape_that_lie_otherwise_have_tapes_of_their_own(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[list[torch.Tensor]] = []
-    for recorded in (1 << 40, 2):
-        monkeypatch.setattr(batch_replay, "RECORDED", recorded)
-        generator = torch.Generator().manual_seed(1)
-        weights = [torch.randn(4, 3, 5, 5, generator=generator) for _ in range(4)]
-        weights[1] = weights[1].bfloat16()
-        weights[2] = weights[2].to(memory_format=torch.channels_last)
-        params = [torch.nn.Parameter(x) for x in weights]
-        optimizer = gradchain.Optimizer(params, CASES[name].chain, compile=False)
-        for _ in range(STEPS):
-            for place, param in enumerate(params):
-                param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
-                if place != 3:
-                    param.grad = param.grad.to(memory_format=torch.channels_last)
-            optimizer.step()
-        state = [x for param in params for x in optimizer.state[param].values() if isinstance(x, torch.Tensor)]
-        made.append([*(param.detach() for param in params), *state])
-    assert all(map(torch.equal, *made))
-
-
 def scheduled(optimizer: Any, step: int) -> None:
     group = optimizer.param_groups[0]
     group["lr"], group["betas"] = 0.1 / (step + 1), (0.9 - step / 100, 0.99)
@@ -153,6 +137,96 @@ def a_gradient_that_is_a_parameter(optimizer: Any, step: int) -> None:
 def a_weight_that_is_clamped(optimizer: Any, step: int) -> None:
     for param in optimizer.param_groups[0]["params"]:
         param.data.clamp_(-0.5, 0.5)
+
+
+# Tiles of rows.
+
+PHASES = {"rose": 2, "gyro-adam": 3, "adams": 3, "adv-adamw-orthograd": 3, "adafactor": 4, "lamb": 2}
+"""How often the tiles are gone over: once more than totals are asked for."""
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [name for name in NAMES if name.partition("/")[2] not in ("int8", "int4")])
+def test_tiles_are_played_bit_for_bit(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = CASES[name].chain
+    expected, _ = train(chain, monkeypatch, False, dtype=dtype, shapes=CUT)
+    made, _ = train(chain, monkeypatch, True, dtype=dtype, shapes=CUT)
+    assert all(map(torch.equal, made, expected))
+
+
+@pytest.mark.parametrize("name", PHASES)
+def test_tiles_are_gone_over_as_often_as_totals_are_asked_for(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    shape = (8, 16)
+    _, played = train(gradchain.recipe(name), monkeypatch, True, shapes=[shape])
+    assert played[-1] == 8 * PHASES[name]
+
+
+@pytest.mark.parametrize("change", [scheduled, decay_from_the_sixth, an_integer, a_tensor, a_weight_that_is_clamped])
+@pytest.mark.parametrize("name", ["rose", "gyro-adam", "adams"])
+def test_what_changes_between_steps_of_tiles(name: str, change: Change, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = gradchain.recipe(name)
+    expected, _ = train(chain, monkeypatch, False, change, shapes=CUT, maximize=True)
+    made, played = train(chain, monkeypatch, True, change, shapes=CUT, maximize=True)
+    assert all(map(torch.equal, made, expected))
+    assert played[4]
+
+
+def test_a_step_that_depends_on_the_place_of_a_tile_has_no_tape() -> None:
+    def step(place: float) -> Any:
+        return lambda c, n: made(c[PARAM] - n[0]["lr"] * place * c[GRADIENT])
+
+    numbers = ({"lr": 0.5},)
+    Tape(step(1.0), columns(), numbers, Room(), (step(1.0), columns()))
+    with pytest.raises(NoTape):
+        Tape(step(1.0), columns(), numbers, Room(), (step(2.0), columns()))
+
+
+def test_what_tiles_share_is_computed_once() -> None:
+    def step(c: Any, n: Any) -> Any:
+        scale = torch.where(c["total"] == 0, 1.0, c["total"]).sqrt() * n[0]["lr"]
+        return made(c[PARAM] - c[GRADIENT] * scale)
+
+    given = {**columns(), "total": torch.tensor(4.0)}
+    called: list[str] = []
+
+    class Counts(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            called.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    tape = Tape(step, given, ({"lr": 0.5},), Room(), shared=["total"])
+    expected = step(given, ({"lr": 0.5},))[PARAM]
+    with Counts():
+        tape.begin(given, (0.5,))
+        assert len(called) == 4
+        called.clear()
+        tape.play(given, (0.5,))
+    assert called == ["mul", "sub"]
+    assert torch.equal(given[PARAM], expected)
+
+
+@pytest.mark.parametrize("name", ["adamw", "rose", "gyro-adam", "adams", "first_moment/fp16", "orthograd"])
+def test_tensors_of_one_shape_that_lie_otherwise_have_tapes_of_their_own(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[list[torch.Tensor]] = []
+    for recorded in (1 << 40, 2):
+        monkeypatch.setattr(batch_replay, "RECORDED", recorded)
+        generator = torch.Generator().manual_seed(1)
+        weights = [torch.randn(4, 3, 5, 5, generator=generator) for _ in range(4)]
+        weights[1] = weights[1].bfloat16()
+        weights[2] = weights[2].to(memory_format=torch.channels_last)
+        params = [torch.nn.Parameter(x) for x in weights]
+        optimizer = gradchain.Optimizer(params, CASES[name].chain, compile=False)
+        for _ in range(STEPS):
+            for place, param in enumerate(params):
+                param.grad = torch.randn(param.shape, generator=generator).to(param.dtype)
+                if place != 3:
+                    param.grad = param.grad.to(memory_format=torch.channels_last)
+            optimizer.step()
+        state = [x for param in params for x in optimizer.state[param].values() if isinstance(x, torch.Tensor)]
+        made.append([*(param.detach() for param in params), *state])
+    assert all(map(torch.equal, *made))
 
 
 CHANGES = [scheduled, decay_from_the_sixth, an_integer, a_tensor, a_weight_that_is_clamped]
@@ -194,27 +268,25 @@ def columns(n: int = 6) -> dict[str, torch.Tensor]:
     }
 
 
-class Made:
-    """An outcome."""
-
-    def __init__(self, param: torch.Tensor, **state: torch.Tensor) -> None:
-        self.param, self.state = param, {f"a.{name}": x for name, x in state.items()}
+def made(param: torch.Tensor, **state: torch.Tensor) -> dict[str, torch.Tensor]:
+    """New columns."""
+    return {PARAM: param, **{f"a.{name}": x for name, x in state.items()}}
 
 
 def lost(c: Any, n: Any) -> Any:
-    return Made(c[PARAM] - math.sqrt(n[0]["lr"]) * c[GRADIENT])
+    return made(c[PARAM] - math.sqrt(n[0]["lr"]) * c[GRADIENT])
 
 
 def in_place(c: Any, n: Any) -> Any:
-    return Made(c[PARAM] - c["a.m"].mul_(n[0]["lr"]))
+    return made(c[PARAM] - c["a.m"].mul_(n[0]["lr"]))
 
 
 def of_its_own(c: Any, n: Any) -> Any:
-    return Made(c[PARAM] - torch.from_numpy(c[GRADIENT].numpy().copy()) * n[0]["lr"])
+    return made(c[PARAM] - torch.from_numpy(c[GRADIENT].numpy().copy()) * n[0]["lr"])
 
 
 def handed_on(c: Any, n: Any) -> Any:
-    return Made(c[PARAM] - n[0]["lr"] * c[GRADIENT], m=c[PARAM])
+    return made(c[PARAM] - n[0]["lr"] * c[GRADIENT], m=c[PARAM])
 
 
 @pytest.mark.parametrize("step", [lost, in_place, of_its_own, handed_on], ids=lambda step: step.__name__)
@@ -229,7 +301,7 @@ def test_a_step_into_which_something_else_goes_has_no_tape(step: Any) -> None:
 def asking(c: Any, n: Any) -> Any:
     lr = n[0]["lr"]
     step = c[GRADIENT] * lr if lr > 0.25 else -c[GRADIENT]
-    return Made(c[PARAM] - step / (1 - lr), m=c["a.m"].sign())
+    return made(c[PARAM] - step / (1 - lr), m=c["a.m"].sign())
 
 
 def test_a_tape_is_for_numbers_that_answer_alike() -> None:
@@ -253,7 +325,7 @@ def test_no_memory_is_taken_where_some_is_free() -> None:
         x = c[GRADIENT]
         for _ in range(8):
             x = x * n[0]["lr"] + 1.0
-        return Made(c[PARAM] - x)
+        return made(c[PARAM] - x)
 
     room = Room()
     Tape(long, columns(), ({"lr": 0.5},), room)

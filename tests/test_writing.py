@@ -58,7 +58,7 @@ def test_one_function_writes() -> None:
     # of a tape write where `overwrite` would.
     allowed = {
         "_engine/writing.py",
-        "_engine/tape.py",
+        "_engine/tape_writer.py",
         "_core/shard.py",
         "_chain/shared.py",
         "_optim/shadows.py",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -13,7 +13,10 @@ from gradchain._chain.program import Numbers, Outcome, Running
 from gradchain._core.shard import Shard
 from gradchain._engine.eager import FlatBatch, Parts, Pieces, finished
 from gradchain._engine.param_step import ParamStep
-from gradchain._engine.tape import GRADIENT, PARAM, Columns, NoTape, Room, Tape
+from gradchain._engine.recorder import GRADIENT, PARAM, Columns, NoTape
+from gradchain._engine.tape import Tape
+from gradchain._engine.tape_writer import Room
+from gradchain._engine.tile_replay import TiledTensor
 from gradchain._engine.writing import memories_of, move, overwrite
 
 RECORDED = 2
@@ -36,13 +39,17 @@ class BatchReplay:
         place_of = {id(item): place for place, item in enumerate(due)}
         self.order = list(range(len(due)))
         self.none: list[Recorded] = [{}] * len(due)
-        kinds: list[list[ReplayedBatch]] = [
+        kinds: list[list[Replayed]] = [
             [JoinedBatch(batch, [place_of[id(item)] for item in batch.due]) for batch in kind] for kind in parts.batches
         ]
-        alike: dict[Any, list[ReplayedBatch]] = {}
+        alike: dict[Any, list[Replayed]] = {}
         for item in parts.others:
             alike.setdefault((item.program, id(item.numbers), item.maximize), []).append(
                 WholeTensor(item, place_of[id(item)])
+            )
+        for item in parts.tiled:
+            alike.setdefault((item.program, id(item.numbers), item.maximize), []).append(
+                TiledTensor(item, place_of[id(item)])
             )
         room = Room()
         self.kinds = [ReplayedKind(batches, room) for batches in [*kinds, *alike.values()]]
@@ -79,17 +86,50 @@ class BatchReplay:
         return self.none
 
 
-Take = Sequence[tuple[Tape, Scalars]]
+class Taped(Protocol):
+    """A recorded step."""
+
+    def scalars(self, numbers: Numbers) -> Any:
+        """What it takes of the numbers of a step; `None` if it is not for such numbers."""
+        ...
+
+
+class Replayed(Protocol):
+    """What is stepped at once."""
+
+    places: list[int]
+    """Of its parameters among all."""
+    key: Any
+    """What a tape is for."""
+
+    def compute(self, grads: Sequence[torch.Tensor], numbers: Numbers) -> Outcome:
+        """The first part of a step by stages; writes nothing."""
+        ...
+
+    def commit(self, outcome: Outcome) -> None:
+        """The rest of it."""
+        ...
+
+    def tape(self, grads: Sequence[torch.Tensor], numbers: Numbers, room: Room) -> Taped:
+        """A tape of the step, made by these gradients and numbers."""
+        ...
+
+    def play(self, tape: Any, grads: Sequence[torch.Tensor], scalars: Any, rows: Room) -> None:
+        """Step, by a tape."""
+        ...
+
+
+Take = Sequence[tuple[Taped, Any]]
 """For each batch its tape, and what it takes of the numbers of a step."""
 
 
 class ReplayedKind:
     """Batches with the same numbers and dtypes, and tapes for their lengths; or tensors, and tapes for their shapes."""
 
-    def __init__(self, batches: Sequence[ReplayedBatch], room: Room) -> None:
+    def __init__(self, batches: Sequence[Replayed], room: Room) -> None:
         self.batches, self.room = batches, room
         self.first = batches[0].places[0]
-        self.takes: list[dict[Any, Tape]] = []
+        self.takes: list[dict[Any, Taped]] = []
         """Tapes for steps that do different things, as those before and after the end of a warmup."""
         self.recorded = 0
         self.rows = Room()
@@ -106,11 +146,11 @@ class ReplayedKind:
 
     def _record(self, grads: Sequence[torch.Tensor], numbers: Sequence[Numbers]) -> None:
         """Record a step of each length or shape; all or none."""
-        tapes: dict[Any, Tape] = {}
+        tapes: dict[Any, Taped] = {}
         try:
             for batch in self.batches:
                 if batch.key not in tapes:
-                    tapes[batch.key] = Tape(batch.step, batch.columns(grads), numbers[self.first], self.room)
+                    tapes[batch.key] = batch.tape(grads, numbers[self.first], self.room)
         except Exception:  # whatever the matter is, stages can be run without
             return
         self.takes.append(tapes)
@@ -161,6 +201,15 @@ class ReplayedBatch:
             return {**self.targets, GRADIENT: self.gradient(grads)}  # type: ignore[dict-item]
         gradients = [grads[place].view(-1) for place in self.places]
         return {key: torch.cat(column) for key, column in [*self.pieces.items(), (GRADIENT, gradients)]}
+
+    def tape(self, grads: Sequence[torch.Tensor], numbers: Numbers, room: Room) -> Tape:
+        """A tape of the step, made by these gradients and numbers."""
+
+        def run(columns: Columns, numbers: Numbers) -> Columns:
+            outcome = self.step(columns, numbers)
+            return {PARAM: outcome.param, **outcome.state}
+
+        return Tape(run, self.columns(grads), numbers, room)
 
     def step(self, columns: Columns, numbers: Numbers) -> Outcome:
         """The outcome; writes nothing."""

@@ -44,12 +44,14 @@ class Parts:
     """By kind."""
     others: list[ParamStep]
     """Those that go by themselves."""
+    tiled: list[ParamStep]
+    """Those that were cut into tiles of rows."""
 
 
 def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded], Parts | None]:
     """Step all that are due; what can fail fails before anything is written. Returns what each recorded, and the parts.
 
-    There are parts to run again where none has third-party stages, draws noise, or is cut into tiles.
+    There are parts to run again where none has third-party stages, draws noise, or asks in tiles about other parameters.
 
     One batch of each kind is computed before the first write, and the others of its kind are the same computation. Where
     a program has third-party stages, which may fail at any batch, all batches are computed first.
@@ -57,7 +59,7 @@ def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded]
     inside, outside = divided(due)
     inputs = [item.inputs() for item in due]
     versions = [versions_of(tensors) for tensors in inputs]
-    tiled = {id(item): eager_tiles.Tiles(item) for item in outside if eager_tiles.fits(item)}
+    tiled = {id(item): eager_tiles.Tiles(item.task) for item in outside if eager_tiles.fits(item)}
     runs = [tiled[id(item)].start() if id(item) in tiled else _whole(item) for item in outside]
     outcomes = run_lockstep([item.program for item in outside], runs, partition)
     kinds = batches(inside)
@@ -78,9 +80,13 @@ def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded]
         for batch in kind[len(computed) :]:
             batch.commit(*batch.compute())
     alike = (
-        not any(kind[0].due[0].program.third_party for kind in kinds) and all(map(_goes_alone, outside)) and not tiled
+        not any(kind[0].due[0].program.third_party for kind in kinds)
+        and all(map(_goes_alone, outside))
+        and all(tiles.alone for tiles in tiled.values())
     )
-    return [recorded.get(id(item), {}) for item in due], Parts(kinds, outside) if due and alike else None
+    others = [item for item in outside if id(item) not in tiled]
+    parts = Parts(kinds, others, [item for item in outside if id(item) in tiled])
+    return [recorded.get(id(item), {}) for item in due], parts if due and alike else None
 
 
 def _goes_alone(item: ParamStep) -> bool:

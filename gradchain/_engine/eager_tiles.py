@@ -46,14 +46,16 @@ def fits(item: ParamStep) -> bool:
 class Tiles:
     """The tiles of one parameter at one step. Nothing is written before `commit`."""
 
-    def __init__(self, item: ParamStep) -> None:
-        self.item, self.task = item, item.task
-        plan = item.program.plan(item.owner.shape, item.owner.dtype)
-        self.split = {key: plan[key][1] for key in item.program.keys(item.state)}
+    def __init__(self, task: StepInputs) -> None:
+        self.task = task
+        plan = task.program.plan(task.param.shape, task.param.dtype)
+        self.split = {key: plan[key][1] for key in task.program.keys(task.state)}
         """The tensors of the state, and whether each tile has its own rows of them. The others are the same for all."""
-        length, width = len(item.owner), item.owner[0].numel()
+        length, width = len(task.param), task.param[0].numel()
         rows = max(ELEMENTS // width, 1)
         self.tasks = [self._tile(first, min(rows, length - first)) for first in range(0, length, rows)]
+        self.alone = True
+        """Whether nothing was asked about other parameters, nor told to them."""
         self.rest: list[Running] = []
         self.totals: Totals | None = None
 
@@ -73,7 +75,7 @@ class Tiles:
                 self.rest, self.totals = runs[1:], totals
                 return first
             if isinstance(first[1], MatrixRequest):
-                self.item.program.traced[WHOLE] = True
+                self.task.program.traced[WHOLE], self.alone = True, False
                 self.tasks = [self.task]
                 return (yield from self.task.start())
             address, request = first
@@ -81,6 +83,7 @@ class Tiles:
             for asked in (first, *(_asks(resume(run, totals), address) for run in runs[1:])):
                 sums.add(asked[1].partials)
             request = dataclasses.replace(request, partials=sums.merge(), group=None)
+            self.alone = self.alone and request.local
             totals = request.local_totals() if request.local else (yield address, request)
 
     def commit(self, outcome: Outcome) -> Recorded:
@@ -92,6 +95,7 @@ class Tiles:
             for key, value in outcome.recorded.items():
                 recorded[key] = recorded[key] + value if key[1] == "total" else value
         overwrite([self.task.state[key] for key in common], list(common.values()))
+        self.alone = self.alone and all(kind != "total" for _, kind in recorded)
         return recorded
 
     def _write(self, task: StepInputs, outcome: Outcome) -> dict[str, torch.Tensor]:
