@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -128,8 +129,8 @@ def _check_numbers(stage: orthogonalize) -> None:
     given: Any = stage.coefficients
     if not isinstance(given, tuple) or len(given) != 3 or not all(map(is_number, given)):  # pyright: ignore
         raise OptionError(f"{where}.coefficients = {shown(given)}: pass three numbers.")
-    if stage.eps is not None and not (is_number(stage.eps) and 0 <= stage.eps < 1):
-        raise OptionError(f"{where}.eps = {shown(stage.eps)}: pass a number in [0, 1), or None.")
+    if stage.eps is not None and not (is_number(stage.eps) and 0 <= stage.eps < math.inf):
+        raise OptionError(f"{where}.eps = {shown(stage.eps)}: pass a finite number of 0 or more, or None.")
     if stage.bound is not None and not (is_number(stage.bound) and 0 < stage.bound <= 1):
         raise OptionError(f"{where}.bound = {shown(stage.bound)}: pass a number in (0, 1], or None.")
     if stage.rank is not None and not (is_number(stage.rank, int) and stage.rank >= 1):
