@@ -72,6 +72,16 @@ def test_noise_and_scales_are_those_of_the_whole(storage: str, monkeypatch: pyte
         assert all(torch.equal(value, q[key]) for key, value in p.items())
 
 
+def test_a_tile_is_not_what_is_local(monkeypatch: pytest.MonkeyPatch) -> None:
+    params, grads, made = tensors(1, SHAPES[:1]), gradients(6, SHAPES[:1]), tiles_of(monkeypatch)
+    results = [
+        optimize(gc.chain(gc.orthogonalize(local=local), gc.scale_by_learning_rate(0.1)), params, grads)[0][0]
+        for local in (False, True)
+    ]
+    assert made
+    assert torch.equal(*results)
+
+
 class halves(gc.Stage):
     """Another's stage, which may fail on any rows."""
 

@@ -10,6 +10,9 @@ import torch
 
 from gradchain.errors import ParameterError
 
+HERE = "here"
+"""The group of a tile of a large tensor: the other tiles, in the same process."""
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -55,6 +58,11 @@ class Shard:
                 f"{tuple(param.shape)} where torch.chunk would give it {tuple(shard.here)}; shard it with fully_shard."
             )
         return shard
+
+    @property
+    def apart(self) -> bool:
+        """Whether other processes hold other rows."""
+        return self.group is not None and self.group != HERE
 
     @property
     def here(self) -> torch.Size:

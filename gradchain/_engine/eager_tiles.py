@@ -16,7 +16,7 @@ from gradchain._chain.lockstep import resume
 from gradchain._chain.program import Outcome, Running
 from gradchain._core.matrices import MatrixRequest
 from gradchain._core.reduce import Totals
-from gradchain._core.shard import Shard
+from gradchain._core.shard import HERE, Shard
 from gradchain._core.totals import Accumulator, Asked
 from gradchain._engine.param_step import ParamStep, StepInputs
 from gradchain._engine.writing import overwrite
@@ -24,9 +24,6 @@ from gradchain.errors import ChainError
 
 ELEMENTS = 1 << 17
 """The approximate size of a tile."""
-
-HERE = "here"
-"""The group of a tile: the other tiles."""
 
 WHOLE = "needs whole matrices"
 

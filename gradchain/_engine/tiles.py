@@ -18,9 +18,8 @@ import torch
 from gradchain._chain.context import Recorded
 from gradchain._chain.slots import parts_of
 from gradchain._core.reduce import Totals
-from gradchain._core.shard import Shard
+from gradchain._core.shard import HERE, Shard
 from gradchain._engine.call import Call, OwnKernels
-from gradchain._engine.eager_tiles import HERE
 from gradchain._engine.kernel import Kernel, Status
 from gradchain._engine.layouts import ScalarArgs
 from gradchain._engine.param_step import ParamRecord, ParamStep

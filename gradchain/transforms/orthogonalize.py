@@ -106,13 +106,14 @@ class orthogonalize(Stage):
         x = update.value
         if ctx.role == "experts":  # each is whole wherever it is
             return update.replace(value=self.polar(x.flatten(2)).view(x.shape))
+        local = self.local and ctx.shard.apart
         matrix, function = x.flatten(1), Blocks(self.polar, *self._parts(ctx.role))
         if self.rank is None:
             matrix = matrix.to(self.polar.precision)  # less to send, and what the function would do first
-            near = function(matrix) if self.local else (yield whole_matrix(matrix, function=function, batched=True))
+            near = function(matrix) if local else (yield whole_matrix(matrix, function=function, batched=True))
             return update.replace(value=near.view(x.shape).to(x.dtype))
         sketch = self.sketch(ctx, matrix.shape[1], min(self.rank, matrix.shape[1], ctx.shape[0])).to(matrix.dtype)
-        if self.local:
+        if local:
             near, _ = Sketched(function)(matrix, sketch)
         else:
             near, _ = yield whole_matrix(matrix, function=Sketched(function), same=(sketch,), batched=True)
