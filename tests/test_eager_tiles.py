@@ -20,8 +20,8 @@ def tiles_of(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     made: list[int] = []
     begun = eager_tiles.Tiles.__init__
 
-    def begin(self: Any, item: Any) -> None:
-        begun(self, item)
+    def begin(self: Any, *args: Any) -> None:
+        begun(self, *args)
         made.append(len(self.tasks))
 
     monkeypatch.setattr(eager_tiles, "ELEMENTS", 16)
@@ -70,6 +70,35 @@ def test_noise_and_scales_are_those_of_the_whole(storage: str, monkeypatch: pyte
     for a, b, p, q in zip(ours, whole, optimizer.state.values(), plain.state.values(), strict=True):
         assert torch.equal(a, b)
         assert all(torch.equal(value, q[key]) for key, value in p.items())
+
+
+@pytest.mark.parametrize("storage", ["factored", "factored_vectors"])
+def test_factored_tensors_are_cut_into_rows_of_their_matrix(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = gc.recipe("adamw", lr=0.02).with_options(
+        **{"first_moment.storage": storage, "second_moment.storage": storage}
+    )
+    shapes = [(24, 18), (50, 6, 8), (40, 96), (90,)]  # as matrices: 24 x 18, 50 x 48, 64 x 60, and a vector
+    params, grads = tensors(1, shapes), gradients(6, shapes)
+    whole, plain = optimize(chain, params, grads)
+    monkeypatch.setattr(eager_tiles, "ELEMENTS", 192)
+    cut: list[list[tuple[int, ...]]] = []
+    begun = eager_tiles.Tiles.__init__
+
+    def begin(self: Any, *args: Any) -> None:
+        begun(self, *args)
+        cut.append([tuple(task.param.shape) for task in self.tasks])
+
+    monkeypatch.setattr(eager_tiles.Tiles, "__init__", begin)
+    ours, optimizer = optimize(chain, params, grads)
+    assert cut[:3] == [
+        [(10, 18), (10, 18), (4, 18)],
+        [(4, 6, 8)] * 12 + [(2, 6, 8)],
+        [(5, 96)] * 8,  # eight rows of the matrix
+    ]
+    for a, b, p, q in zip(ours, whole, optimizer.state.values(), plain.state.values(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-6)
+        for key, value in p.items():
+            torch.testing.assert_close(value, q[key], rtol=1e-6, atol=1e-6)
 
 
 def test_a_tile_is_not_what_is_local(monkeypatch: pytest.MonkeyPatch) -> None:

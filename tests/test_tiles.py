@@ -78,6 +78,17 @@ def test_tiles_make_the_step_of_the_whole(
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
 
 
+def test_vectors_stay_whole(counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their signs are packed along the matrix."""
+    monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
+    monkeypatch.setattr("tests.test_tiles.SHAPES", [(1200,), (9, 7)])
+    storage = {"first_moment.storage": "factored_vectors", "second_moment.storage": "factored_vectors"}
+    chain = gradchain.recipe("adamw", lr=0.02).with_options(**storage)
+    expected, result = run(chain, compile=False), run(chain, compile=True)
+    assert not counted
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_tiles_stay_tiles_under_telemetry(counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
     plain = run(CHAINS["adamw"], compile=True)

@@ -44,13 +44,11 @@ class BatchReplay:
         ]
         alike: dict[Any, list[Replayed]] = {}
         for item in parts.others:
-            alike.setdefault((item.program, id(item.numbers), item.maximize), []).append(
-                WholeTensor(item, place_of[id(item)])
-            )
-        for item in parts.tiled:
-            alike.setdefault((item.program, id(item.numbers), item.maximize), []).append(
-                TiledTensor(item, place_of[id(item)])
-            )
+            whole = WholeTensor(item, place_of[id(item)])
+            alike.setdefault((WholeTensor, item.program, id(item.numbers), item.maximize), []).append(whole)
+        for item, tiles in parts.tiled:
+            tiled = TiledTensor(tiles, item, place_of[id(item)])
+            alike.setdefault((TiledTensor, item.program, id(item.numbers), item.maximize), []).append(tiled)
         room = Room()
         self.kinds = [ReplayedKind(batches, room) for batches in [*kinds, *alike.values()]]
         self.own = memories_of(x for item in due for x in (item.owner, *(item.state[key] for key in self.slots(item))))

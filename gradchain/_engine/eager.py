@@ -44,7 +44,7 @@ class Parts:
     """By kind."""
     others: list[ParamStep]
     """Those that go by themselves."""
-    tiled: list[ParamStep]
+    tiled: list[tuple[ParamStep, eager_tiles.Tiles]]
     """Those that were cut into tiles of rows."""
 
 
@@ -59,7 +59,7 @@ def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded]
     inside, outside = divided(due)
     inputs = [item.inputs() for item in due]
     versions = [versions_of(tensors) for tensors in inputs]
-    tiled = {id(item): eager_tiles.Tiles(item.task) for item in outside if eager_tiles.fits(item)}
+    tiled = {id(item): tiles for item in outside if (tiles := eager_tiles.Tiles.of(item)) is not None}
     runs = [tiled[id(item)].start() if id(item) in tiled else _whole(item) for item in outside]
     outcomes = run_lockstep([item.program for item in outside], runs, partition)
     kinds = batches(inside)
@@ -85,7 +85,7 @@ def run(due: Sequence[ParamStep], partition: Any = None) -> tuple[list[Recorded]
         and all(tiles.alone for tiles in tiled.values())
     )
     others = [item for item in outside if id(item) not in tiled]
-    parts = Parts(kinds, others, [item for item in outside if id(item) in tiled])
+    parts = Parts(kinds, others, [(item, tiled[id(item)]) for item in outside if id(item) in tiled])
     return [recorded.get(id(item), {}) for item in due], parts if due and alike else None
 
 

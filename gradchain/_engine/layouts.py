@@ -135,7 +135,7 @@ class Layout:
             item.index is not None,
             item.keep is not None,
             None if line else item.record.shard,
-            None if line else _matrix_of(item),
+            None if line else matrix_of(item),
             item.common,
             line,
         )
@@ -201,7 +201,7 @@ def _is_dense(slot: str) -> bool:
     return slot.count(".") < 2 or slot.endswith(".data")
 
 
-def _matrix_of(item: ParamStep) -> tuple[int, int] | None:
+def matrix_of(item: ParamStep) -> tuple[int, int] | None:
     """The matrix as which a kernel sees an elementwise step: that of its storages, which else would divide at each index."""
     slots = [item.state[slot] for slot in item.program.keys(item.state)]
     dense = [x for x in (item.owner, item.grad, *slots) if x.shape == item.owner.shape]

@@ -49,7 +49,7 @@ class Writer:
         shared: Collection[str] = (),
     ) -> None:
         self.room = room
-        self.operations, self.columns, self.results = _needed(operations, results), columns, results
+        self.operations, self.columns, self.results = needed(operations, results), columns, results
         self.scalars: list[str] = []
         self.constants: dict[str, Any] = {"copy": torch.Tensor.copy_}
         self.memory: list[torch.Tensor] = []
@@ -176,7 +176,7 @@ class Writer:
         return name
 
 
-def _needed(operations: Sequence[Operation], results: Mapping[str, torch.Tensor]) -> list[Operation]:
+def needed(operations: Sequence[Operation], results: Mapping[str, torch.Tensor]) -> list[Operation]:
     """Those that the results depend on: what stages look at for telemetry alone is left out."""
     needed = set(map(memory_of, results.values()))
     kept: list[Operation] = []

@@ -8,7 +8,6 @@ Its kernel takes it for a shard, but all shards are here, and their totals are a
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any, cast
@@ -16,10 +15,10 @@ from typing import Any, cast
 import torch
 
 from gradchain._chain.context import Recorded
-from gradchain._chain.slots import parts_of
 from gradchain._core.reduce import Totals
 from gradchain._core.shard import HERE, Shard
 from gradchain._engine.call import Call, OwnKernels
+from gradchain._engine.eager_tiles import COLUMNS, ROWS, columns_of, rows_alone, rows_of
 from gradchain._engine.kernel import Kernel, Status
 from gradchain._engine.layouts import ScalarArgs
 from gradchain._engine.param_step import ParamRecord, ParamStep
@@ -31,26 +30,19 @@ ELEMENTS = 1 << 20
 LARGE = 1 << 22
 """Tensors of fewer elements are stepped whole."""
 
-ROWS, COLUMNS = "row", "column"
-"""The parts of factored slots: each tile has its own rows of the matrix, and all share the columns."""
-
 
 def tiles_of(item: ParamStep) -> list[ParamStep]:
     """The tiles of a parameter, or none if it is better stepped whole."""
-    matrix = item.record.layout.layout.matrix
+    columns = columns_of(item)
     if (
-        matrix is None
+        columns is None
         or item.owner.device.type != "cpu"  # other allocators keep what they have freed
         or item.owner.numel() < LARGE
         or item.index is not None
         or item.keep is not None
     ):
         return []
-    if not all(storage.in_tiles for storage in item.program.storages):
-        return []
-    columns, width = matrix[1], item.owner[0].numel()
-    unit = math.lcm(columns, width) // width  # so many rows of the parameter are rows of the matrix as well
-    rows = max(ELEMENTS // (unit * width), 1) * unit
+    rows = rows_of(item.owner, columns, ELEMENTS)
     if 2 * rows > len(item.owner):
         return []
     return [
@@ -60,19 +52,8 @@ def tiles_of(item: ParamStep) -> list[ParamStep]:
 
 def _tile(item: ParamStep, first: int, rows: int, columns: int) -> ParamStep:
     shape = torch.Size((rows, *item.owner.shape[1:]))
-    width = shape[1:].numel()
     place = Shard(shape, 0, rows, HERE, columns)
-    state: dict[str, torch.Tensor] = {}
-    common: list[str] = []
-    for slot in item.program.owners:
-        for part, key in parts_of(item.program.key(slot), item.state).items():
-            start, stop = first, first + rows
-            if part == COLUMNS:
-                common.append(key)
-                start, stop = 0, columns
-            if part == ROWS:
-                start, stop = start * width // columns, stop * width // columns
-            state[key] = item.state[key][start:stop]
+    state = rows_alone(item.program, item.state, first, rows, shape[1:].numel(), columns)
     record = SimpleNamespace(state=state, here=state, shard=place, layout=None, program=item.program)
     end = first + rows
     tile = ParamStep(
@@ -82,7 +63,11 @@ def _tile(item: ParamStep, first: int, rows: int, columns: int) -> ParamStep:
         item.group,
         item.step,
     )
-    tile.numbers, tile.pack, tile.common = item.numbers, item.pack, tuple(common)
+    tile.numbers, tile.pack, tile.common = (
+        item.numbers,
+        item.pack,
+        tuple(key for key in state if key.endswith(f".{COLUMNS}")),
+    )
     return tile
 
 

@@ -84,7 +84,8 @@ class Factored(Storage):
             positive = unpack_vector(parts["sign"], part, column.numel())
         else:
             positive = unpack(parts["sign"], part.row_numel)
-        return torch.where(positive.view(sizes.shape), sizes, -sizes)
+        sign = positive.view(sizes.shape).to(sizes.dtype) - 0.5
+        return torch.copysign(sizes, sign)  # a CPU chooses element by element, and guesses wrong half of the time
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from gradchain._core.shard import Shard
+
+torch_c: Any = torch._C  # pyright: ignore[reportPrivateUsage]
 
 
 def word_dtype(columns: int) -> torch.dtype:
@@ -25,17 +29,26 @@ def pack(bits: torch.Tensor) -> torch.Tensor:
     size = 8 * dtype.itemsize
     wide = bits.to(dtype)  # a compiler for AVX-512 writes bool one by one, ten times as slowly
     planes = torch.nn.functional.pad(wide, (0, words * size - columns)).view(rows, size, words)
-    packed = torch.zeros(rows, words, dtype=dtype, device=bits.device)
-    for place in range(size):
-        packed = packed | (planes[:, place] << place)
-    return packed
+    return (planes * _masks(planes)[:, None]).sum(1, dtype=dtype)
 
 
 def unpack(words: torch.Tensor, columns: int) -> torch.Tensor:
     """The bool matrix of `pack`."""
-    size = 8 * words.dtype.itemsize
-    planes = [(words >> place) & 1 for place in range(size)]
-    return torch.stack(planes, 1).flatten(1)[:, :columns] != 0
+    if _is_traced():  # of one plane after the other a compiler makes whole vectors
+        planes = torch.stack([words & mask for mask in _masks(words).unbind()], 1)
+    else:
+        planes = words[:, None] & _masks(words)[:, None]
+    return planes.flatten(1)[:, :columns] != 0
+
+
+def _masks(like: torch.Tensor) -> torch.Tensor:
+    """Words with one bit set, for each place."""
+    places = torch.arange(8 * like.dtype.itemsize, dtype=like.dtype, device=like.device)
+    return torch.ones_like(places) << places
+
+
+def _is_traced() -> bool:
+    return torch.compiler.is_compiling() or torch_c._len_torch_dispatch_stack() > 0
 
 
 def pack_vector(bits: torch.Tensor, part: Shard, columns: int) -> torch.Tensor:
