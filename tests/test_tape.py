@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -172,9 +173,50 @@ def test_what_changes_between_steps_of_tiles(name: str, change: Change, monkeypa
     assert played[4]
 
 
+@pytest.mark.parametrize("name", ["gyro-adam", "rose", "adams", "adamw/factored", "adv-adamw-orthograd"])
+def test_a_life_of_tiles(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Schedules, missing gradients, a late group, a resume in another optimizer: the bits of the stages all along."""
+    recipe, _, storage = name.partition("/")
+    chain = gradchain.recipe(recipe, lr=0.01)
+    if storage:
+        chain = chain.with_options(**{"first_moment.storage": storage, "second_moment.storage": storage})
+
+    def life(recorded: int) -> list[torch.Tensor]:
+        monkeypatch.setattr(batch_replay, "RECORDED", recorded)
+        monkeypatch.setattr(eager_tiles, "ELEMENTS", 64)
+        generator = torch.Generator().manual_seed(3)
+        params = [torch.nn.Parameter(torch.randn(shape, generator=generator)) for shape in [(40, 16), (24, 9), (16,)]]
+        late = torch.nn.Parameter(torch.randn(40, 16, generator=generator))
+        optimizer = gradchain.Optimizer(params, chain, compile=False)
+        for step in range(24):
+            if step == 7:
+                optimizer.add_param_group({"params": [late], "lr": 0.02})
+                params.append(late)
+            if step == 14:
+                saved = copy.deepcopy(optimizer.state_dict())
+                optimizer = gradchain.Optimizer(
+                    [{"params": params[:-1]}, {"params": [late], "lr": 0.02}], chain, compile=False
+                )
+                optimizer.load_state_dict(saved)
+            for param in params:
+                param.grad = torch.randn(param.shape, generator=generator)
+            if step == 11:
+                params[1].grad = None
+            for group in optimizer.param_groups:
+                group["lr"] = group["lr"] * 0.97
+            optimizer.step()
+        kept = [x for param in params for x in optimizer.state[param].values() if isinstance(x, torch.Tensor)]
+        return [*(param.detach() for param in params), *kept]
+
+    assert all(map(torch.equal, life(2), life(1 << 40)))
+
+
 def test_a_step_that_depends_on_the_place_of_a_tile_has_no_tape() -> None:
     def step(place: float) -> Any:
-        return lambda c, n: made(c[PARAM] - n[0]["lr"] * place * c[GRADIENT])
+        def run(c: Any, n: Any) -> Any:
+            return made(c[PARAM] - n[0]["lr"] * place * c[GRADIENT])
+
+        return run
 
     numbers = ({"lr": 0.5},)
     Tape(step(1.0), columns(), numbers, Room(), (step(1.0), columns()))

@@ -6,12 +6,14 @@ import copy
 import warnings
 from typing import Any
 
+import pytest
 import torch
 from hypothesis import given, note
 from hypothesis import strategies as st
 from torch import nn
 
 import gradchain as gc
+from gradchain._engine import batch_replay, eager, eager_tiles
 from gradchain.errors import GradchainError
 from gradchain.roles import ROLES
 from tests.fuzz.chains import chains
@@ -130,3 +132,37 @@ def test_any_chain(chain: gc.Chain, made: dict[str, Any], data: st.DataObject) -
         raise AssertionError("the stage that fails was not asked")
     finally:
         FAILS[0] = 0
+
+
+CUT = [(16, 8), (17, 9), (9, 4, 3), (70,), (5,), (4, 3)]
+"""Shapes of which some are cut into tiles of 16 elements."""
+
+
+@given(chains(), settings_of(), st.lists(st.sampled_from(CUT), min_size=1, max_size=4))
+def test_a_tape_makes_the_bits_of_the_stages(chain: gc.Chain, made: dict[str, Any], shapes: list[Any]) -> None:
+    note(repr(chain))
+
+    def trained(recorded: int) -> list[tuple[str, Any]]:
+        generator = torch.Generator().manual_seed(made["seed"])
+        params = [
+            nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
+            for shape, dtype in zip(shapes, [*made["dtypes"], *[torch.float32] * len(shapes)])
+        ]
+        with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            patch.setattr(batch_replay, "RECORDED", recorded)
+            patch.setattr(eager_tiles, "ELEMENTS", 16)
+            patch.setattr(eager, "ELEMENTS", 32)
+            optimizer = gc.Optimizer(params, chain, compile=False, maximize=made["options"].get("maximize", False))
+            for step in range(7):
+                grads(params, made["seed"] + step, [(SIZES[step % 3], False)] * len(params))
+                optimizer.step()
+        return bits(optimizer)
+
+    try:
+        expected = trained(1 << 40)
+    except GradchainError:
+        return
+    for (name, ours), (_, stages) in zip(trained(2), expected, strict=True):
+        if isinstance(ours, torch.Tensor):  # of any bits: also of what is not finite
+            assert torch.equal(ours.reshape(-1).view(torch.uint8), stages.reshape(-1).view(torch.uint8)), name
