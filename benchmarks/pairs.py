@@ -69,10 +69,10 @@ PRODUCTS = (
     "by the quarter of a symmetric one that is copied"
 )
 UNPACKED = "each moment is unpacked, and packed again with noise"
-SIGNS = "each moment is unpacked for its factors and again to step; its signs are shifted into bits one by one"
+SIGNS = "each moment is unpacked for its factors and again to step; its signs are laid out as numbers in between"
 TILES = (
-    "stages run in tiles, each of which takes their Python, and compute both what turns out to be needed and what does not; "
-    "the published step looks at totals on the host and leaves out what is not"
+    "thirty to seventy operations go over each tile one by one, some of them again in each pass; a tenth of the time is "
+    "their Python"
 )
 SCALARS = "stages scale moments, roots and steps one after another, in a pass for each; the published step folds them"
 TOTALS = (
