@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import nn
 
+from gradchain._chain.program import Program
 from gradchain._chain.tracing import traits_of
 from gradchain._optim.optimizer import Optimizer
 from gradchain.errors import OptionError, shown
@@ -177,6 +178,8 @@ class Subject:
                 return f"{address} depends on all parameters"
             if draws(optimizer):
                 return "it draws noise by the place of a parameter"
+            if any(program.takes_turns for program in _programs(optimizer)):
+                return "parameters take turns by their places"
         return ""
 
     def alone(self) -> None:
@@ -201,7 +204,12 @@ def rebuilt(optimizer: Optimizer, **options: Any) -> Factory:
 def draws(optimizer: Optimizer) -> bool:
     """Whether a step draws noise."""
     params = [param for group in optimizer.param_groups for param in group["params"]]
-    return any(traits_of(optimizer.chain.route("", param), param).draws for param in params)
+    return any(traits_of(program, param).draws for program, param in zip(_programs(optimizer), params))
+
+
+def _programs(optimizer: Optimizer) -> list[Program]:
+    """What each parameter runs through."""
+    return [optimizer.chain.route("", param) for group in optimizer.param_groups for param in group["params"]]
 
 
 @contextlib.contextmanager
