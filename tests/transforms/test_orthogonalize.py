@@ -269,7 +269,7 @@ def test_half_of_a_symmetric_product_is_enough(
     ("options", "told"),
     [
         ({"coefficients": (1.0, 2.0)}, "pass three numbers"),
-        ({"eps": -1.0}, r"a number in \[0, 1\), or None"),
+        ({"eps": -1.0}, "a finite number of 0 or more, or None"),
         ({"bound": 2.0, "method": "cans"}, r"a number in \(0, 1\], or None"),
         ({"bound": 0.1}, "bound = 0.1 has no effect with method = 'quintic'"),
         ({"method": "svd", "coefficients": (1.0, 2.0, 3.0)}, "coefficients has no effect with method = 'svd'"),
