@@ -19,7 +19,8 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inducto
 
 @pytest.fixture(autouse=True)
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No compiled function is known, in memory or on disk."""
+    """No compiled function is known, in memory or on disk, and none is waited for."""
+    monkeypatch.setattr(building, "_open", {})
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(call, "_kernels", call.Recent(call.KERNELS))
 

@@ -42,13 +42,13 @@ class BatchReplay:
         kinds: list[list[Replayed]] = [
             [JoinedBatch(batch, [place_of[id(item)] for item in batch.due]) for batch in kind] for kind in parts.batches
         ]
+        tensors: list[tuple[ParamStep, Replayed]] = [
+            *((item, WholeTensor(item, place_of[id(item)])) for item in parts.others),
+            *((item, TiledTensor(tiles.columns, item, place_of[id(item)])) for item, tiles in parts.tiled),
+        ]
         alike: dict[Any, list[Replayed]] = {}
-        for item in parts.others:
-            whole = WholeTensor(item, place_of[id(item)])
-            alike.setdefault((WholeTensor, item.program, id(item.numbers), item.maximize), []).append(whole)
-        for item, tiles in parts.tiled:
-            tiled = TiledTensor(tiles, item, place_of[id(item)])
-            alike.setdefault((TiledTensor, item.program, id(item.numbers), item.maximize), []).append(tiled)
+        for item, tensor in tensors:
+            alike.setdefault((type(tensor), item.program, id(item.numbers), item.maximize), []).append(tensor)
         room = Room()
         self.kinds = [ReplayedKind(batches, room) for batches in [*kinds, *alike.values()]]
         self.own = memories_of(x for item in due for x in (item.owner, *(item.state[key] for key in self.slots(item))))

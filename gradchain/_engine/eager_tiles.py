@@ -47,7 +47,7 @@ class Tiles:
             self.split = {key: plan[key][1] for key in program.keys(state)}
             """The tensors of the state, and whether each tile has rows of its own. The others are the same for all."""
         else:
-            self.split = {key: not key.endswith(f".{COLUMNS}") for key in program.keys(state)}
+            self.split = {key: not is_common(key) for key in program.keys(state)}
         length, rows = len(task.param), rows_of(task.param, columns, ELEMENTS)
         self.tasks = [self._tile(first, min(rows, length - first)) for first in range(0, length, rows)]
         self.alone = True
@@ -68,7 +68,7 @@ class Tiles:
             return None
         if not any(key.endswith(f".{ROWS}") for key in item.state):
             return Tiles(item.task)
-        columns = columns_of(item)  # else each tile would unpack and make factors of the whole
+        columns = columns_of(item, matrix_of(item))  # else each tile would unpack and make factors of the whole
         if columns is None or item.index is not None or 2 * rows_of(owner, columns, ELEMENTS) > len(owner):
             return None
         return Tiles(item.task, columns)
@@ -128,9 +128,13 @@ class Tiles:
         return {key: value for key, value in outcome.state.items() if key not in own}
 
 
-def columns_of(item: ParamStep) -> int | None:
+def is_common(key: str) -> bool:
+    """Whether all tiles of a factored tensor have an entry of the state together."""
+    return key.endswith(f".{COLUMNS}")
+
+
+def columns_of(item: ParamStep, matrix: tuple[int, int] | None) -> int | None:
     """The columns of the matrix that factors describe, if its rows can be stepped apart; those of vectors cannot."""
-    matrix = matrix_of(item)
     in_tiles = item.owner.ndim > 1 and all(storage.in_tiles for storage in item.program.storages)
     return matrix[1] if matrix is not None and in_tiles else None
 

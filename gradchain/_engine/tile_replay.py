@@ -20,13 +20,13 @@ from gradchain._engine.tile_tape import TiledTape
 class TiledTensor:
     """A parameter with the views of its tiles."""
 
-    def __init__(self, tiles: Tiles, item: ParamStep, place: int) -> None:
-        """`tiles` are those of a step before; its gradients are not kept."""
+    def __init__(self, columns: int | None, item: ParamStep, place: int) -> None:
+        """`columns` are those of the matrix of a factored tensor. Gradients are not kept."""
         self.places, self.maximize = [place], item.maximize
         self.task = dataclasses.replace(item.task, gradient=item.owner.detach())
-        self.tiles = Tiles(self.task, tiles.columns)
+        self.tiles = Tiles(self.task, columns)
         kept = [item.owner, item.grad, *map(item.state.__getitem__, self.tiles.split)]
-        self.key: Any = ("tiles", *((x.shape, x.stride(), x.dtype) for x in kept))
+        self.key: Any = tuple((x.shape, x.stride(), x.dtype) for x in kept)
         """What a tape is for: shapes, and how they lie in memory."""
         self.running: Tiles | None = None
         self.rows = [len(task.param) for task in self.tiles.tasks]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
 
@@ -25,7 +25,7 @@ from gradchain._engine.writing import memory_of, overwrite
 MOST = 8
 """The totals that tiles are asked for, at most."""
 
-Scalars = Sequence[float]
+Scalars: TypeAlias = "tuple[float, ...]"
 
 
 class Tiled(Protocol):
@@ -60,9 +60,8 @@ class Total:
     def answer(self, columns: Columns) -> Totals:
         return Totals(**{name: columns[self.column(name)] for name in self.request.partials})
 
-    @property
-    def shared(self) -> dict[str, torch.Tensor]:
-        """Memory like that of the totals over all tiles."""
+    def memory(self) -> dict[str, torch.Tensor]:
+        """New memory for the totals over all tiles, or for the partials of one."""
         partials = self.request.partials.items()
         return {self.column(name): torch.empty_like(x) for name, x in partials if name not in self.own}
 
@@ -81,6 +80,10 @@ def _request(asked: Asked) -> Request:
     return asked[1]
 
 
+def _memory(totals: Sequence[Total]) -> dict[str, torch.Tensor]:
+    return {name: x for total in totals for name, x in total.memory().items()}
+
+
 class TiledTape:
     """A recorded step of tensors of one shape: for each length of tiles a tape of each pass over them."""
 
@@ -92,9 +95,10 @@ class TiledTape:
         self.lengths = tensor.rows
         self.passes = self._measured(tensor, {**tensor.columns[0], GRADIENT: gradients[0]}, numbers)
         """The totals that are added up in each pass but the last."""
-        self.totals = [self._memory(totals) for totals in self.passes]
-        self.partials = [self._memory(totals) for totals in self.passes]
+        self.totals = [_memory(totals) for totals in self.passes]
+        self.partials = [_memory(totals) for totals in self.passes]
         """The same of one tile."""
+        self.combine = [{name: total.combine for total in totals for name in total.memory()} for totals in self.passes]
         self.fresh = {f"new {key}": torch.empty_like(x) for key, x in tensor.common.items()}
         """What tiles share, until all have read the old."""
         self.own: dict[Tiled, list[dict[str, torch.Tensor]]] = {}
@@ -105,15 +109,13 @@ class TiledTape:
             for length, (first, last) in places.items():
                 self.tapes[length].append(self._tape(tensor, gradients, numbers, room, number, first, last))
             if number < len(self.passes):
-                self._gather(tensor, gradients, self._scalars(numbers, number), number)
+                if (given := self._scalars(numbers, number)) is None:
+                    raise NoTape("what it does depends on its numbers")
+                self._gather(tensor, gradients, given, number)
 
     def _ends(self, length: int) -> tuple[int, int]:
         """The first and the last tile of a length."""
         return self.lengths.index(length), len(self.lengths) - 1 - self.lengths[::-1].index(length)
-
-    @staticmethod
-    def _memory(totals: Sequence[Total]) -> dict[str, torch.Tensor]:
-        return {name: x for total in totals for name, x in total.shared.items()}
 
     @staticmethod
     def _measured(tensor: Tiled, columns: Columns, numbers: Numbers) -> list[list[Total]]:
@@ -205,22 +207,17 @@ class TiledTape:
             shared |= totals
         return shared
 
-    def _scalars(self, numbers: Numbers, number: int) -> dict[int, Scalars]:
-        """Those of a pass for tiles of each length.
-
-        Raises: NoTape: its tape is not for such numbers.
-        """
+    def _scalars(self, numbers: Numbers, number: int) -> dict[int, Scalars] | None:
+        """Those of a pass for tiles of each length; `None` if a tape is not for such numbers."""
         found = {length: tapes[number].scalars(numbers) for length, tapes in self.tapes.items()}
-        if None in found.values():
-            raise NoTape("what it does depends on its numbers")
-        return found  # type: ignore[return-value]
+        known = {length: given for length, given in found.items() if given is not None}
+        return known if len(known) == len(found) else None
 
     def scalars(self, numbers: Numbers) -> list[dict[int, Scalars]] | None:
         """What is computed of the numbers, for each pass; `None` if a tape is not for such numbers."""
-        try:
-            return [self._scalars(numbers, number) for number in range(len(self.passes) + 1)]
-        except NoTape:
-            return None
+        found = [self._scalars(numbers, number) for number in range(len(self.passes) + 1)]
+        known = [given for given in found if given is not None]
+        return known if len(known) == len(found) else None
 
     def play(self, tensor: Tiled, gradients: Sequence[torch.Tensor], scalars: Sequence[dict[int, Scalars]]) -> None:
         """Step: the parameter and the slots are written."""
@@ -235,10 +232,7 @@ class TiledTape:
         self, tensor: Tiled, gradients: Sequence[torch.Tensor], scalars: dict[int, Scalars], number: int
     ) -> None:
         """Add up the totals of a pass."""
-        totals, partials = self.totals[number], self.partials[number]
-        combine = {
-            total.column(name): total.combine for total in self.passes[number] for name in total.request.partials
-        }
+        totals, partials, combine = self.totals[number], self.partials[number], self.combine[number]
         for tile, (tape, columns, given) in enumerate(self._tiles(tensor, gradients, scalars, number)):
             tape.play({**columns, **partials} if tile else columns, given)
             for name, total in totals.items() if tile else ():

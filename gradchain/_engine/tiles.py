@@ -18,7 +18,7 @@ from gradchain._chain.context import Recorded
 from gradchain._core.reduce import Totals
 from gradchain._core.shard import HERE, Shard
 from gradchain._engine.call import Call, OwnKernels
-from gradchain._engine.eager_tiles import COLUMNS, ROWS, columns_of, rows_alone, rows_of
+from gradchain._engine.eager_tiles import ROWS, columns_of, is_common, rows_alone, rows_of
 from gradchain._engine.kernel import Kernel, Status
 from gradchain._engine.layouts import ScalarArgs
 from gradchain._engine.param_step import ParamRecord, ParamStep
@@ -33,7 +33,7 @@ LARGE = 1 << 22
 
 def tiles_of(item: ParamStep) -> list[ParamStep]:
     """The tiles of a parameter, or none if it is better stepped whole."""
-    columns = columns_of(item)
+    columns = columns_of(item, item.record.layout.layout.matrix)
     if (
         columns is None
         or item.owner.device.type != "cpu"  # other allocators keep what they have freed
@@ -63,11 +63,7 @@ def _tile(item: ParamStep, first: int, rows: int, columns: int) -> ParamStep:
         item.group,
         item.step,
     )
-    tile.numbers, tile.pack, tile.common = (
-        item.numbers,
-        item.pack,
-        tuple(key for key in state if key.endswith(f".{COLUMNS}")),
-    )
+    tile.numbers, tile.pack, tile.common = item.numbers, item.pack, tuple(filter(is_common, state))
     return tile
 
 

@@ -184,7 +184,9 @@ class Recorder(TorchFunctionMode):
         )
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = {key: value for key, value in (kwargs or {}).items() if (key, value is None) != ("out", True)}
+        kwargs = dict(kwargs or {})
+        if kwargs.get("out") is None:  # no place to write into
+            kwargs.pop("out", None)
         name = resolve_name(func) or getattr(func, "__name__", "")
         if name in ASKS:
             return self._asked(name, args)

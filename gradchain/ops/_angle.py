@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from gradchain.ops._traced import is_traced
+
 torch_c: Any = torch._C  # pyright: ignore[reportPrivateUsage]
 
 HALF_PI = math.pi / 2
@@ -114,7 +116,7 @@ def _flag(left: torch.Tensor, comparison: str, right: Any) -> torch.Tensor:
 
 def _is_large(y: torch.Tensor, x: torch.Tensor) -> bool:
     """Whether there are tiles to choose: on a CPU, where nobody records what is done."""
-    if torch.compiler.is_compiling() or torch_c._len_torch_function_stack() or torch_c._len_torch_dispatch_stack():
+    if is_traced() or torch_c._len_torch_function_stack():
         return False
     plain = type(y) in PLAIN and type(x) in PLAIN
     return plain and y.device.type == "cpu" and y.shape == x.shape and y.numel() > TILE

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from gradchain._core.shard import Shard
-
-torch_c: Any = torch._C  # pyright: ignore[reportPrivateUsage]
+from gradchain.ops._traced import is_traced
 
 
 def word_dtype(columns: int) -> torch.dtype:
@@ -34,7 +31,7 @@ def pack(bits: torch.Tensor) -> torch.Tensor:
 
 def unpack(words: torch.Tensor, columns: int) -> torch.Tensor:
     """The bool matrix of `pack`."""
-    if _is_traced():  # of one plane after the other a compiler makes whole vectors
+    if is_traced():  # of one plane after the other a compiler makes whole vectors
         planes = torch.stack([words & mask for mask in _masks(words).unbind()], 1)
     else:
         planes = words[:, None] & _masks(words)[:, None]
@@ -45,10 +42,6 @@ def _masks(like: torch.Tensor) -> torch.Tensor:
     """Words with one bit set, for each place."""
     places = torch.arange(8 * like.dtype.itemsize, dtype=like.dtype, device=like.device)
     return torch.ones_like(places) << places
-
-
-def _is_traced() -> bool:
-    return torch.compiler.is_compiling() or torch_c._len_torch_dispatch_stack() > 0
 
 
 def pack_vector(bits: torch.Tensor, part: Shard, columns: int) -> torch.Tensor:

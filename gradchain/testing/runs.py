@@ -178,7 +178,7 @@ class Subject:
                 return f"{address} depends on all parameters"
             if draws(optimizer):
                 return "it draws noise by the place of a parameter"
-            if any(program.takes_turns for program in _programs(optimizer)):
+            if any(program.takes_turns for program, _ in _routed(optimizer)):
                 return "parameters take turns by their places"
         return ""
 
@@ -203,13 +203,14 @@ def rebuilt(optimizer: Optimizer, **options: Any) -> Factory:
 
 def draws(optimizer: Optimizer) -> bool:
     """Whether a step draws noise."""
-    params = [param for group in optimizer.param_groups for param in group["params"]]
-    return any(traits_of(program, param).draws for program, param in zip(_programs(optimizer), params))
+    return any(traits_of(program, param).draws for program, param in _routed(optimizer))
 
 
-def _programs(optimizer: Optimizer) -> list[Program]:
-    """What each parameter runs through."""
-    return [optimizer.chain.route("", param) for group in optimizer.param_groups for param in group["params"]]
+def _routed(optimizer: Optimizer) -> Iterator[tuple[Program, torch.Tensor]]:
+    """The parameters, each with what it runs through."""
+    for group in optimizer.param_groups:
+        for param in group["params"]:
+            yield optimizer.chain.route("", param), param
 
 
 @contextlib.contextmanager
