@@ -51,4 +51,5 @@ def traced(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     They have a cache of their own: a test that compiles must not be served one of these.
     """
     monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
+    monkeypatch.setattr(kernel, "find", lambda name: None)
     return kernels

@@ -27,7 +27,8 @@ from typing import Any
 
 import torch
 
-from gradchain._engine.inductor import Compiled, compile_graph, reason_of
+from gradchain._engine.inductor import compile_graph, reason_of
+from gradchain._engine.shelf import Compiled
 
 NICE = 10
 """How far the other process stands back: threads that train wait for the one of them that has no processor."""
@@ -69,8 +70,8 @@ class Task:
         constants = {node.target: getattr(graph, node.target) for node in graph.graph.nodes if node.op == "get_attr"}
         return Task(code.src, names, constants, shapes, inline, lined, torch.get_num_threads(), changed)
 
-    def compile(self) -> Compiled:
-        """The function; from the cache, where it is there."""
+    def compile(self, name: str | None = None) -> Compiled:
+        """The function; from the cache, where it is there. `name`: what it is kept under."""
         from torch._subclasses.fake_tensor import FakeTensorMode
 
         with FakeTensorMode():  # no memory
@@ -79,7 +80,7 @@ class Task:
         exec(self.source, names)
         forward: Any = names["forward"]
         graph = functools.partial(forward, SimpleNamespace(**self.constants))
-        return compile_graph(graph, examples, inline=self.inline, lined=self.lined)
+        return compile_graph(graph, examples, inline=self.inline, lined=self.lined, name=name)
 
 
 class Job:

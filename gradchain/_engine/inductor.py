@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 
@@ -13,13 +13,11 @@ from gradchain._engine.building import not_waited_for, wait_for
 from gradchain._engine.isa import widest_vectors
 from gradchain._engine.numbers_once import numbers_once
 from gradchain._engine.once import traced_once
+from gradchain._engine.shelf import Compiled, keep
 from gradchain._engine.vectors import whole_vectors
 
 SERIAL_ELEMENTS = 1 << 18
 """Below this many elements in all, use one thread."""
-
-Compiled: TypeAlias = "Callable[..., Sequence[torch.Tensor]]"
-"""A compiled graph: from its inputs to its outputs. It does not raise the versions of what it writes in place."""
 
 READS = 8
 """What is made of so many inputs is computed again where it is used again, and not written to memory in between."""
@@ -121,6 +119,8 @@ class Building:
     graph: Any
     examples: Sequence[torch.Tensor]
     lined: int
+    name: str | None
+    """What it is kept under."""
 
     def finished(self) -> Compiled:
         """The function; waits for it."""
@@ -130,33 +130,42 @@ class Building:
         except Exception:
             if not self.others:
                 raise
-            return _started(self.graph, self.examples, self.others, self.lined).finished()
+            return _started(self.graph, self.examples, self.others, self.lined, self.name).finished()
+        if self.name:
+            keep(self.name, code)
         # Around this, it looks after caches and graphs of a GPU.
         function = code.current_callable if all(x.device.type == "cpu" for x in self.examples) else code
         return lambda *inputs: function(list(inputs))  # it empties its list
 
 
-def compile_graph(graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True, lined: int = 0) -> Compiled:
-    """A function that computes what a traced graph does. `inline`: rather compute anew than write to memory."""
-    return start_compiling(graph, examples, inline=inline, lined=lined)()
+def compile_graph(
+    graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True, lined: int = 0, name: str | None = None
+) -> Compiled:
+    """A function that computes what a traced graph does.
+
+    `inline`: rather compute anew than write to memory; `name`: what it is kept under (shelf.py).
+    """
+    return start_compiling(graph, examples, inline=inline, lined=lined, name=name)()
 
 
 def start_compiling(
-    graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True, lined: int = 0
+    graph: Any, examples: Sequence[torch.Tensor], *, inline: bool = True, lined: int = 0, name: str | None = None
 ) -> Callable[[], Compiled]:
     """Begin to `compile_graph`. Returns: what waits for the function."""
-    return _started(graph, examples, options_for(examples, inline=inline), lined).finished
+    return _started(graph, examples, options_for(examples, inline=inline), lined, name).finished
 
 
-def _started(graph: Any, examples: Sequence[torch.Tensor], options: Sequence[dict[str, Any]], lined: int) -> Building:
+def _started(
+    graph: Any, examples: Sequence[torch.Tensor], options: Sequence[dict[str, Any]], lined: int, name: str | None
+) -> Building:
     """What is made of a graph by the first options that it goes through with."""
     first, *others = options
     try:
-        return Building(_compile(graph, examples, first, lined), others, graph, examples, lined)
+        return Building(_compile(graph, examples, first, lined), others, graph, examples, lined, name)
     except Exception:  # a fusion that fails is no reason to do without a compiler
         if not others:
             raise
-        return _started(graph, examples, others, lined)
+        return _started(graph, examples, others, lined, name)
 
 
 def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, Any], lined: int = 0) -> Any:

@@ -18,11 +18,12 @@ from gradchain._chain.program import Outcome, Program, Running
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
 from gradchain._engine.background import Job, Task, submit
-from gradchain._engine.inductor import Compiled, as_matrices, many_lines, reason_of, start_compiling, trace
+from gradchain._engine.inductor import as_matrices, many_lines, reason_of, start_compiling, trace
 from gradchain._engine.isa import look_ahead
 from gradchain._engine.layouts import Layout
 from gradchain._engine.measure import measured, told
 from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
+from gradchain._engine.shelf import Compiled, find, name_of
 from gradchain._engine.writing import memory_of
 from gradchain.errors import GradchainError
 
@@ -50,6 +51,12 @@ def _apart(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         seen.add(memory)
         examples.append(tensor)
     return examples
+
+
+def _of_some_sizes(examples: list[torch.Tensor], lined: int) -> list[list[torch.Tensor]]:
+    """Examples that tell apart what depends on the number of lines, if the first may have any."""
+    longer = [torch.empty((len(x) + 1, *x.shape[1:]), dtype=x.dtype, device="meta") for x in examples[:lined]]
+    return [examples, [*longer, *examples[lined:]]] if lined else [examples]
 
 
 def status_of(results: Sequence[Result]) -> Status:
@@ -114,14 +121,24 @@ class Kernel:
         with self._attempt():
             lined = self.kept + 1 if self.layouts[0].line else 0  # with the gradient
             examples = many_lines(as_matrices(_apart([x.detach() for x in inputs]), self.matrices), lined)
-            inline = not any(layout.packed for layout in self.layouts)
-            if not background and all(x.device.type == "cpu" for x in examples):
-                look_ahead()
-            graph = trace(self._traced, examples, lined)
-            if background and not self.uneven:
-                self.job = submit(Task.of(graph, examples, inline, lined))
-            elif not self.uneven:
-                self._finish = start_compiling(graph, examples, inline=inline, lined=lined)
+            self._inline = not any(layout.packed for layout in self.layouts)
+            self._name = name_of(self._traced, _of_some_sizes(examples, lined), self._inline, lined)
+            if self.uneven:
+                return
+            if self._name is not None and (function := find(self._name)) is not None:
+                self._take(function)
+            else:
+                self._compile(examples, lined, background)
+
+    def _compile(self, examples: list[torch.Tensor], lined: int, background: bool) -> None:
+        """Trace it, and start compilers."""
+        if not background and all(x.device.type == "cpu" for x in examples):
+            look_ahead()
+        graph = trace(self._traced, examples, lined)
+        if background and not self.uneven:
+            self.job = submit(Task.of(graph, examples, self._inline, lined))
+        elif not self.uneven:
+            self._finish = start_compiling(graph, examples, inline=self._inline, lined=lined, name=self._name)
 
     def take_over(self) -> None:
         """Take over what another process has compiled; waits until it has."""
@@ -133,7 +150,7 @@ class Kernel:
             if failure is not None:
                 self._fail(failure)
             else:
-                self._take(job.task.compile())
+                self._take(job.task.compile(self._name))
         self.seconds += seconds
 
     @property
@@ -197,6 +214,7 @@ class Kernel:
 
     def _traced(self, *flat: torch.Tensor) -> list[torch.Tensor]:
         """What the compiler sees: compute, then write in place or return the partials that are asked about."""
+        self.requests, self.recorded = [], []
         before = versions_of(flat)
         tasks, results = self.compute(flat)
         check_purity(self.program, before, versions_of(flat))
