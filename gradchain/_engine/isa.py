@@ -1,102 +1,76 @@
-"""The widest vectors of this processor, found without trying the narrower ones, and tried once.
+"""The widest vectors of this processor, taken without a trial if torch itself computes with them.
 
 Before its first kernel, inductor (2.13) compiles and loads a library for each set of vector instructions that the processor
-has, three or four in all, and goes on with the first. On two cores that is a quarter of the time that a first step takes.
-The libraries stay in its cache, but each process loads them again, in a process of their own. Here that goes on while the
-first graph is traced.
+has, and two more for their extensions, one after another: three seconds on two cores. What torch computes with works here,
+and a compiler that takes the C++ of torch's headers knows it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
-import platform
-from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Generator
 from typing import Any
+
+import torch
 
 from gradchain._engine.replaced import replaced
 
-NEEDED = ("valid_vec_isa_list", "supported_vec_isa_list", "x86_isa_checker", "config", "VecISA")
+NEEDED = ("valid_vec_isa_list", "supported_vec_isa_list", "x86_isa_checker", "config")
+
+MATRICES = "amx"
+"""What is only for products of matrices, which kernels leave to torch."""
 
 
 @contextlib.contextmanager
 def widest_vectors() -> Generator[None, None, None]:
-    """While a graph is compiled, try the widest vectors first, and no others if they work.
+    """While a graph is compiled, take the vectors that torch takes.
 
     Where somebody asks for other vectors, on other processors, and in other versions of inductor, it looks for itself.
     """
-    if not _applies():
-        yield
-        return
     from torch._inductor import cpu_vec_isa
 
     module: Any = cpu_vec_isa
+    if not all(hasattr(module, name) for name in NEEDED) or _asked(module.config):
+        yield
+        return
     known = module.valid_vec_isa_list
 
     def found() -> list[Any]:
-        return known() if _asked() or known.cache_info().currsize else _trial().result()
+        return known() if known.cache_info().currsize else _of_torch() or known()
 
     with replaced(module, "valid_vec_isa_list", found):
         yield
 
 
-def look_ahead() -> None:
-    """Begin to try, in a thread, if that has not been done."""
-    if _applies() and not _asked():
-        _trial()
+def _asked(config: Any) -> bool:
+    """Whether somebody asks for some vectors, or for none."""
+    settings = config.cpp.simdlen, getattr(config.cpp, "vec_isa_ok", None)
+    return any(value is not None for value in settings) or bool(os.getenv("ATEN_CPU_CAPABILITY"))
 
 
 @functools.cache
-def _applies() -> bool:
-    """Whether there are such processors and such a version."""
+def _of_torch() -> list[Any]:
+    """The widest vectors among those that torch computes with; none on processors that have others."""
     from torch._inductor import cpu_vec_isa
 
-    here = all(hasattr(cpu_vec_isa, name) for name in NEEDED) and hasattr(cpu_vec_isa.VecISA, "_probe_load")
-    return here and platform.machine() in ("x86_64", "AMD64")
-
-
-def _asked() -> bool:
-    """Whether somebody asks for some vectors."""
-    from torch._inductor import config
-
-    return config.cpp.simdlen is not None or bool(os.getenv("ATEN_CPU_CAPABILITY"))
-
-
-@functools.cache
-def _trial() -> Future[list[Any]]:
-    """The trial of this process, in a thread."""
-    return ThreadPoolExecutor(max_workers=1).submit(_widest)
-
-
-def _widest() -> list[Any]:
-    """The first vectors that a library can be compiled for, if there are any."""
-    from torch._inductor import cpu_vec_isa
-
-    flags = set(cpu_vec_isa.x86_isa_checker())
+    flags, torchs = set(cpu_vec_isa.x86_isa_checker()), torch.backends.cpu.get_cpu_capability().lower()
     for isa in cpu_vec_isa.supported_vec_isa_list:
-        if set(str(isa).split()) <= flags:
-            vars(isa)["_probe_load"] = _loaded_once(isa._probe_load)  # pyright: ignore[reportPrivateUsage]
-            try:
-                if isa:
-                    return [isa]
-            finally:
-                del vars(isa)["_probe_load"]
+        names = set(str(isa).split())
+        if torchs in names <= flags and not any(name.startswith(MATRICES) for name in names):
+            return [_untried(isa)]
     return []
 
 
-def _loaded_once(load: Callable[[str], bool]) -> Callable[[str], bool]:
-    """Whether a library can be loaded, as a file beside it tells if it could be before."""
+def _untried(isa: Any) -> Any:
+    """The same vectors, which work."""
+    kind = type(isa)
+    made = copy.copy(isa)
+    made.__class__ = type(kind.__name__, (kind,), {"__bool__": _works, "__hash__": kind.__hash__})
+    return made
 
-    def loads(path: str) -> bool:
-        told = Path(f"{path}.loads")
-        if told.exists():
-            return True
-        if found := load(path):
-            with contextlib.suppress(OSError):
-                told.touch()
-        return found
 
-    return loads
+def _works(isa: object) -> bool:
+    return True

@@ -19,7 +19,6 @@ from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
 from gradchain._engine.background import Job, Task, submit
 from gradchain._engine.inductor import as_matrices, many_lines, reason_of, start_compiling, trace
-from gradchain._engine.isa import look_ahead
 from gradchain._engine.layouts import Layout
 from gradchain._engine.measure import measured, told
 from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
@@ -132,8 +131,6 @@ class Kernel:
 
     def _compile(self, examples: list[torch.Tensor], lined: int, background: bool) -> None:
         """Trace it, and start compilers."""
-        if not background and all(x.device.type == "cpu" for x in examples):
-            look_ahead()
         graph = trace(self._traced, examples, lined)
         if background and not self.uneven:
             self.job = submit(Task.of(graph, examples, self._inline, lined))

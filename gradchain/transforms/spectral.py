@@ -99,7 +99,7 @@ class spectral_decay(Decay):
         q = (W @ v[..., None]).squeeze(-1)
         norm = yield from _row_norm(q)
         new_u = q / norm.clamp(min=_TINY)
-        new_sigma = (norm.square() / norm.clamp(min=_TINY))[..., 0]
+        new_sigma = (norm.square() / norm.clamp(min=_TINY)).squeeze(-1)
         amplitude = ctx.shape[-2] ** 0.5 * ctx["strength"]
         amplitude = amplitude if self.clamp is None else minimum(amplitude, self.clamp)
         decay = amplitude * (new_sigma[..., None] * new_u)[..., None] * v[..., None, :]
