@@ -87,6 +87,8 @@ class NumberReader:
         self._raw: Callable[[Any], tuple[Any, ...]] = itemgetter(*keys, *keys) if keys else _nothing  # always a tuple
         self._known: tuple[tuple[Any, ...], list[dict[str, Any]]] | None = None
         """What the group held at the last step, and what that was for the stages; if it can only change by exchange."""
+        self._bound: dict[str, Stage] = {}
+        """The stages with those values, by their addresses."""
 
     def read(self, group: Mapping[str, Any], step: Any, ages: Ages, turn: Any = 0) -> Numbers:
         """The numbers in force at a step: fields from the group, scalars computed from them in double precision.
@@ -95,22 +97,28 @@ class NumberReader:
         """
         views = self._views(group) if self.overriding else None
         entries = self._entries(group) if views is None else [row.entries(views[row.address]) for row in self.rows]
+        bound = self._bound if views is None else {}
         result: list[dict[str, Any]] = []
         for row, values in zip(self.rows, entries):
             if row.resolves:
                 values = row.stage.resolve(dict(values), group if views is None else views[row.address])
             if row.scales:
                 count = self._count(row.address, step, ages) if ages else step
+                if (stage := bound.get(row.address)) is None:
+                    stage = row.stage.bind({**values, "turn": turn} if row.in_turn else values)
+                    if not (row.in_turn or row.resolves):
+                        bound[row.address] = stage
                 try:
-                    bound = row.stage.bind({**values, "turn": turn} if row.in_turn else values)
-                    scalars = bound.scalars(count)
+                    scalars = stage.scalars(count)
                 except OverflowError as error:
                     raise _overflow(row.address, count, error) from None
                 values = {**values, **scalars}
-                for name in scalars:
-                    if type(values[name]) is int:
-                        values[name] = float(values[name])
-            result.append(dict(values))
+                for name, value in scalars.items():
+                    if type(value) is int:
+                        values[name] = float(value)
+                result.append(values)
+            else:
+                result.append(dict(values))
         return tuple(result)
 
     def _entries(self, group: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -123,6 +131,7 @@ class NumberReader:
             return self._known[1]
         entries = [row.entries(group) for row in self.rows]
         self._known = (raw, entries) if all(map(_is_plain, raw)) else None
+        self._bound = {}
         return entries
 
     def _views(self, group: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

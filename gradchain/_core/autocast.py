@@ -17,7 +17,7 @@ def no_autocast() -> AbstractContextManager[object]:
     A matrix product under autocast is one in half precision: of the same parameters, gradients and state, a step would
     make something else by where it was called.
     """
-    if not any(map(torch.is_autocast_enabled, KINDS)):
+    if not _anywhere():
         return _UNCHANGED
     stack = contextlib.ExitStack()
     for kind in filter(torch.is_autocast_enabled, KINDS):
@@ -25,4 +25,9 @@ def no_autocast() -> AbstractContextManager[object]:
     return stack
 
 
+def _on_any_device() -> bool:
+    return any(map(torch.is_autocast_enabled, KINDS))
+
+
+_anywhere = getattr(torch._C, "_is_any_autocast_enabled", _on_any_device)  # pyright: ignore
 _UNCHANGED = contextlib.nullcontext()

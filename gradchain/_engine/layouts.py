@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -69,7 +70,9 @@ def pack(numbers: Numbers, device: torch.device) -> torch.Tensor:
     """The numbers in double precision, as one vector on the device."""
     present = [value for stage in numbers for value in stage.values() if value is not None]
     plain = [value for value in present if not isinstance(value, torch.Tensor)]
-    packed = torch.tensor(plain, dtype=torch.float64).to(device, non_blocking=True)  # a number alone would wait
+    packed = torch.frombuffer(array("d", plain), dtype=torch.float64) if plain else torch.empty(0, dtype=torch.float64)
+    if device.type != "cpu":
+        packed = packed.to(device, non_blocking=True)  # a number alone would wait
     if len(plain) == len(present):
         return packed
     rest = iter(packed.unbind())
