@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from gradchain._chain import recipes
-from gradchain._engine import call, kernel
+from gradchain._engine import call
+from tests.compilers import compile_by
 
 torch.set_num_threads(1)  # the tensors are small, and pytest-xdist keeps the cores busy
 gc.disable()  # until all tests are collected: there is nothing to find among 10,000 of them, and to look takes seconds
@@ -50,6 +51,5 @@ def traced(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
     They have a cache of their own: a test that compiles must not be served one of these.
     """
-    monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
-    monkeypatch.setattr(kernel, "find", lambda name: None)
+    compile_by(monkeypatch, lambda graph, inputs, **_: lambda: graph)
     return kernels

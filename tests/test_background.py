@@ -25,6 +25,7 @@ from gradchain import transforms as t
 from gradchain._engine import background, kernel, tiles
 from gradchain.distributed import step_in_backward
 from gradchain.errors import CompileWarning, OptionError
+from tests.compilers import compile_by
 from tests.test_optimizer import assert_same
 
 Optimizer = gradchain.Optimizer
@@ -77,9 +78,7 @@ def slow(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> SlowCompiler:
     compiler = SlowCompiler()
     monkeypatch.setattr(kernel, "submit", compiler.submit)
     monkeypatch.setattr(background, "compile_graph", compiler.compile_graph)
-    monkeypatch.setattr(
-        kernel, "start_compiling", lambda *given, **named: lambda: compiler.compile_graph(*given, **named)
-    )
+    compile_by(monkeypatch, lambda *given, **named: lambda: compiler.compile_graph(*given, **named))
     return compiler
 
 

@@ -15,8 +15,9 @@ import gradchain
 from gradchain import chain, partition, recipe
 from gradchain import transforms as t
 from gradchain._chain.chain import Chain
-from gradchain._engine import buckets, compiled, kernel, layouts
+from gradchain._engine import buckets, compiled, layouts
 from gradchain.storage import STORAGES
+from tests.compilers import compile_by
 from tests.declared import ELEMENTWISE
 from tests.test_optimizer import SHAPES, assert_same, frozen_copy, make_params, set_grads, train
 
@@ -243,7 +244,7 @@ def test_what_cannot_be_compiled_runs_eagerly_with_one_warning(
             return lambda: graph
         raise KeyError("buf7")
 
-    monkeypatch.setattr(kernel, "start_compiling", broken)
+    compile_by(monkeypatch, broken)
     built = CHAINS[name]()
     params, expected = make_params(), make_params()
     optimizer = gradchain.Optimizer(params, built, compile=True)
@@ -266,7 +267,7 @@ def test_a_storage_without_a_compiler_takes_the_eager_steps(
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no compiler")
 
-    monkeypatch.setattr(kernel, "start_compiling", broken)
+    compile_by(monkeypatch, broken)
     built = gradchain.recipe("adamw").with_options(**{"second_moment.storage": storage})
     results: list[Any] = []
     for compile in (False, True):
@@ -286,7 +287,7 @@ def test_one_broken_bucket_does_not_spoil_the_others(kernels: Any, monkeypatch: 
             raise RuntimeError("no such fusion")
         return lambda: graph
 
-    monkeypatch.setattr(kernel, "start_compiling", picky)
+    compile_by(monkeypatch, picky)
     params, expected = make_params(), make_params()
     with pytest.warns(gradchain.CompileWarning, match=r"\(6, 4\).*no such fusion"):
         train(gradchain.Optimizer(params, rich_adamw(), compile=True), params, range(3))
@@ -474,7 +475,7 @@ def test_the_report_names_what_fell_back(kernels: Any, monkeypatch: pytest.Monke
     def fail(graph: Any, inputs: Any, **_: Any) -> Any:
         raise RuntimeError("no such fusion")
 
-    monkeypatch.setattr(kernel, "start_compiling", fail)
+    compile_by(monkeypatch, fail)
     params = make_params(torch.float32, [(4, 1)])
     set_grads(params, 0)
     optimizer = gradchain.Optimizer(params, recipe("sgd"), compile=True)

@@ -11,7 +11,8 @@ from torch import nn
 
 import gradchain
 from gradchain import transforms as t
-from gradchain._engine import call, compiled, kernel
+from gradchain._engine import call, compiled
+from tests.compilers import compile_by
 
 MODES = pytest.mark.parametrize("compile", [False, True], ids=["eager", "compiled"])
 
@@ -154,7 +155,7 @@ def test_true_is_not_one(compile: bool) -> None:
 def test_gradients_that_come_and_go_do_not_compile_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     cache = call.Recent[Any, Any](call.KERNELS)
     monkeypatch.setattr(call, "_kernels", cache)
-    monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
+    compile_by(monkeypatch, lambda graph, inputs, **_: lambda: graph)
     chooser = random.Random(0)
     params = [nn.Parameter(torch.zeros(k % 3 + 1)) for k in range(12)]
     optimizer = gradchain.optimizer("lion", params, compile=True)

@@ -14,7 +14,8 @@ from torch import nn
 from torch.optim import lr_scheduler as lrs
 
 import gradchain
-from gradchain._engine import call, compiled, kernel, layouts
+from gradchain._engine import call, compiled, layouts
+from tests.compilers import compile_by
 
 LARGE = (300, 300)  # a bucket of its own
 SMALL = (5, 4)
@@ -25,7 +26,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     """The kernels that were made."""
     cache = call.Recent[Any, Any](call.KERNELS)
     monkeypatch.setattr(call, "_kernels", cache)
-    monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
+    compile_by(monkeypatch, lambda graph, inputs, **_: lambda: graph)
     return cache
 
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 import gradchain
-from gradchain._engine import buckets, call, kernel, tiles
+from gradchain._engine import buckets, call, tiles
+from tests.compilers import compile_by
 from tests.test_optimizer import frozen_copy
 
 SHAPES = [(64, 48), (50, 6, 8), (96, 40), (9, 7), (48,)]
@@ -71,7 +72,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_tiles_make_the_step_of_the_whole(
     name: str, group: Any, counted: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
+    compile_by(monkeypatch, lambda graph, inputs, **_: lambda: graph)
     expected = run(CHAINS[name], compile=False, **group)
     result = run(CHAINS[name], compile=True, **group)
     assert max(counted) >= 3
@@ -80,7 +81,7 @@ def test_tiles_make_the_step_of_the_whole(
 
 def test_vectors_stay_whole(counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Their signs are packed along the matrix."""
-    monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
+    compile_by(monkeypatch, lambda graph, inputs, **_: lambda: graph)
     monkeypatch.setattr("tests.test_tiles.SHAPES", [(1200,), (9, 7)])
     storage = {"first_moment.storage": "factored_vectors", "second_moment.storage": "factored_vectors"}
     chain = gradchain.recipe("adamw", lr=0.02).with_options(**storage)
@@ -90,7 +91,7 @@ def test_vectors_stay_whole(counted: list[int], monkeypatch: pytest.MonkeyPatch)
 
 
 def test_tiles_stay_tiles_under_telemetry(counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
+    compile_by(monkeypatch, lambda graph, inputs, **_: lambda: graph)
     plain = run(CHAINS["adamw"], compile=True)
     tiled, counted[:] = [*counted], []
     watched = run(CHAINS["adamw"], compile=True, telemetry=True)
@@ -110,7 +111,7 @@ def test_tiles_that_cannot_be_compiled_are_stepped_whole(monkeypatch: pytest.Mon
             raise RuntimeError("no such fusion")
         return lambda: graph
 
-    monkeypatch.setattr(kernel, "start_compiling", picky)
+    compile_by(monkeypatch, picky)
     monkeypatch.setattr(call, "_kernels", call.Recent(call.KERNELS))
     expected = run(CHAINS["adamw"], compile=False)
     with pytest.warns(gradchain.CompileWarning, match="no such fusion"):
@@ -121,6 +122,6 @@ def test_tiles_that_cannot_be_compiled_are_stepped_whole(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("name", ["rose", "adv-adamw", "adv-adopt-factored-ademamix"])
 def test_others_stay_whole(name: str, counted: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     """Without factors, and with noise, which goes by an element's place in the whole."""
-    monkeypatch.setattr(kernel, "start_compiling", lambda graph, inputs, **_: lambda: graph)
+    compile_by(monkeypatch, lambda graph, inputs, **_: lambda: graph)
     run(gradchain.recipe(name), compile=True)
     assert not counted

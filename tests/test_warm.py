@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from gradchain._engine import kernel
 from gradchain.cli import app
+from tests.compilers import compile_by
 
 pytestmark = pytest.mark.usefixtures("traced")
 
@@ -79,7 +79,7 @@ def test_what_cannot_be_compiled_is_a_failure(models: str, monkeypatch: pytest.M
     def fail(*args: Any, **options: Any) -> Any:
         raise RuntimeError("no such fusion")
 
-    monkeypatch.setattr(kernel, "start_compiling", fail)
+    compile_by(monkeypatch, fail)
     with pytest.warns(UserWarning, match="no such fusion"):
         result = warm("adamw", "--model", f"{models}:small")
     assert result.exit_code == 1

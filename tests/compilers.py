@@ -1,0 +1,16 @@
+"""What stands in the place of the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from gradchain._engine import kernel
+
+
+def compile_by(monkeypatch: pytest.MonkeyPatch, start: Callable[..., Any]) -> None:
+    """Let another function start compiling, and nothing be found that was compiled in other runs."""
+    monkeypatch.setattr(kernel, "start_compiling", start)
+    monkeypatch.setattr(kernel, "find", lambda name: None)
