@@ -329,7 +329,7 @@ def test_the_report_tells_what_was_compiled(kernels: Any) -> None:
         (3, "2 of 4 x 1, 3", 2),
     ]
     assert report.kernels == 4
-    assert report.seconds > 0.1
+    assert report.seconds > 0
     assert report.fallbacks == ()
     assert "300 x 300" in str(report)
     set_grads(params, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable
@@ -12,8 +13,10 @@ import torch
 
 import gradchain as gc
 from gradchain import transforms
+from gradchain._chain import slots
 from gradchain._core.noise import parameter_key, random_bits
 from gradchain._core.reduce import run_locally
+from gradchain._core.shard import Shard
 from gradchain.storage import STORAGES, SlotView, near_square
 from gradchain.storage.signs import pack, unpack
 
@@ -221,6 +224,21 @@ def test_constant_tensors_are_kept_exactly(storage: str, value: float) -> None:
     for shape in [(4, 6), (7,), (), (3000,), (0, 3)]:
         dense = torch.full(shape, value)
         torch.testing.assert_close(kept_and_read(storage, dense, value != 1.0).float(), dense, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("storage", [name for name, storage in STORAGES.items() if storage.keeps_zero])
+@pytest.mark.parametrize("signed", [True, False], ids=["signed", "nonnegative"])
+def test_zeros_that_are_not_encoded_are_those_that_are(storage: str, signed: bool) -> None:
+    for shape in [(4, 6), (7,), (), (3000,), (2048, 2), (0, 3)]:
+        dense = torch.zeros(shape)
+        slot = gc.Slot(nonnegative=not signed, storage=storage)
+        given = "slot", slot, dense, dense, Shard.whole(dense.shape)
+        encoded = run_locally(slots.stored(*given, functools.partial(slots.no_bits, dense)))
+        first = slots.first_stored(*given)
+        assert first.keys() == encoded.keys()
+        for key, part in encoded.items():
+            assert part.dtype == first[key].dtype
+            assert torch.equal(part, first[key])
 
 
 def test_int8_keeps_small_elements_of_what_is_divided_by() -> None:

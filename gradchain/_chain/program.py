@@ -17,7 +17,19 @@ from gradchain._chain.mixins import Constraint, Precision
 from gradchain._chain.numbers import NumberReader, Numbers, takes_turns
 from gradchain._chain.returned import ask, checked, constrained, rows_here, without_addresses
 from gradchain._chain.returned import cast as cast_update
-from gradchain._chain.slots import check_slot, halves, loaded, made, no_bits, noise_for, parts_of, storage_for, stored
+from gradchain._chain.slots import (
+    PLAIN,
+    as_kept,
+    check_slot,
+    first_stored,
+    halves,
+    loaded,
+    made,
+    noise_for,
+    parts_of,
+    storage_for,
+    stored,
+)
 from gradchain._chain.stage import Slots, Stage
 from gradchain._chain.subspace import EnterSubspace, LeaveSubspace, Views
 from gradchain._core.ages import Ages
@@ -25,7 +37,7 @@ from gradchain._core.reduce import Request, Totals, run_locally
 from gradchain._core.shard import Shard
 from gradchain._core.update import Update
 from gradchain.errors import ChainError
-from gradchain.ops import narrowed, where
+from gradchain.ops import where
 from gradchain.storage import Storage
 
 State: TypeAlias = "dict[str, torch.Tensor]"
@@ -185,9 +197,9 @@ class Program:
         views = Views(self.stages, param, shard, self.role)
         for address, stage in self.stages:
             like, part = views.of(address)
-            for slot, dense in made(address, stage, views.info(address), like, part, name).items():
-                key, bits = f"{address}.{slot}", functools.partial(no_bits, like)
-                parts = stored(key, self.owners[slot][1], dense, like, part, bits)
+            for slot, (declared, dense) in made(address, stage, views.info(address), like, part, name).items():
+                key = f"{address}.{slot}"
+                parts = first_stored(key, declared, dense, like, part)
                 if isinstance(parts, GeneratorType):
                     parts = cast("State", (yield from ask(key, parts, part)))
                 state |= parts
@@ -358,18 +370,8 @@ class Program:
             parts = stored(key, declared, dense, param, ctx.shard, bits)
             if isinstance(parts, GeneratorType):
                 parts = cast("State", (yield from ask(key, parts, ctx.shard)))
-            packed |= {name: _like(part, state[name]) for name, part in parts.items()}
+            packed |= {name: as_kept(part, state[name]) for name, part in parts.items()}
         return packed
-
-
-PLAIN = (None, "param")
-"""Storages that keep a tensor which has the dtype and shape of the parameter as it is."""
-
-
-def _like(part: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """A part in the dtype that it is kept in; and in the shape, which is another where a kernel sees a slot as a matrix."""
-    part = part.view(kept.shape) if part.shape != kept.shape and part.numel() == kept.numel() else part
-    return narrowed(part, kept.dtype)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -387,7 +389,7 @@ def planned(program: Program, shape: torch.Size, dtype: torch.dtype) -> Mapping[
         for name, slot in stage.slots_of(views.info(address)).items():
             key, dense = f"{address}.{name}", param.new_empty(slot.whole(param.shape), dtype=slot.dtype or dtype)
             storage = storage_for(slot, dense, param.shape)
-            parts = run_locally(stored(key, slot, dense, param, shard, functools.partial(no_bits, param)))
+            parts = run_locally(first_stored(key, slot, dense, param, shard))
             for part_key, part in parts.items():
                 if storage is None:
                     split = slot.shape is None or slot.per_row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Generator, Mapping
 from types import GeneratorType
 from typing import Any, cast
@@ -11,12 +12,15 @@ import torch
 from gradchain._chain.context import Context
 from gradchain._chain.declare import ParamInfo, Slot
 from gradchain._chain.stage import Stage
-from gradchain._core.reduce import Request, Totals
+from gradchain._core.reduce import Request, Totals, run_locally
 from gradchain._core.shard import Shard
 from gradchain.errors import ChainError, GradchainError
-from gradchain.ops import compute_dtype, finite
+from gradchain.ops import compute_dtype, finite, narrowed
 from gradchain.storage import Parts, SlotView, Storage, Storing
 from gradchain.storage.base import Bits
+
+PLAIN = (None, "param")
+"""Storages that keep a tensor which has the dtype and shape of the parameter as it is."""
 
 
 def parts_of(key: str, state: Mapping[str, Any]) -> dict[str, str]:
@@ -28,12 +32,12 @@ def parts_of(key: str, state: Mapping[str, Any]) -> dict[str, str]:
 
 def made(
     address: str, stage: Stage, p: ParamInfo, param: torch.Tensor, shard: Shard, name: str = ""
-) -> dict[str, torch.Tensor]:
+) -> dict[str, tuple[Slot, torch.Tensor]]:
     """The slots of a stage before the first step, dense: the rows in this process."""
     try:
         slots = stage.slots_of(p)
         _check_known(address, slots, stage.known_slots)
-        return {slot: declared.make(param, shard) for slot, declared in slots.items()}
+        return {slot: (declared, declared.make(param, shard)) for slot, declared in slots.items()}
     except GradchainError:
         raise
     except Exception as error:
@@ -85,12 +89,29 @@ def stored(key: str, slot: Slot, dense: torch.Tensor, param: torch.Tensor, shard
     return _named_later(key, parts) if isinstance(parts, GeneratorType) else _named(key, cast("Parts", parts))
 
 
+def first_stored(key: str, slot: Slot, dense: torch.Tensor, param: torch.Tensor, shard: Shard) -> Any:
+    """As `stored`, before the first step. Zeros are not encoded where their storage keeps them as zeros."""
+    storage = storage_for(slot, dense, param.shape)
+    if storage is None or not storage.keeps_zero or slot.fill != 0:
+        return stored(key, slot, dense, param, shard, functools.partial(no_bits, param))
+    device = dense.device
+    dense, param = (torch.empty_like(x, device="meta") for x in (dense, param))
+    parts = run_locally(stored(key, slot, dense, param, shard, functools.partial(no_bits, param)))
+    return {name: torch.zeros_like(part, device=device) for name, part in parts.items()}
+
+
 def _named(key: str, parts: Parts) -> dict[str, torch.Tensor]:
     return {f"{key}.{part}" if part else key: tensor for part, tensor in parts.items()}
 
 
 def _named_later(key: str, storing: Storing) -> Generator[Request, Totals, dict[str, torch.Tensor]]:
     return _named(key, (yield from storing))
+
+
+def as_kept(part: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """A part in the dtype that it is kept in; and in the shape, which is another where a kernel sees a slot as a matrix."""
+    part = part.view(kept.shape) if part.shape != kept.shape and part.numel() == kept.numel() else part
+    return narrowed(part, kept.dtype)
 
 
 def loaded(slot: Slot, parts: Parts, param: torch.Tensor, shard: Shard) -> torch.Tensor:

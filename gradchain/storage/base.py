@@ -64,6 +64,8 @@ class Storage:
     """Whether output[i] depends on input[i] alone. If declared, it is checked, and infinite values are passed to `store`."""
     keeps_finite: ClassVar[bool] = False
     """Whether `store` itself makes infinite values finite, so that nobody has to do it before."""
+    keeps_zero: ClassVar[bool] = False
+    """Whether zeros are kept as zeros in all parts, so that nothing has to be encoded before the first step."""
     noise_bits: ClassVar[int] = 32
     """How many of the low bits of the noise it looks at. Two slots that need at most 16 share what is drawn once."""
     in_tiles: ClassVar[bool] = False

@@ -28,6 +28,7 @@ class Int8(Storage):
     """
 
     keeps_finite: ClassVar[bool] = True
+    keeps_zero: ClassVar[bool] = True
     noise_bits: ClassVar[int] = 16
 
     def blocked(self, kept: SlotView) -> tuple[int, int] | None:
