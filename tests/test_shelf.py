@@ -127,7 +127,7 @@ def doubled(x: torch.Tensor) -> list[torch.Tensor]:
     return [x * 2]
 
 
-EXAMPLES = [[torch.ones(3)]]
+EXAMPLES = [torch.ones(3)]
 
 
 def code(source: str) -> Any:
@@ -191,7 +191,7 @@ def test_a_folder_that_cannot_be_written_keeps_nothing(folder: Path) -> None:
 
 
 def test_a_name_is_of_all_that_code_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [shelf.name_of(doubled, EXAMPLES), shelf.name_of(doubled, EXAMPLES, "an option")]
+    names = [shelf.name_of(doubled, EXAMPLES), shelf.name_of(doubled, EXAMPLES, 0, "an option")]
     with monkeypatch.context() as patch:
         patch.setattr(shelf, "_built", lambda: "another version")
         names.append(shelf.name_of(doubled, EXAMPLES))
@@ -224,5 +224,30 @@ def test_somebody_elses_settings_keep_nothing() -> None:
 
 def test_lines_of_any_number_are_told_from_numbers() -> None:
     """A kernel for any number of lines must not be that of a computation in which the number stands."""
-    several = [[torch.ones(4, 8)], [torch.ones(5, 8)]]
-    assert shelf.name_of(lambda x: [x / 4], several) != shelf.name_of(lambda x: [x / x.shape[0]], several)
+    examples = [torch.ones(4, 8)]
+    assert shelf.name_of(lambda x: [x / 4], examples) == shelf.name_of(lambda x: [x / x.shape[0]], examples)
+    assert shelf.name_of(lambda x: [x / 4], examples, 1) != shelf.name_of(lambda x: [x / x.shape[0]], examples, 1)
+
+
+def test_only_kernels_of_a_cpu_have_names() -> None:
+    elsewhere = torch.ones(3, device="meta")
+    assert shelf.name_of(doubled, [elsewhere]) is None
+    assert shelf.name_of(doubled, [torch.ones(3), elsewhere]) is None
+
+
+def test_a_user_without_a_name_has_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    monkeypatch.setattr(shelf.getpass, "getuser", nameless)
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    assert str(shelf.folder()) == default_cache_dir()
+
+
+def test_the_folder_is_inductors(monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
+    assert str(shelf.folder()) == default_cache_dir()

@@ -52,12 +52,6 @@ def _apart(inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
     return examples
 
 
-def _of_some_sizes(examples: list[torch.Tensor], lined: int) -> list[list[torch.Tensor]]:
-    """Examples that tell apart what depends on the number of lines, if the first may have any."""
-    longer = [torch.empty((len(x) + 1, *x.shape[1:]), dtype=x.dtype, device="meta") for x in examples[:lined]]
-    return [examples, [*longer, *examples[lined:]]] if lined else [examples]
-
-
 def status_of(results: Sequence[Result]) -> Status:
     """Where a bucket stands."""
     places = {None if isinstance(result, Outcome) else result[0] for result in results}
@@ -121,7 +115,7 @@ class Kernel:
             lined = self.kept + 1 if self.layouts[0].line else 0  # with the gradient
             examples = many_lines(as_matrices(_apart([x.detach() for x in inputs]), self.matrices), lined)
             self._inline = not any(layout.packed for layout in self.layouts)
-            self._name = name_of(self._traced, _of_some_sizes(examples, lined), self._inline, lined)
+            self._name = name_of(self._traced, examples, lined, self._inline)
             if self.uneven:
                 return
             if self._name is not None and (function := find(self._name)) is not None:

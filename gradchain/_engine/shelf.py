@@ -43,18 +43,26 @@ OFF = {"TORCHINDUCTOR_FORCE_DISABLE_CACHES": "1", "TORCHINDUCTOR_FX_GRAPH_CACHE"
 """How inductor is told to keep nothing."""
 
 
-def name_of(function: Callable[..., Any], several: Sequence[Sequence[torch.Tensor]], *options: object) -> str | None:
-    """What a function is kept under: the same for equal computations on each of several examples, with equal options.
+def name_of(
+    function: Callable[..., Any], examples: Sequence[torch.Tensor], lined: int = 0, *options: object
+) -> str | None:
+    """What a function is kept under: the same for equal computations on tensors like these, with equal options.
 
-    None: nothing is to be kept, or what it does cannot be told.
+    The first `lined` of them may have any number of lines. None: nothing is to be kept, or what it does cannot be told.
     """
-    if any(x.device.type not in ("cpu", "meta") for examples in several for x in examples) or not _applies():
+    if any(x.device.type != "cpu" for x in examples) or not _applies():
         return None
     try:
-        texts = [transcript(function, examples) for examples in several]
+        texts = [transcript(function, each) for each in _of_some_sizes(examples, lined)]
     except Exception:  # the compiler's tracer will tell the user, if it is the stage's fault
         return None
-    return hashlib.sha256("\n".join([*_machine(), repr(options), *texts]).encode()).hexdigest()
+    return hashlib.sha256("\n".join([*_machine(), repr((lined, options)), *texts]).encode()).hexdigest()
+
+
+def _of_some_sizes(examples: Sequence[torch.Tensor], lined: int) -> list[Sequence[torch.Tensor]]:
+    """Examples that tell apart what depends on the number of lines."""
+    longer = [torch.empty((len(x) + 1, *x.shape[1:]), dtype=x.dtype, device="meta") for x in examples[:lined]]
+    return [examples, [*longer, *examples[lined:]]] if lined else [examples]
 
 
 def find(name: str) -> Compiled | None:
@@ -90,9 +98,16 @@ def folder() -> Path:
     """Inductor's folder, without asking it."""
     told = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     if told is None:
-        user = "".join("_" if letter in r'\/:*?"<>|' else letter for letter in getpass.getuser())
+        user = "".join("_" if letter in r'\/:*?"<>|' else letter for letter in _user())
         told = os.path.join(tempfile.gettempdir(), f"torchinductor_{user}")
     return Path(told).absolute()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, ImportError, OSError):  # as in a container
+        return f"uid_{os.getuid()}" if hasattr(os, "getuid") else "unknown_user"
 
 
 def _write(place: Path, text: str) -> None:
