@@ -240,7 +240,7 @@ def test_a_user_without_a_name_has_a_folder(monkeypatch: pytest.MonkeyPatch) -> 
         raise KeyError("getpwuid(): uid not found")
 
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)
-    monkeypatch.setattr(shelf.getpass, "getuser", nameless)
+    monkeypatch.setattr("getpass.getuser", nameless)
     from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
     assert str(shelf.folder()) == default_cache_dir()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import getpass
 import hashlib
 import importlib.machinery
 import importlib.util
@@ -104,6 +103,8 @@ def folder() -> Path:
 
 
 def _user() -> str:
+    import getpass  # here, since it imports what terminals need
+
     try:
         return getpass.getuser()
     except (KeyError, ImportError, OSError):  # as in a container
