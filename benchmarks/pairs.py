@@ -61,9 +61,9 @@ ROUNDED = "moments are rounded in different ways"
 OTHER = "another algorithm: what it costs beside AdamW"
 
 CALLS = (
-    "where tensors are large, the arithmetic is as fast as the memory, and 10 of 500 microseconds a tensor are Python and the "
-    "call of its kernel; of the perceptron's 55 microseconds the kernel takes 4, its call 2, the numbers of the step and their "
-    "packing 12, the look whether all is as it was 7, hooks and modes of torch 20, as in the peer's 45"
+    "of large tensors, the arithmetic is as fast as the memory, and 25 of 500 microseconds are Python and the call of a "
+    "kernel; of the perceptron's 55 microseconds the kernel takes 4, its call 2, the numbers of the step and their packing "
+    "12, the look whether all is as it was 7, hooks and modes of torch 20, as in the peer's 45"
 )
 ATAN = (
     "AdamW's arithmetic is two fifths, the two products of the power iteration a fifth, arctangent and decay the rest"
