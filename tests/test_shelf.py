@@ -59,18 +59,19 @@ def entries(folder: Path) -> list[Path]:
     return sorted((folder / "gradchain").glob("*.json"))
 
 
-@pytest.mark.slow
+STORED = {
+    "codes": {"first_moment.storage": "int8", "second_moment.storage": "bf16"},
+    "factored": {"first_moment.storage": "factored", "second_moment.storage": "factored"},
+}
+
+
 @pytest.mark.parametrize(
     ("recipe", "options"),
     [
-        ("adamw", {}),
-        ("rose", {}),
-        ("adams", {}),
-        ("muon", {}),
-        ("adamw", {"first_moment.storage": "int8", "second_moment.storage": "bf16"}),
-        ("adamw", {"first_moment.storage": "factored", "second_moment.storage": "factored"}),
+        pytest.param("adamw", {}, id="adamw"),
+        *(pytest.param(recipe, {}, id=recipe, marks=pytest.mark.slow) for recipe in ("rose", "adams", "muon")),
+        *(pytest.param("adamw", options, id=name, marks=pytest.mark.slow) for name, options in STORED.items()),
     ],
-    ids=["adamw", "rose", "adams", "muon", "codes", "factored"],
 )
 def test_a_second_process_does_without_the_compiler(tmp_path: Path, recipe: str, options: dict[str, Any]) -> None:
     first = train(tmp_path, recipe, threads=2, **options)
