@@ -161,17 +161,30 @@ def test_what_is_kept_is_found(folder: Path) -> None:
     assert torch.equal(found(square)[0], square @ square)
 
 
+def test_what_it_calls_is_kept_with_it(folder: Path) -> None:
+    """And what is chosen when it is loaded."""
+    helped = PLAIN.replace("return (", "return helper(").replace(
+        "import torch\n", "import torch\nif torch:\n    two = 2\ndef helper(x):\n    return [x * two]\n"
+    )
+    shelf.keep("one", code(helped))
+    found = shelf.find("one")
+    assert found is not None
+    assert found(torch.eye(2))[0].sum() == 4
+
+
 @pytest.mark.parametrize(
     "source",
     [
         PLAIN.replace("extern_kernels.mm", "extern_kernels.bmm"),
         PLAIN.replace("extern_kernels.mm", "extern_kernels.convolution"),
         PLAIN.replace("return (", "(extern_kernels,); return ("),
+        PLAIN.replace("return (", "async_compile; return ("),
+        PLAIN.replace("return (", "get_args; return (") + "def get_args():\n    return 3\n",
         PLAIN.replace("extern_kernels\n", "extern_kernels, realize_inputs\n").replace(
             "return (", "realize_inputs; return ("
         ),
     ],
-    ids=["another product", "a convolution", "as a value", "a name"],
+    ids=["another product", "a convolution", "as a value", "the compiler", "a script", "a name"],
 )
 def test_what_needs_the_compiler_is_not_kept(folder: Path, source: str) -> None:
     shelf.keep("one", code(source))

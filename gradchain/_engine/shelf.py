@@ -35,6 +35,12 @@ PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
 ENTRY = "call"
 """The function of inductor's modules."""
 
+SCRIPT = ("get_args", "benchmark_compiled_module")
+"""Functions for those who run them as scripts."""
+
+COMPILERS = ("async_compile = AsyncCompile()", "async_compile.wait(globals())", "del async_compile")
+"""What they do to get at their libraries."""
+
 POINTER = "_TORCHINDUCTOR_PYOBJECT_TENSOR_DATA_PTR"
 """Where inductor's libraries look for the function that tells where a tensor's memory is."""
 
@@ -210,18 +216,16 @@ def _without_compiler(source: str, module: dict[str, Any]) -> tuple[str, list[st
     """
     kept: list[ast.stmt] = []
     libraries: list[str] = []
-    gone: set[str] = set()
+    gone: set[str] = {"async_compile"}
     for statement in ast.parse(source).body:
         names = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
         if isinstance(statement, ast.ImportFrom) and (statement.module or "").startswith("torch._inductor"):
             gone |= {alias.asname or alias.name for alias in statement.names}
         elif isinstance(statement, ast.Assign) and ".cpp_pybinding(" in ast.unparse(statement.value):
             libraries += [target.id for target in statement.targets if isinstance(target, ast.Name)]
-        elif isinstance(statement, ast.If) or (isinstance(statement, ast.FunctionDef) and statement.name != ENTRY):
-            continue  # for those who run it as a script
-        elif {"async_compile", "AsyncCompile"} & names:
-            continue
-        else:
+        elif isinstance(statement, ast.FunctionDef) and statement.name in SCRIPT:
+            gone.add(statement.name)
+        elif "__name__" not in names and ast.unparse(statement) not in COMPILERS:
             kept.append(statement)
     _check(kept, gone, module)
     return ast.unparse(ast.Module(kept, [])), libraries
