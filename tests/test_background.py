@@ -25,7 +25,7 @@ from gradchain import transforms as t
 from gradchain._engine import background, kernel, tiles
 from gradchain.distributed import step_in_backward
 from gradchain.errors import CompileWarning, OptionError
-from tests.compilers import compile_by
+from tests.compilers import compile_by, find_nothing
 from tests.test_optimizer import assert_same
 
 Optimizer = gradchain.Optimizer
@@ -268,7 +268,8 @@ def test_other_names_are_refused() -> None:
 
 @pytest.fixture
 def stuck(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A process that never ends its first job."""
+    """A process that never ends its first job, and nothing but what it compiles."""
+    find_nothing(monkeypatch)
     monkeypatch.setattr(background, "_worker", None)
     monkeypatch.setattr(background.Worker, "command", (sys.executable, "-c", "import time; time.sleep(60)"))
 
