@@ -198,6 +198,14 @@ def test_constants_are_not_kept(folder: Path) -> None:
     assert entries(folder) == []
 
 
+def test_what_another_version_makes_is_not_kept(folder: Path) -> None:
+    made = code(PLAIN)
+    del made.constants
+    shelf.keep("one", made)
+    shelf.keep("one", SimpleNamespace())
+    assert entries(folder) == []
+
+
 def test_a_folder_that_cannot_be_written_keeps_nothing(folder: Path) -> None:
     (folder / "gradchain").write_text("in the way")
     shelf.keep("one", code(PLAIN))

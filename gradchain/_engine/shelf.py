@@ -87,15 +87,15 @@ def find(name: str) -> Compiled | None:
 
 def keep(name: str, code: Any) -> None:
     """Keep what inductor has compiled, if it is of a kind that can be found again."""
-    entry: Any = code.current_callable
-    module = getattr(entry, "__globals__", {})
-    if code.constants or module.get(ENTRY) != entry:
-        return
     try:
+        entry: Any = code.current_callable
+        module = getattr(entry, "__globals__", {})
+        if code.constants or module.get(ENTRY) != entry:
+            return
         source, names = _without_compiler(code.source_code, module)
         libraries = {name: os.path.relpath(module[name].__self__.__file__, folder()) for name in names}
         _write(_place(name), json.dumps({"source": source, "libraries": libraries}))
-    except (ValueError, AttributeError, KeyError, OSError):
+    except (ValueError, AttributeError, KeyError, OSError):  # of another version; or the folder cannot be written
         return
 
 
