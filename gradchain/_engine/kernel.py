@@ -114,22 +114,22 @@ class Kernel:
         with self._attempt():
             lined = self.kept + 1 if self.layouts[0].line else 0  # with the gradient
             examples = many_lines(as_matrices(_apart([x.detach() for x in inputs]), self.matrices), lined)
-            self._inline = not any(layout.packed for layout in self.layouts)
-            self._name = name_of(self._traced, examples, lined, self._inline)
+            inline = not any(layout.packed for layout in self.layouts)
+            self._name = name_of(self._traced, examples, lined, inline)
             if self.uneven:
                 return
             if self._name is not None and (function := find(self._name)) is not None:
                 self._take(function)
             else:
-                self._compile(examples, lined, background)
+                self._compile(examples, lined, inline, background)
 
-    def _compile(self, examples: list[torch.Tensor], lined: int, background: bool) -> None:
+    def _compile(self, examples: list[torch.Tensor], lined: int, inline: bool, background: bool) -> None:
         """Trace it, and start compilers."""
         graph = trace(self._traced, examples, lined)
         if background and not self.uneven:
-            self.job = submit(Task.of(graph, examples, self._inline, lined))
+            self.job = submit(Task.of(graph, examples, inline, lined))
         elif not self.uneven:
-            self._finish = start_compiling(graph, examples, inline=self._inline, lined=lined, name=self._name)
+            self._finish = start_compiling(graph, examples, inline=inline, lined=lined, name=self._name)
 
     def take_over(self) -> None:
         """Take over what another process has compiled; waits until it has."""

@@ -7,6 +7,8 @@ import math
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import is_
 from typing import Any, TypeAlias, cast
 from weakref import WeakValueDictionary
 
@@ -57,7 +59,7 @@ class ScalarArgs:
 
 def pattern_of(numbers: Numbers) -> tuple[tuple[tuple[str, bool], ...], ...]:
     """The names of the numbers, and which of them are `None`: what a kernel depends on."""
-    return tuple(tuple((name, value is None) for name, value in stage.items()) for stage in numbers)
+    return tuple(tuple(zip(stage, map(is_, stage.values(), repeat(None)))) for stage in numbers)  # at each step
 
 
 @functools.lru_cache(maxsize=4096)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import chain, repeat
+from itertools import chain
 from operator import attrgetter, is_, methodcaller
 from typing import Any, Protocol
 
@@ -22,7 +22,7 @@ from gradchain._core.counters import COUNTER, Counters
 from gradchain._core.noise import parameter_key_tensor, parameter_salt
 from gradchain._core.shard import is_distributed, local_of
 from gradchain._engine.call import Plan
-from gradchain._engine.layouts import layout_check, pack
+from gradchain._engine.layouts import layout_check, pack, pattern_of
 from gradchain._engine.param_step import ParamStep, tells
 
 Group = Mapping[str, Any]
@@ -149,12 +149,12 @@ class SharedNumbersOf:
         self.group, self.step, self.read = item.group, item.step or 0, item.program.reader(bindings).read
         self.flags = (item.maximize, item.telemetry)
         self.ages, self.turn = item.record.ages, item.record.turn
-        self.pattern = _names_and_gaps(item.numbers)
+        self.pattern = pattern_of(item.numbers)
 
     def like(self, numbers: Numbers) -> bool:
         """Whether there are the same numbers, and what was `None` still is."""
         flags = self.group["maximize"], tells(self.group["telemetry"], self.step + 1)
-        return _names_and_gaps(numbers) == self.pattern and flags == self.flags
+        return pattern_of(numbers) == self.pattern and flags == self.flags
 
 
 class KernelReplay:
@@ -215,11 +215,6 @@ class Noise:
         """Those of the next step."""
         self.steps = self.steps + 1
         return parameter_key_tensor(self.steps, self.salts)
-
-
-def _names_and_gaps(numbers: Numbers) -> tuple[list[list[str]], list[list[bool]]]:
-    """The names of the numbers of each stage, and which are `None`; as `pattern_of`, but sooner made."""
-    return list(map(list, numbers)), [list(map(is_, stage.values(), repeat(None))) for stage in numbers]
 
 
 def _laid_otherwise(grad: Any, param: Any) -> bool:
