@@ -22,7 +22,7 @@ from gradchain._export.symbols import ExportError, Symbol, plain, symbol
 from gradchain.ops import arctan_ratio, arctangent
 from gradchain.storage.base import near_square
 from gradchain.storage.factored import _column_sums as column_sums  # pyright: ignore[reportPrivateUsage]
-from gradchain.storage.signs import pack, unpack, words_of
+from gradchain.storage.signs import pack, sign_planes, words_of
 
 Function = Callable[..., Any]
 
@@ -121,15 +121,16 @@ def _pack(recorder: Recorder) -> Function:
     return packed
 
 
-def _unpack(recorder: Recorder) -> Function:
-    def unpacked(words: torch.Tensor, columns: Any) -> torch.Tensor:
+def _sign_planes(recorder: Recorder) -> Function:
+    def planes_of(words: torch.Tensor, apart: bool = False) -> torch.Tensor:
         if not recorder.knows(words):
-            return unpack(words, columns)
+            return sign_planes(words)
         with torch._C.DisableTorchFunction():  # pyright: ignore[reportPrivateUsage]
-            result = torch.empty(words.shape[0], plain(columns), dtype=torch.bool, device="meta")
-        return _called(recorder, "_unpack", (words, columns), result)
+            shape = (words.shape[0], 8 * words.dtype.itemsize, words.shape[1])
+            result = torch.empty(shape, dtype=torch.int32, device="meta")
+        return _called(recorder, "_sign_planes", (words,), result)
 
-    return unpacked
+    return planes_of
 
 
 def _sums_of_columns(recorder: Recorder) -> Function:
@@ -175,7 +176,7 @@ TRACED: dict[Any, Callable[[Recorder], Function]] = {
     random_bits: _random_bits,
     round_to_bf16: _round_to_bf16,
     pack: _pack,
-    unpack: _unpack,
+    sign_planes: _sign_planes,
     near_square: _near_square,
     column_sums: _sums_of_columns,
     arctangent: _arctangent_of("_arctangent", arctangent),
@@ -241,11 +242,12 @@ def _pack(bits: Tensor) -> Tensor:
         packed = packed | (planes[:, place].to(dtype) << place)
     return packed
 ''',
-    "_unpack": '''
-def _unpack(words: Tensor, columns: int) -> Tensor:
-    """The matrix of bits in a matrix of words."""
-    planes = [(words >> place) & 1 for place in range(8 * words.dtype.itemsize)]
-    return torch.stack(planes, 1).flatten(1)[:, :columns] != 0
+    "_sign_planes": '''
+def _sign_planes(words: Tensor) -> Tensor:
+    """The signs in a matrix of words, as the highest bits of int32, set for elements that are not above 0."""
+    size = 8 * words.dtype.itemsize
+    planes = [~(words.to(torch.int32) >> place) << 31 for place in range(size)]
+    return torch.stack(planes, 1)
 ''',
     "_column_sums": '''
 def _column_sums(matrix: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from gradchain._core.reduce import run_locally, tensor_partials
 from gradchain.ops import finite, narrowed
 from gradchain.storage.base import Bits, Parts, SlotView, Storage, Storing, placed, unblocked
 from gradchain.storage.int8 import Int8
-from gradchain.storage.signs import pack, pack_vector, unpack, unpack_vector
+from gradchain.storage.signs import pack, pack_vector, sign_planes, vector_signs, words_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Factored(Storage):
         parts = {"row": finite(narrowed(totals.row, torch.float32)), "column": column.to(torch.float32)}
         if not kept.signed:
             return parts
-        return {**parts, "sign": totals.sign if vector else pack(dense.reshape(-1, kept.part.row_numel) > 0)}
+        return {**parts, "sign": totals.sign if vector else pack(_rows(dense, kept) > 0)}
 
     def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
         if "" in parts:
@@ -76,16 +76,15 @@ class Factored(Storage):
             first, last = part.offset // column.numel(), -(-(part.offset + part.numel) // column.numel())
             row = row[first:last]
         sizes = torch.outer(row, column)
-        if part.group is not None:
+        if sizes.numel() != part.numel:
             sizes = unblocked(sizes, kept)
         if not kept.signed:
             return sizes
         if len(kept.shape) < 2:
-            positive = unpack_vector(parts["sign"], part, column.numel())
+            below = vector_signs(parts["sign"], part, column.numel())
         else:
-            positive = unpack(parts["sign"], part.row_numel)
-        sign = positive.view(sizes.shape).to(sizes.dtype) - 0.5
-        return torch.copysign(sizes, sign)  # a CPU chooses element by element, and guesses wrong half of the time
+            below = _along(sizes.shape, parts["sign"], kept)
+        return (sizes.view(torch.int32) | below.reshape(sizes.shape)).view(torch.float32)
 
 
 @dataclass(frozen=True)
@@ -134,6 +133,28 @@ def _column_sums(matrix: torch.Tensor) -> torch.Tensor:
     if not whole:
         return last
     return matrix[:whole].view(-1, ROWS, columns).sum(1, dtype=torch.float64).sum(0) + last
+
+
+def _rows(dense: torch.Tensor, kept: SlotView) -> torch.Tensor:
+    """The rows of a parameter, as a matrix."""
+    numel = kept.part.row_numel
+    words, columns = words_of(numel)[1], dense.shape[-1]
+    if columns % words == 0:  # by steps at which a compiler need not divide
+        dense = dense.reshape(-1, columns // words, words)
+    return dense.reshape(-1, numel)
+
+
+def _along(shape: torch.Size, words: torch.Tensor, kept: SlotView) -> torch.Tensor:
+    """The signs of packed rows of a parameter in another shape, by steps at which a compiler need not divide."""
+    numel, columns, many = kept.part.row_numel, shape[-1], words.shape[1]
+    planes = sign_planes(words, apart=numel % columns != 0 and columns % numel != 0)
+    if planes[0].numel() != numel or columns % many != 0:
+        return planes.flatten(1)[:, :numel]
+    if numel % columns == 0:
+        return planes.view(-1, numel // columns, columns // many, many).flatten(2).flatten(0, 1)
+    if columns % numel == 0:
+        return planes.view(-1, columns // numel, *planes.shape[1:]).flatten(1)
+    return planes.view(-1, columns // many, many).flatten(1)
 
 
 def _unsigned(shape: torch.Size) -> SlotView:

@@ -29,13 +29,21 @@ def pack(bits: torch.Tensor) -> torch.Tensor:
     return (planes * _masks(planes)[:, None]).sum(1, dtype=dtype)
 
 
+def sign_planes(words: torch.Tensor, apart: bool = False) -> torch.Tensor:
+    """The signs of the floats that a packed matrix stands for: for each row and place the highest bits of int32, set if below 0.
+
+    A compiler unpacks them where they are used; `apart`, for a use that goes along other rows, in a loop of its own.
+    """
+    size = 8 * words.dtype.itemsize
+    places = torch.arange(31, 31 - size, -1, dtype=torch.int32, device=words.device)
+    moved = (~words).to(torch.int32)[:, None] << places[:, None]
+    planes = moved & torch.iinfo(torch.int32).min
+    return planes.as_strided(planes.shape, planes.stride()) if apart and is_traced() else planes  # as it lies in memory
+
+
 def unpack(words: torch.Tensor, columns: int) -> torch.Tensor:
     """The bool matrix of `pack`."""
-    if is_traced():  # of one plane after the other a compiler makes whole vectors
-        planes = torch.stack([words & mask for mask in _masks(words).unbind()], 1)
-    else:
-        planes = words[:, None] & _masks(words)[:, None]
-    return planes.flatten(1)[:, :columns] != 0
+    return sign_planes(words).flatten(1)[:, :columns] >= 0
 
 
 def _masks(like: torch.Tensor) -> torch.Tensor:
@@ -52,6 +60,12 @@ def pack_vector(bits: torch.Tensor, part: Shard, columns: int) -> torch.Tensor:
     return pack(bits.view(-1, columns))
 
 
+def vector_signs(words: torch.Tensor, part: Shard, columns: int) -> torch.Tensor:
+    """The signs of a vector in this process, as `sign_planes` has them, from the words of the whole."""
+    whole = sign_planes(words).flatten(1)[:, :columns].reshape(-1)
+    return whole[part.offset : part.offset + part.numel].view(part.here)
+
+
 def unpack_vector(words: torch.Tensor, part: Shard, columns: int) -> torch.Tensor:
     """The bits of a vector in this process, from the words of the whole."""
-    return unpack(words, columns).view(-1)[part.offset : part.offset + part.numel].view(part.here)
+    return vector_signs(words, part, columns) >= 0
