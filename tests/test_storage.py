@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import math
@@ -14,10 +15,11 @@ import torch
 import gradchain as gc
 from gradchain import transforms
 from gradchain._chain import slots
+from gradchain._chain.tracing.watched import usual_numbers
 from gradchain._core.noise import parameter_key, random_bits
 from gradchain._core.reduce import run_locally
-from gradchain._core.shard import Shard
-from gradchain.storage import STORAGES, SlotView, near_square
+from gradchain._core.shard import HERE, Shard
+from gradchain.storage import STORAGES, SlotView, Storage, near_square
 from gradchain.storage.signs import pack, unpack
 
 LR = gc.scale_by_learning_rate(0.1)
@@ -325,3 +327,59 @@ def test_noise_differs_between_slots_and_steps() -> None:
     for one, other in itertools.combinations([*first, *rounded(2)], 2):
         agreeing = float((one == other).double().mean())
         assert abs(agreeing - 0.5) < 5 * 0.5 / math.sqrt(4096)
+
+
+def test_factors_of_two_slots_are_added_up_at_one_time() -> None:
+    """Of a tensor in parts; of a whole one they need not be, and are stored where they are made."""
+    moments = [gc.first_moment(storage="factored"), gc.second_moment(storage="factored")]
+    param, grad = torch.randn(4, 6), torch.randn(4, 6)
+    program = gc.chain(*moments, gc.divide(1e-8), LR).route("", param)
+    state = program.init(param)
+    numbers = usual_numbers(program, (1,))[1]
+    made: list[dict[str, torch.Tensor]] = []
+    for shard, times in ((Shard.whole(param.shape), 2), (Shard(param.shape, 0, 4, HERE), 1)):
+        running = program.run(param, grad, state, numbers, shard=shard)
+        asked = 0
+        try:
+            _, request = next(running)
+            while True:
+                asked += 1
+                _, request = running.send(request.local_totals())
+        except StopIteration as stop:
+            made.append(stop.value.state)
+        assert asked == times
+    assert made[0].keys() == made[1].keys() == state.keys()
+    assert all(torch.equal(made[0][key], made[1][key]) for key in state)
+
+
+@dataclasses.dataclass(frozen=True)
+class Largest(Storage):
+    """Asks for a maximum, and says that it asks for sums."""
+
+    asks_together = True
+
+    def store(self, dense: torch.Tensor, kept: SlotView, bits: Any) -> Any:
+        totals = yield gc.whole_tensor_max(largest=dense)
+        return {"data": dense, "largest": totals.largest}
+
+    def load(self, parts: Any, kept: SlotView) -> torch.Tensor:
+        return parts["data"]
+
+
+class Kept(gc.Stage):
+    """Keeps the direction."""
+
+    def slots(self, p: Any) -> dict[str, gc.Slot]:
+        return {"kept": gc.Slot(storage=Largest())}
+
+    def update(self, update: gc.Update, ctx: gc.Context) -> Any:
+        return update, {"kept": update.value}
+
+
+def test_a_storage_that_asks_together_has_to_ask_for_sums() -> None:
+    param = torch.randn(4, 6)
+    program = gc.chain(Kept(), LR).route("", param)
+    state, numbers = program.init(param), usual_numbers(program, (1,))[1]
+    running = program.run(param, param, state, numbers, shard=Shard(param.shape, 0, 4, HERE))
+    with pytest.raises(gc.ChainError, match=r"Kept.kept: its storage declares asks_together"):
+        next(running)

@@ -88,8 +88,7 @@ class Context:
 
         Returns: a context that shares the slots, the noise and what is recorded.
         """
-        inside = object.__new__(Context)
-        inside.__dict__.update(self.__dict__)
+        inside = self.now()
         inside.shard, inside.role = space.shard(self.shard), None
         inside.__dict__.pop("param", None)
         inside.stored_param = self.stored_param.new_zeros(()).expand(inside.shard.here)
@@ -104,6 +103,12 @@ class Context:
     def enter(self, address: str, scalars: Mapping[str, Any], readable: tuple[str, ...]) -> None:
         """Switch to the next stage."""
         self._stage, self._scalars, self._readable = address, scalars, readable
+
+    def now(self) -> Context:
+        """The context as it is for the present stage, whatever it switches to later."""
+        now = object.__new__(Context)
+        now.__dict__.update(self.__dict__)
+        return now
 
     def read(self, slot: str, *, storage_dtype: bool = False) -> torch.Tensor:
         """Read a slot that the stage owns or lists in `reads`.

@@ -14,21 +14,17 @@ from gradchain._chain.bindings import Bindings
 from gradchain._chain.context import Context, Lazy, Reduction
 from gradchain._chain.declare import Slot
 from gradchain._chain.mixins import Constraint, Precision
+from gradchain._chain.new_state import NewState
 from gradchain._chain.numbers import NumberReader, Numbers, takes_turns
-from gradchain._chain.returned import ask, checked, constrained, rows_here, without_addresses
+from gradchain._chain.returned import ask, checked, constrained, without_addresses
 from gradchain._chain.returned import cast as cast_update
 from gradchain._chain.slots import (
-    PLAIN,
-    as_kept,
-    check_slot,
     first_stored,
     halves,
     loaded,
     made,
-    noise_for,
     parts_of,
     storage_for,
-    stored,
 )
 from gradchain._chain.stage import Slots, Stage
 from gradchain._chain.subspace import EnterSubspace, LeaveSubspace, Views
@@ -36,7 +32,6 @@ from gradchain._core.ages import Ages
 from gradchain._core.reduce import Request, Totals, run_locally
 from gradchain._core.shard import Shard
 from gradchain._core.update import Update
-from gradchain.errors import ChainError
 from gradchain.ops import where
 from gradchain.storage import Storage
 
@@ -293,7 +288,7 @@ class Program:
         update = Update(gradient.to(ctx.dtype))
         last: list[tuple[str, Precision, Mapping[str, Any]]] = []
         constraints: list[Entered] = []
-        changed: State = {}
+        new = NewState(self.owners, self._halves, state)
         for (address, stage, readable), values in zip(self._rows, numbers):
             stage = stage.bind(values)
             view = ctx if self.narrows and isinstance(stage, LeaveSubspace) else view
@@ -313,7 +308,7 @@ class Program:
             if witness is not None:
                 witness(address, update if update.outside is None else update.outside.lift(update), slots)
             if slots:
-                changed |= yield from self._packed(address, stage, slots, view, state)
+                yield from new.take(address, stage, slots, view)
             view = seen.facing(update) if self.narrows else ctx
         new_param = update.decayed(ctx.param) - update.value
         if constraints:
@@ -323,10 +318,10 @@ class Program:
         for address, stage, values in last:
             ctx.enter(address, values, tuple(stage.known_slots))
             new_param, slots = stage.write(new_param, ctx)
-            changed |= yield from self._packed(address, stage, slots, ctx, state)
+            yield from new.take(address, stage, slots, ctx)
         if keep is not None:
             ctx.recorded = {name: torch.where(keep, x, torch.zeros_like(x)) for name, x in ctx.recorded.items()}
-        return Outcome(new_param.to(param.dtype), changed, ctx.recorded)
+        return Outcome(new_param.to(param.dtype), (yield from new.finished()), ctx.recorded)
 
     def _constrained(
         self, constraints: Sequence[Entered], new_param: torch.Tensor, ctx: Context, keep: torch.Tensor | None
@@ -339,39 +334,6 @@ class Program:
                 made = yield from ask(address, made, ctx.shard, keep)
             new_param = constrained(address, made, new_param, ctx.shard)
         return new_param
-
-    def _packed(
-        self, address: str, stage: Stage, slots: Slots, ctx: Context, state: Mapping[str, torch.Tensor]
-    ) -> Generator[tuple[str, Request], Totals, State]:
-        """Take in the slots that a stage returned: dense for the stages that follow, packed for the state."""
-        packed: State = {}
-        for slot, dense in slots.items():
-            if slot not in stage.known_slots:
-                owned = ", ".join(stage.known_slots) or "none"
-                raise ChainError(
-                    f"{address} returned slot {slot!r}, which its `slots` does not declare (it declares: {owned}).",
-                    stage=address,
-                )
-            key = f"{address}.{slot}"
-            like = state.get(key, ctx.stored_param)
-            if not isinstance(dense, torch.Tensor) or dense.shape != like.shape:  # pyright: ignore[reportUnnecessaryIsInstance]
-                dense = rows_here(dense, like, ctx.shard)
-                check_slot(address, slot, dense, like.shape)
-            ctx.store(slot, dense)
-            declared = self.owners[slot][1]
-            param = ctx.stored_param
-            as_is = (
-                dense.dtype == like.dtype == param.dtype and dense.shape == param.shape and dense.is_floating_point()
-            )
-            if as_is and declared.storage in PLAIN and key in state:
-                packed[key] = dense
-                continue
-            bits = functools.partial(noise_for, ctx, slot, self._halves.get(slot))
-            parts = stored(key, declared, dense, param, ctx.shard, bits)
-            if isinstance(parts, GeneratorType):
-                parts = cast("State", (yield from ask(key, parts, ctx.shard)))
-            packed |= {name: as_kept(part, state[name]) for name, part in parts.items()}
-        return packed
 
 
 @functools.lru_cache(maxsize=4096)

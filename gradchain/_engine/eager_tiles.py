@@ -107,7 +107,7 @@ class Tiles:
 
     def own(self, request: Request) -> list[str]:
         """What a tile is told of its own partials alone."""
-        return [name for name in request.partials if self.columns is not None and name == ROWS]
+        return [name for name in request.partials if self.columns is not None and is_own(name)]
 
     def commit(self, outcome: Outcome) -> Recorded:
         """Write all tiles, given the outcome of the first. Returns what they recorded."""
@@ -126,6 +126,11 @@ class Tiles:
         own = {key: value for key, value in outcome.state.items() if self.split[key] or len(self.tasks) == 1}
         overwrite([task.param, *map(task.state.__getitem__, own)], [outcome.param, *own.values()])
         return {key: value for key, value in outcome.state.items() if key not in own}
+
+
+def is_own(partial: str) -> bool:
+    """Whether each tile of a factored tensor keeps what it asks for by this name to itself."""
+    return partial.rpartition(".")[2] == ROWS
 
 
 def is_common(key: str) -> bool:

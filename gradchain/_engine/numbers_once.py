@@ -1,8 +1,9 @@
-"""Numbers are read before the loops that use them: hyperparameters and noise keys once, the scale of a block once a block.
+"""Numbers are read before the loops that use them: hyperparameters and noise keys once, totals once a loop.
 
 Inductor (2.13) reads a number where it is used, for each vector of elements. A C++ compiler cannot tell that what the loop
 writes is elsewhere, so it also converts, hashes and divides for each vector: a hundred of the 250 instructions of a step
-with noise. As constants outside of the loop they are that, and so is all that is made of them.
+with noise, and 10 of the 25 ms of a step of Rose. As constants outside of the loop they are that, and so is all that is
+made of them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from gradchain._engine.replaced import replaced
 ARGUMENT = re.compile(r"const (?:double|int32_t)\* (in_ptr\d+)\b")
 """What hyperparameters and noise keys come in. What a kernel writes is no such argument."""
 
-NUMBER = re.compile(r"= (in_ptr\d+)\[static_cast<int64_t>\((\d+)L\)\];")
+NUMBER = re.compile(r"= (\w+_ptr\d+)\[static_cast<int64_t>\((\d+)L\)\];")
 """One number, at a place that depends on no loop."""
 
 OF_BLOCK = re.compile(r"= (\w+_ptr\d+)\[static_cast<int64_t>\((x0)\)\];")
 """One number for each round of the outer loop."""
 
-INNER_LOOP = re.compile(r"( *)for\(int64_t x1=")
+LOOP = re.compile(r"( *)for\(int64_t x[01]=")
+INNER_LOOP = re.compile(r"for\(int64_t x1=")
 
 PERHAPS = re.compile(r"= \[&\]\s")
 """What is read in some rounds of a loop only, and may not be there in others."""
@@ -50,7 +52,7 @@ def numbers_once() -> Generator[None, None, None]:
 
 
 def hoisted(code: str) -> str:
-    """The code of a kernel, with its numbers read before its loops, and those of a block before the loop over the block."""
+    """The code of a kernel, with its numbers read before its loops, totals and scales before the loop that uses them."""
     if PERHAPS.search(code):
         return code
     head, brace, body = code.partition("\n{\n")
@@ -58,14 +60,19 @@ def hoisted(code: str) -> str:
     lines, done = body.splitlines(), [f"    {line}" for line in numbers]
     nested = "collapse(" in body  # two loops that are one, with nothing between them
     while lines:
-        start = INNER_LOOP.match(lines[0])
+        start = LOOP.match(lines[0])
         length = _length(lines, start.group(1)) if start else 1
+        if start and any(map(INNER_LOOP.search, lines[1:length])):
+            start, length = None, 1
         text = "\n".join(lines[:length])
         if start and not nested:
-            read = {pointer for pointer, _ in OF_BLOCK.findall(text) if not _writes(text, pointer)}
-            text, scales = _named(text, OF_BLOCK, read, f"_{len(lines)}")
+            known: list[str] = []
+            for pattern in (NUMBER, OF_BLOCK) if INNER_LOOP.search(lines[0]) else (NUMBER,):
+                read = {pointer for pointer, _ in pattern.findall(text) if not _writes(text, pointer)}
+                text, found = _named(text, pattern, read, f"_{len(lines)}")
+                known += found
             before = len(done) - done[-1].lstrip().startswith("#pragma")  # that has to stand right before its loop
-            done[before:before] = [start.group(1) + line for line in scales]
+            done[before:before] = [start.group(1) + line for line in known]
         done.append(text)
         lines = lines[length:]
     return head + brace + "\n".join(done) + "\n"

@@ -18,7 +18,7 @@ from gradchain._chain.context import Recorded
 from gradchain._core.reduce import Totals
 from gradchain._core.shard import HERE, Shard
 from gradchain._engine.call import Call, OwnKernels
-from gradchain._engine.eager_tiles import ROWS, columns_of, is_common, rows_alone, rows_of
+from gradchain._engine.eager_tiles import columns_of, is_common, is_own, rows_alone, rows_of
 from gradchain._engine.kernel import Kernel, Status
 from gradchain._engine.layouts import ScalarArgs
 from gradchain._engine.param_step import ParamRecord, ParamStep
@@ -104,9 +104,9 @@ class RowTiles:
         combine = torch.add if requests[0].combine == "sum" else torch.maximum
         totals: dict[str, torch.Tensor] = {}
         for request in requests:
-            for name in request.partials.keys() - {ROWS}:
-                partial = request.partials[name]
-                totals[name] = combine(totals[name], partial) if name in totals else partial
+            for name, partial in request.partials.items():
+                if not is_own(name):
+                    totals[name] = combine(totals[name], partial) if name in totals else partial
         return [
             Totals(**{name: totals.get(name, own) for name, own in request.partials.items()}) for request in requests
         ]

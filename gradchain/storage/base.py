@@ -68,6 +68,8 @@ class Storage:
     """Whether zeros are kept as zeros in all parts, so that nothing has to be encoded before the first step."""
     noise_bits: ClassVar[int] = 32
     """How many of the low bits of the noise it looks at. Two slots that need at most 16 share what is drawn once."""
+    asks_together: ClassVar[bool] = False
+    """Whether all that `store` asks for are sums over its tensor: slots are stored at the end then, and ask at one time."""
     in_tiles: ClassVar[bool] = False
     """Whether a large tensor can be stepped in tiles of rows (`gradchain._engine.tiles`)."""
 

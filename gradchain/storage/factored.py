@@ -35,6 +35,7 @@ class Factored(Storage):
     Source: Park & Lee (2024), SMMF, arXiv:2412.08894.
     """
 
+    asks_together: ClassVar[bool] = True
     in_tiles: ClassVar[bool] = True
     vectors: bool = False
 

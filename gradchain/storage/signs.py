@@ -30,7 +30,7 @@ def pack(bits: torch.Tensor) -> torch.Tensor:
 
 
 def sign_planes(words: torch.Tensor, apart: bool = False) -> torch.Tensor:
-    """The signs of the floats that a packed matrix stands for: for each row and place the highest bits of int32, set if below 0.
+    """The signs of a packed matrix, for each row and place in a word: the highest bit of int32, set for those that are not.
 
     A compiler unpacks them where they are used; `apart`, for a use that goes along other rows, in a loop of its own.
     """
