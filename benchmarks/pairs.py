@@ -73,15 +73,18 @@ PRODUCTS = (
     "by the quarter of a symmetric one that is copied"
 )
 UNPACKED = "each moment is unpacked, and packed again with noise"
-SIGNS = "each moment is unpacked for its factors and again to step; its signs are laid out as numbers in between"
+SIGNS = (
+    "each moment is unpacked and averaged once, and written to memory, from which loops of their own add up its rows and "
+    "columns and pack its signs"
+)
 TILES = (
     "thirty to seventy operations go over each tile one by one, some of them again in each pass; a tenth of the time is "
     "their Python"
 )
 SCALARS = "stages scale moments, roots and steps one after another, in a pass for each; the published step folds them"
 TOTALS = (
-    "two fifths of the time are the loops for totals in float64, over the gradient and what it is compared with, which the "
-    "loop that writes reads again"
+    "loops for totals in float64 go over the gradient, and what it is compared with, before the loop that writes reads "
+    "them again"
 )
 MOVES = (
     "small tensors are moved to where they stand in a row, and back: 7 of 21 calls of torch; and 40 microseconds go before "

@@ -23,7 +23,7 @@ Result = dict[str, Any]
 
 COMPILING = (
     "two C++ compilers at a time on two cores, a second for each kernel; "
-    "of factors, two seconds of inductor's Python each"
+    "of factors, a second of inductor's Python each besides"
 )
 NOTED = "what each kernel computes is noted, in 5 to 30 milliseconds; the rest is the step, whose memory is new"
 PIECES = (

@@ -72,7 +72,14 @@ def test_a_total_that_the_loop_writes_is_read_in_it() -> None:
     assert "auto tmp0 = out_ptr1[static_cast<int64_t>(0L)];" in code
 
 
-@pytest.mark.parametrize("write", ["out_ptr0[static_cast<int64_t>(x0)] = tmp1;", "tmp1.store(out_ptr0 + x1);"])
+@pytest.mark.parametrize(
+    "write",
+    [
+        "out_ptr0[static_cast<int64_t>(x0)] = tmp1;",
+        "tmp1.store(out_ptr0 + x1);",
+        "atomic_add(&out_ptr0[static_cast<int64_t>(x1)], tmp1);",
+    ],
+)
 def test_what_the_loop_writes_is_read_in_it(write: str) -> None:
     code = hoisted(KERNEL.replace("WRITE", write))
     assert "auto tmp2 = out_ptr0[static_cast<int64_t>(x0)];" in code

@@ -48,7 +48,8 @@ def apart(matrix: torch.Tensor) -> torch.Tensor:
 
 def make(compile: bool, recipe: str = "adamw") -> Optimizer:
     generator = torch.Generator().manual_seed(0)
-    params = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+    shapes = [(272, 272), *SHAPES[1:]] if recipe == "large" else SHAPES
+    params = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
     groups = [{"params": params[:2]}, {"params": params[2:], "lr": 0.02}]
     if recipe == "noisy":
         return Optimizer(groups, chain(t.first_moment(storage="int8"), t.scale_by_learning_rate(0.1)), compile=compile)
@@ -60,7 +61,7 @@ def make(compile: bool, recipe: str = "adamw") -> Optimizer:
             t.clip_by_global_norm(0.4, name="again"),
         ]
         return Optimizer(groups, chain(*stages, t.scale_by_learning_rate(0.1)), compile=compile)
-    return gradchain.optimizer(recipe, groups, compile=compile)
+    return gradchain.optimizer("adamw" if recipe == "large" else recipe, groups, compile=compile)
 
 
 def params_of(optimizer: Optimizer) -> list[torch.Tensor]:
@@ -202,6 +203,18 @@ def test_a_change_between_steps_is_noticed(
     torch.testing.assert_close(train(compile, change), looked, rtol=1e-5, atol=1e-6)
     # Eager steps are replayed in flat batches, and a tensor that is not contiguous fits in none.
     assert len(ran) >= (3 if change is turned_parameter and not compile else 4)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_change_is_noticed_where_kernels_see_tensors_in_other_shapes(
+    change: Callable[[Optimizer], None], ran: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(replay.ReplayPlan, "gradients", lambda *args: None)
+        looked = train(False, change, "large")
+    assert not ran
+    torch.testing.assert_close(train(True, change, "large"), looked, rtol=1e-5, atol=1e-6)
+    assert len(ran) >= 4
 
 
 FOR_ADAMW = [disabled, betas]

@@ -11,6 +11,7 @@ from gradchain._chain.context import Recorded
 from gradchain._chain.program import Outcome
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
+from gradchain._engine.inductor import Seen
 from gradchain._engine.kernel import Kernel, Known, Status, status_of
 from gradchain._engine.layouts import LayoutIds, ScalarArgs, cached_layout, inputs_of
 from gradchain._engine.measure import told
@@ -231,7 +232,8 @@ class Planned:
 
 def _with(flat: Sequence[torch.Tensor], answers: Sequence[Sequence[Totals]]) -> list[torch.Tensor]:
     """The inputs of a kernel: what there is before any answer, and the answers."""
-    return [*flat, *(x for totals in answers for total in totals for x in vars(total).values())]
+    known = [x for totals in answers for total in totals for x in vars(total).values()]
+    return Seen([*flat, *known]) if isinstance(flat, Seen) else [*flat, *known]
 
 
 class Plan:

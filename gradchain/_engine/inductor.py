@@ -101,9 +101,13 @@ def many_lines(examples: Sequence[torch.Tensor], lined: int) -> list[torch.Tenso
     return [*(x.new_empty((rows, *x.shape[1:])) for x in examples[:lined]), *examples[lined:]]
 
 
-def as_matrices(tensors: Sequence[torch.Tensor], shapes: Mapping[int, tuple[int, int]]) -> list[torch.Tensor]:
+class Seen(list[torch.Tensor]):
+    """The inputs of a compiled function, in the shapes in which it takes them."""
+
+
+def as_matrices(tensors: Sequence[torch.Tensor], shapes: Mapping[int, tuple[int, int]]) -> Seen:
     """The tensors, those at some places in other shapes."""
-    viewed = list(tensors)
+    viewed = Seen(tensors)
     for place, shape in shapes.items():
         viewed[place] = viewed[place].view(shape)
     return viewed

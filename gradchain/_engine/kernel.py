@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
@@ -18,7 +19,7 @@ from gradchain._chain.program import Outcome, Program, Running
 from gradchain._core.reduce import Totals
 from gradchain._core.totals import Asked
 from gradchain._engine.background import Job, Task, submit
-from gradchain._engine.inductor import as_matrices, many_lines, reason_of, start_compiling, trace
+from gradchain._engine.inductor import Seen, as_matrices, many_lines, reason_of, start_compiling, trace
 from gradchain._engine.layouts import Layout
 from gradchain._engine.measure import measured, told
 from gradchain._engine.param_step import StepInputs, check_purity, commit, versions_of
@@ -101,6 +102,7 @@ class Kernel:
             if dense and layout.seen is not None
         }
         """The shapes in which a compiled function takes some inputs, so that all its loops go alike."""
+        self._of_gradients = {place: shape for place, shape in self.matrices.items() if place >= self.kept}
         self.status: Status | None = None
         self.requests: list[Asked] = []
         self.recorded: list[list[Any]] = []
@@ -119,7 +121,7 @@ class Kernel:
             if self.uneven:
                 return
             if self._name is not None and (function := find(self._name)) is not None:
-                self._take(function)
+                self._function = function
             else:
                 self._compile(examples, lined, inline, background)
 
@@ -141,7 +143,7 @@ class Kernel:
             if failure is not None:
                 self._fail(failure)
             else:
-                self._take(job.task.compile(self._name))
+                self._function = job.task.compile(self._name)
         self.seconds += seconds
 
     @property
@@ -151,17 +153,24 @@ class Kernel:
 
     @property
     def compiled(self) -> Compiled | None:
-        """The function; waits for it. `None` if there is none, which has its reasons."""
+        """The function, of what is `seen`; waits for it. `None` if there is none, which has its reasons."""
         if (finish := self._finish) is not None:
             self._finish = None
             with self._attempt():
-                self._take(finish())
+                self._function = finish()
         return self._function
 
-    def _take(self, compiled: Compiled) -> None:
-        """Let a compiled function, which sees tensors in other shapes, take them as they are."""
-        shapes = self.matrices
-        self._function = (lambda *inputs: compiled(*as_matrices(inputs, shapes))) if shapes else compiled
+    def seen(self, flat: Sequence[torch.Tensor]) -> Seen:
+        """Inputs in the shapes in which the function takes them."""
+        return flat if isinstance(flat, Seen) else as_matrices(flat, self.matrices)
+
+    def seen_once(self, kept: Sequence[torch.Tensor]) -> Seen:
+        """The parameters and slots among the inputs in these shapes."""
+        return as_matrices(kept, {place: shape for place, shape in self.matrices.items() if place < self.kept})
+
+    def seen_with(self, kept: Seen, others: Sequence[torch.Tensor]) -> Seen:
+        """Inputs of which the parameters and slots have these shapes."""
+        return as_matrices([*kept, *others], self._of_gradients)
 
     @contextlib.contextmanager
     def _attempt(self) -> Generator[None, None, None]:
@@ -233,13 +242,13 @@ class Kernel:
         """What telemetry wants to know of each parameter; writes nothing."""
         if self.compiled is None:
             return [told(result.recorded) for result in self.compute(flat)[1] if isinstance(result, Outcome)]
-        values = iter(self.compiled(*flat))
+        values = iter(self.compiled(*self.seen(flat)))
         return [{key: next(values) for key in keys} for keys in self.recorded]
 
     def ask(self, flat: Sequence[torch.Tensor]) -> list[Asked]:
         """Run a compiled phase that ends in requests; writes nothing."""
         assert self.compiled is not None
-        outputs = iter(self.compiled(*flat))
+        outputs = iter(self.compiled(*self.seen(flat)))
         asked: list[Asked] = []
         for address, request in self.requests:
             partials = {name: next(outputs) for name in request.partials}
@@ -249,7 +258,7 @@ class Kernel:
     def write(self, flat: Sequence[torch.Tensor]) -> list[Recorded]:
         """Run a compiled phase that is the last: parameters and state are written in place."""
         assert self.compiled is not None
-        outputs = self.compiled(*flat)
+        outputs = self.compiled(*self.seen(flat))
         increment_version(flat[: self.kept])
         if self.silent:
             return [{}] * len(self.recorded)
@@ -261,7 +270,7 @@ class Kernel:
         """Whether it takes noise keys."""
         return self.layouts[0].noisy
 
-    @property
+    @functools.cached_property
     def silent(self) -> bool:
         """Whether nothing is recorded."""
         return not any(self.recorded)

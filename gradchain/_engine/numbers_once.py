@@ -102,4 +102,4 @@ def _length(lines: Sequence[str], indent: str) -> int:
 
 def _writes(text: str, pointer: str) -> bool:
     """Whether some code writes behind a pointer."""
-    return re.search(rf"\bstore\({pointer}\b|\b{pointer}\[[^;]*\] *[-+]?= ", text) is not None
+    return re.search(rf"\bstore\({pointer}\b|&{pointer}\[|\b{pointer}\[[^;]*\] *[-+]?= ", text) is not None

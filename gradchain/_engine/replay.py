@@ -22,6 +22,7 @@ from gradchain._core.counters import COUNTER, Counters
 from gradchain._core.noise import parameter_key_tensor, parameter_salt
 from gradchain._core.shard import is_distributed, local_of
 from gradchain._engine.call import Plan
+from gradchain._engine.inductor import Seen
 from gradchain._engine.layouts import layout_check, pack, pattern_of
 from gradchain._engine.param_step import ParamStep, tells
 
@@ -165,7 +166,10 @@ class KernelReplay:
         self.order = [place for call in plan.calls for place in call.places]
         order = [due[place] for place in self.order]
         self.owners = [item.owner for item in order]
-        self.kept = [[x for place in call.places for x in due[place].kept] for call in plan.calls]
+        self.kept: list[Sequence[torch.Tensor]] = []
+        for call in plan.calls:
+            kept = [x for place in call.places for x in due[place].kept]
+            self.kept.append(kept if call.meter else call.kernel.seen_once(kept))  # plain Python may measure it
         self.spans = sorted({span for item in order for span in item.record.layout.spans})
         self.free: set[int] = set()  # where gradients have been that were apart from all this
         firsts: dict[tuple[int, torch.device], int] = {}
@@ -197,9 +201,10 @@ class KernelReplay:
         start = 0
         for call, kept in zip(self.plan.calls, self.kept):
             stop = start + len(call.places)
-            inputs.append([*kept, *grads[start:stop], *packs[start:stop]])
+            others = [*grads[start:stop], *packs[start:stop]]
             if keys is not None and call.kernel.noisy:
-                inputs[-1].append(keys[start:stop].to(kept[0].device, non_blocking=True))
+                others.append(keys[start:stop].to(kept[0].device, non_blocking=True))
+            inputs.append(call.kernel.seen_with(kept, others) if isinstance(kept, Seen) else [*kept, *others])
             start = stop
         return self.plan.write(inputs)
 
