@@ -105,7 +105,10 @@ class Context:
         self._stage, self._scalars, self._readable = address, scalars, readable
 
     def now(self) -> Context:
-        """The context as it is for the present stage, whatever it switches to later."""
+        """The context as it is for the present stage.
+
+        Returns: one that stays with it.
+        """
         now = object.__new__(Context)
         now.__dict__.update(self.__dict__)
         return now

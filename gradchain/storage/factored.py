@@ -149,7 +149,7 @@ def _along(shape: torch.Size, words: torch.Tensor, kept: SlotView) -> torch.Tens
     """The signs of packed rows of a parameter in another shape, by steps at which a compiler need not divide."""
     numel, columns, many = kept.part.row_numel, shape[-1], words.shape[1]
     planes = sign_planes(words, apart=numel % columns != 0 and columns % numel != 0)
-    if planes[0].numel() != numel or columns % many != 0:
+    if planes.shape[1] * many != numel or columns % many != 0:
         return planes.flatten(1)[:, :numel]
     if numel % columns == 0:
         return planes.view(-1, numel // columns, columns // many, many).flatten(2).flatten(0, 1)

@@ -14,10 +14,11 @@ from tests.distributed import nonfinite, sharded, worlds, zero
 from tests.laws.cases import TRANSFORMS
 
 ROUNDS = {
-    "adamw": 0, "lion": 0, "rose": 2, "gyro-adam": 2, "adams": 2, "prodigy": 1, "factored_moment": 2, "orthograd": 2,
-    "clip_by_global_norm": 1, "adv-adopt-factored": 2, "orthogonalize": 2, "muon": 2,
+    "adamw": 0, "lion": 0, "rose": 2, "gyro-adam": 2, "adams": 2, "prodigy": 1, "factored_moment": 1, "orthograd": 2,
+    "clip_by_global_norm": 1, "adv-adopt-factored": 1, "orthogonalize": 2, "muon": 2,
 }  # fmt: skip
-"""Collectives in a step of nine parameters: one for each time that the chain yields, and one for shared numbers."""
+"""Collectives in a step of nine parameters: one for each time that the chain yields, one for all factors, and one for shared
+numbers."""
 
 PROMOTED = ["adams", "rose", "rose:plain", "stochastic_round", "master_weights", "master_weights/fp24"]
 """Chains that compute in float32 or wider: torch (2.13) rounds bfloat16 by where an element stands on a CPU."""
