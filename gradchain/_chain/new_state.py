@@ -19,7 +19,7 @@ from gradchain._core.shard import Shard
 from gradchain.errors import ChainError
 
 Tensors: TypeAlias = "dict[str, torch.Tensor]"
-Asking: TypeAlias = "Generator[tuple[str, Request], Totals, Tensors]"
+Asking: TypeAlias = "Generator[tuple[str, Request], Totals, None]"
 
 
 class NewState:
@@ -49,9 +49,8 @@ class NewState:
                 check_slot(address, slot, dense, like.shape)
             ctx.store(slot, dense)
             yield from self._pack(key, slot, dense, ctx)
-        return self.changed
 
-    def _pack(self, key: str, slot: str, dense: torch.Tensor, ctx: Context) -> Generator[Any, Totals, None]:
+    def _pack(self, key: str, slot: str, dense: torch.Tensor, ctx: Context) -> Asking:
         """Pack one slot, or leave it for later."""
         declared, param = self.owners[slot][1], ctx.stored_param
         alike = dense.dtype == param.dtype and dense.shape == param.shape and dense.is_floating_point()
@@ -71,7 +70,7 @@ class NewState:
     def _keep(self, parts: Tensors) -> None:
         self.changed |= {name: as_kept(part, self.state[name]) for name, part in parts.items()}
 
-    def finished(self) -> Asking:
+    def finished(self) -> Generator[tuple[str, Request], Totals, Tensors]:
         """Pack the slots that were left, which ask at one time for the sums that they ask for at the same point."""
         answers: dict[str, Any] = dict.fromkeys(self.later)
         while answers:
