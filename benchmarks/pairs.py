@@ -61,7 +61,7 @@ ROUNDED = "moments are rounded in different ways"
 OTHER = "another algorithm: what it costs beside AdamW"
 
 CALLS = (
-    "of large tensors, the arithmetic is as fast as the memory, and 25 of 500 microseconds are Python and the call of a "
+    "of large tensors, the arithmetic is as fast as the memory, and 7 of 350 microseconds are Python and the call of a "
     "kernel; of the perceptron's 55 microseconds the kernel takes 4, its call 2, the numbers of the step and their packing "
     "12, the look whether all is as it was 7, hooks and modes of torch 20, as in the peer's 45"
 )
