@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -37,7 +38,7 @@ def test_a_number_goes_to_the_top_and_one_of_a_block_before_its_loop() -> None:
     pragma = lines.index("#pragma GCC ivdep")
     assert lines[pragma + 1].startswith("for(int64_t x1"), "a pragma stays with its loop"
     assert sum("[x0];" in line for line in lines[:pragma]) == 2
-    assert "auto tmp0 = in_ptr0_3;" in lines
+    assert [line.endswith("= in_ptr0_3;") for line in lines].count(True) == 1
     assert sum("in_ptr1[2];" in line for line in lines[:pragma]) == 1, (
         "no hyperparameter: it goes no further than it must"
     )
@@ -63,7 +64,9 @@ def test_a_total_is_read_before_the_loop_that_uses_it_and_after_it_was_made() ->
     lines = [line.strip() for line in hoisted(FLAT.replace("WRITE", "tmp1.store(out_ptr0 + x0);")).splitlines()]
     (read,) = (number for number, line in enumerate(lines) if line.endswith("= out_ptr1[0];"))
     assert lines[read - 1].startswith("out_ptr1[static_cast<int64_t>(0L)] = ")
-    assert lines[read + 1] == "#pragma omp for"
+    pragma = lines.index("#pragma omp for")
+    assert read < pragma
+    assert lines[pragma + 1].startswith("for(int64_t x0"), "a pragma stays with its loop"
     assert sum("out_ptr1[static_cast<int64_t>(0L)]" in line for line in lines) == 1
 
 
@@ -90,6 +93,49 @@ def test_what_the_loop_writes_is_read_in_it(write: str) -> None:
 def test_what_is_read_now_and_then_or_in_joint_loops_stays(why: str) -> None:
     code = hoisted(KERNEL.replace("WRITE", why))
     assert "auto tmp1 = in_ptr1[static_cast<int64_t>(x0)];" in code
+
+
+PARTS = """extern "C" void kernel(const float* in_ptr0,
+                       float* out_ptr0,
+                       double* out_ptr1)
+{
+    for(int64_t x0=static_cast<int64_t>(0L); x0<static_cast<int64_t>(70L); x0+=static_cast<int64_t>(16L))
+    {
+        if(C10_LIKELY(x0 < static_cast<int64_t>(64L)))
+        {
+            auto tmp0 = out_ptr1[static_cast<int64_t>(0L)];
+            auto tmp3 = at::vec::Vectorized<float>::loadu(in_ptr0 + static_cast<int64_t>(x0), static_cast<int64_t>(16));
+            auto tmp1 = std::sqrt(tmp0);
+            auto tmp2 = c10::convert<float>(tmp1);
+            auto tmp4 = at::vec::Vectorized<float>(tmp2);
+            auto tmp5 = tmp3 * tmp4;
+            tmp5.store(out_ptr0 + static_cast<int64_t>(x0));
+        }
+        if(C10_UNLIKELY(x0 >= static_cast<int64_t>(64L)))
+        {
+            REST
+        }
+    }
+}
+"""
+
+
+def test_what_is_made_of_numbers_is_made_once() -> None:
+    code = hoisted(PARTS.replace("REST", "auto tmp0 = out_ptr1[static_cast<int64_t>(0L)];"))
+    before, _, loop = code.partition("for(int64_t")
+    made = [line.split("=")[1].strip() for line in before.splitlines() if "const auto tmp" in line]
+    assert [value.partition("(")[0] for value in made[1:]] == ["std::sqrt", "c10::convert<float>"]
+    assert "sqrt" not in loop
+    assert not re.search(r"auto tmp[012] =", loop)
+    assert "auto tmp4 = at::vec::Vectorized<float>(tmp2_" in loop
+
+
+@pytest.mark.parametrize("rest", ["auto tmp1 = in_ptr0[static_cast<int64_t>(x0)];", "auto tmp1 =\n            [&]()"])
+def test_a_name_for_two_things_is_left_where_it_is(rest: str) -> None:
+    _, _, loop = hoisted(PARTS.replace("REST", rest)).partition("for(int64_t")
+    assert "auto tmp1 = std::sqrt(" in loop
+    assert "auto tmp2 = c10::convert<float>(tmp1);" in loop
+    assert rest in loop
 
 
 @pytest.mark.parametrize("storage", ["int8", "bf16"])

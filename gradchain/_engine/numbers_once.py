@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from gradchain._engine.replaced import replaced
@@ -26,6 +26,19 @@ OF_BLOCK = re.compile(r"= (\w+_ptr\d+)\[static_cast<int64_t>\((x0)\)\];")
 
 LOOP = re.compile(r"( *)for\(int64_t x[01]=")
 INNER_LOOP = re.compile(r"for\(int64_t x1=")
+
+MADE = re.compile(r"\bauto (tmp\d+) =(.*)")
+"""What a round of a loop makes; of some the first line."""
+
+VALUE = re.compile(r" ([^;\[\]]+);")
+"""What is made in one line, and not of what lies in memory."""
+
+WORD = re.compile(r"[A-Za-z_]\w*(?:::\w+)*")
+
+SCALAR = re.compile(
+    r"std::\w+|static_cast|decltype|double|float|bool|u?int\d+_t|c10::convert|\w+_propagate_nan|infinity|L|e"
+)
+"""Names in what is made of numbers alone, besides those of numbers."""
 
 PERHAPS = re.compile(r"= \[&\]\s")
 """What is read in some rounds of a loop only, and may not be there in others."""
@@ -71,7 +84,11 @@ def hoisted(code: str) -> str:
                 read = {pointer for pointer, _ in pattern.findall(text) if not _writes(text, pointer)}
                 text, found = _named(text, pattern, read, f"_{len(lines)}")
                 known += found
-            before = len(done) - done[-1].lstrip().startswith("#pragma")  # that has to stand right before its loop
+            text, made = _made_once(text, {line.split()[2] for line in [*numbers, *known]}, f"_{len(lines)}")
+            known += made
+            before = len(done) - "".join(done[-1:]).lstrip().startswith(
+                "#pragma"
+            )  # that has to stand right before its loop
             done[before:before] = [start.group(1) + line for line in known]
         done.append(text)
         lines = lines[length:]
@@ -93,6 +110,31 @@ def _named(text: str, pattern: re.Pattern[str], pointers: set[str], suffix: str)
         return f"= {pointer}_{place}{suffix};"
 
     return pattern.sub(constant, text), list(lines)
+
+
+def _made_once(text: str, known: set[str], suffix: str) -> tuple[str, list[str]]:
+    """The text of a loop without what it makes of `known` numbers alone, and the lines that make it.
+
+    A root may set `errno`, so a C++ compiler takes it in each round. A loop has a part for what does not fill a vector,
+    where a name may stand for something else: what is made once means the same in both.
+    """
+    values: dict[str, set[str]] = {}
+    for name, value in MADE.findall(text):
+        values.setdefault(name, set()).add(value)
+    names: dict[str, str] = {}
+    lines: list[str] = []
+    for name, (value, *others) in values.items():
+        made = VALUE.fullmatch(value)
+        if not others and made and all(x in names or x in known or SCALAR.fullmatch(x) for x in WORD.findall(value)):
+            lines.append(f"const auto {name}{suffix} = {_renamed(made.group(1), names)};")
+            names[name] = name + suffix
+            text = re.sub(rf"^ *auto {name} =.*\n", "", text, flags=re.MULTILINE)
+    return _renamed(text, names), lines
+
+
+def _renamed(text: str, names: Mapping[str, str]) -> str:
+    """A text with other names of what is made."""
+    return re.sub(r"\btmp\d+\b", lambda match: names.get(match.group(), match.group()), text)
 
 
 def _length(lines: Sequence[str], indent: str) -> int:
