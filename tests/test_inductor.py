@@ -106,3 +106,23 @@ def test_what_is_used_twice_is_traced_once() -> None:
         compiled = inductor.compile_graph(inductor.trace(hashed, [x]), [x])
     assert torch.equal(compiled(x)[0], hashed(x)[0])
     assert 24 < max(seen) < 300
+
+
+def test_what_is_cached_depends_on_how_we_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older version's kernels, which are right and slower, are not taken for ours."""
+    from torch._dynamo.utils import counters
+    from torch._inductor.utils import fresh_cache
+
+    examples = [torch.randn(64)]
+    graph = inductor.trace(lambda x: [x * 2 + 1], examples)
+
+    def hits() -> int:
+        inductor.compile_graph(graph, examples)
+        return counters["inductor"]["fxgraph_cache_hit"]
+
+    with fresh_cache():
+        start = hits()
+        assert hits() == start + 1
+        monkeypatch.setattr(inductor, "_changes", lambda: "those of another version")
+        assert hits() == start + 1
+        assert hits() == start + 2

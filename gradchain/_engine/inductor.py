@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
+import pkgutil
 from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -180,6 +183,7 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
     of a bucket of small tensors.
     """
     import torch._inductor.config as settings  # here, since the compiler takes a second to import
+    import torch.compiler.config as caches
     from torch._guards import TracingContext, tracing
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
@@ -191,7 +195,16 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
     with contextlib.ExitStack() as stack:
         mode, fakes = stack.enter_context(_of_any_size(examples, lined))
         inside = (torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode))
-        for manager in (*inside, widest_vectors(), whole_vectors(), traced_once(), numbers_once(), not_waited_for()):
+        tagged = caches.patch(cache_key_tag=f"{caches.cache_key_tag} {_changes()}")
+        for manager in (
+            *inside,
+            tagged,
+            widest_vectors(),
+            whole_vectors(),
+            traced_once(),
+            numbers_once(),
+            not_waited_for(),
+        ):
             stack.enter_context(manager)
         if all(x.device.type == "cpu" for x in examples):
             stack.enter_context(_no_patterns(joint_graph))
@@ -200,6 +213,19 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
         lowered.graph.eliminate_dead_code()
         joint_graph.joint_graph_passes(lowered)
         return compile_fx_inner(lowered, fakes, is_inference=True)
+
+
+CHANGES = ("isa", "numbers_once", "once", "vectors")
+"""The modules here that change what inductor writes, of which the keys of its cache know nothing."""
+
+
+@functools.cache
+def _changes() -> str:
+    """A name for what they do."""
+    digest = hashlib.sha256()
+    for name in CHANGES:
+        digest.update(pkgutil.get_data(__package__, f"{name}.py") or b"")
+    return f"gradchain {digest.hexdigest()}"
 
 
 @contextlib.contextmanager
