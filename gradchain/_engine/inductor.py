@@ -183,18 +183,19 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
     of a bucket of small tensors.
     """
     import torch._inductor.config as settings  # here, since the compiler takes a second to import
-    import torch.compiler.config as caches
     from torch._guards import TracingContext, tracing
     from torch._inductor.compile_fx import compile_fx_inner
     from torch._inductor.decomposition import select_decomp_table
     from torch._inductor.fx_passes import joint_graph
     from torch._inductor.virtualized import V
+    from torch.compiler import config
     from torch.fx.experimental.proxy_tensor import make_fx
 
     pure = torch.func.functionalize(graph, remove="mutations_and_views")  # what is written comes last, as copies
     with contextlib.ExitStack() as stack:
         mode, fakes = stack.enter_context(_of_any_size(examples, lined))
         inside = (torch.no_grad(), settings.patch(options), mode, tracing(TracingContext(mode)), V.set_fake_mode(mode))
+        caches: Any = config
         tagged = caches.patch(cache_key_tag=f"{caches.cache_key_tag} {_changes()}")
         for manager in (
             *inside,
@@ -224,7 +225,7 @@ def _changes() -> str:
     """A name for what they do."""
     digest = hashlib.sha256()
     for name in CHANGES:
-        digest.update(pkgutil.get_data(__package__, f"{name}.py") or b"")
+        digest.update(pkgutil.get_data("gradchain._engine", f"{name}.py") or b"")
     return f"gradchain {digest.hexdigest()}"
 
 
