@@ -11,6 +11,7 @@ import torch
 from gradchain._core.noise import round_to_bf16
 from gradchain._core.reduce import run_locally, tensor_partials
 from gradchain.ops import finite, narrowed
+from gradchain.ops._traced import is_traced
 from gradchain.storage.base import Bits, Parts, SlotView, Storage, Storing, placed, unblocked
 from gradchain.storage.int8 import Int8
 from gradchain.storage.signs import pack, pack_vector, sign_planes, vector_signs, words_of
@@ -137,17 +138,20 @@ def _column_sums(matrix: torch.Tensor) -> torch.Tensor:
 
 
 def _rows(dense: torch.Tensor, kept: SlotView) -> torch.Tensor:
-    """The rows of a parameter, as a matrix."""
+    """The rows of a parameter, as a matrix; for a compiler by steps at which it need not divide."""
     numel = kept.part.row_numel
-    words, columns = words_of(numel)[1], dense.shape[-1]
-    if columns % words == 0:  # by steps at which a compiler need not divide
-        dense = dense.reshape(-1, columns // words, words)
+    if is_traced():
+        words, columns = words_of(numel)[1], dense.shape[-1]
+        if columns % words == 0:
+            dense = dense.reshape(-1, columns // words, words)
     return dense.reshape(-1, numel)
 
 
 def _along(shape: torch.Size, words: torch.Tensor, kept: SlotView) -> torch.Tensor:
-    """The signs of packed rows of a parameter in another shape, by steps at which a compiler need not divide."""
+    """The signs of packed rows of a parameter, for another shape; for a compiler by steps at which it need not divide."""
     numel, columns, many = kept.part.row_numel, shape[-1], words.shape[1]
+    if not is_traced():
+        return sign_planes(words).flatten(1)[:, :numel]
     planes = sign_planes(words, apart=numel % columns != 0 and columns % numel != 0)
     if planes.shape[1] * many != numel or columns % many != 0:
         return planes.flatten(1)[:, :numel]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from gradchain._core.shard import Shard
-from gradchain.ops._traced import is_traced
 
 
 def word_dtype(columns: int) -> torch.dtype:
@@ -39,7 +38,7 @@ def sign_planes(words: torch.Tensor, apart: bool = False) -> torch.Tensor:
     places = torch.arange(31, 31 - size, -1, dtype=torch.int32, device=words.device)
     moved = (~words).to(torch.int32)[:, None] << places[:, None]
     planes = moved & torch.iinfo(torch.int32).min
-    if apart and is_traced() and words.device.type == "cpu":
+    if apart and words.device.type == "cpu":
         return planes.as_strided(planes.shape, planes.stride())  # as they lie in memory
     return planes
 
