@@ -191,16 +191,27 @@ def train(compile: bool, change: Callable[[Optimizer], None], recipe: str = "ada
     return frozen_copy(optimizer)
 
 
+def check_noticed(
+    change: Callable[[Optimizer], None],
+    compile: bool,
+    ran: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    recipe: str = "adamw",
+) -> None:
+    """Steps that may be found like the last come to what steps that look at each parameter come to."""
+    with monkeypatch.context() as patch:
+        patch.setattr(replay.ReplayPlan, "gradients", lambda *args: None)
+        looked = train(False, change, recipe)
+    assert not ran
+    torch.testing.assert_close(train(compile, change, recipe), looked, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("compile", [False, True])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_between_steps_is_noticed(
     change: Callable[[Optimizer], None], compile: bool, ran: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(replay.ReplayPlan, "gradients", lambda *args: None)
-        looked = train(False, change)
-    assert not ran
-    torch.testing.assert_close(train(compile, change), looked, rtol=1e-5, atol=1e-6)
+    check_noticed(change, compile, ran, monkeypatch)
     # Eager steps are replayed in flat batches, and a tensor that is not contiguous fits in none.
     assert len(ran) >= (3 if change is turned_parameter and not compile else 4)
 
@@ -209,11 +220,7 @@ def test_a_change_between_steps_is_noticed(
 def test_a_change_is_noticed_where_kernels_see_tensors_in_other_shapes(
     change: Callable[[Optimizer], None], ran: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(replay.ReplayPlan, "gradients", lambda *args: None)
-        looked = train(False, change, "large")
-    assert not ran
-    torch.testing.assert_close(train(True, change, "large"), looked, rtol=1e-5, atol=1e-6)
+    check_noticed(change, True, ran, monkeypatch, "large")
     assert len(ran) >= 4
 
 
@@ -225,11 +232,7 @@ FOR_ADAMW = [disabled, betas]
 def test_a_change_is_noticed_where_stages_ask(
     change: Callable[[Optimizer], None], ran: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(replay.ReplayPlan, "gradients", lambda *args: None)
-        looked = train(False, change, "asking")
-    assert not ran
-    torch.testing.assert_close(train(True, change, "asking"), looked, rtol=1e-5, atol=1e-6)
+    check_noticed(change, True, ran, monkeypatch, "asking")
     assert len(ran) >= 4
 
 
