@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from operator import attrgetter
 from typing import Any
 
@@ -106,6 +107,23 @@ def test_what_is_used_twice_is_traced_once() -> None:
         compiled = inductor.compile_graph(inductor.trace(hashed, [x]), [x])
     assert torch.equal(compiled(x)[0], hashed(x)[0])
     assert 24 < max(seen) < 300
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_signs_are_given_without_a_call(dtype: torch.dtype, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that calls a library keeps nothing in registers."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    special = torch.tensor([0.0, -0.0, 1.5, -1.5, math.inf, -math.inf, math.nan], dtype=dtype)
+    sizes, signs = torch.cartesian_prod(special, torch.cat([special, -special])).unbind(1)  # no whole number of vectors
+    examples = [sizes.contiguous(), signs.contiguous()]
+    compiled = inductor.compile_graph(inductor.trace(lambda x, y: [torch.copysign(x, y)], examples), examples)
+    found, expected = compiled(*examples)[0], torch.copysign(*examples)
+    as_bits = torch.int32 if dtype == torch.float32 else torch.int64
+    assert torch.equal(found.view(as_bits), expected.view(as_bits))
+    sources = [path.read_text() for path in tmp_path.rglob("*.cpp")]
+    assert sources
+    assert not any("copysign" in source for source in sources)
 
 
 def test_what_is_cached_depends_on_how_we_change_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,11 @@ from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import Request, Totals, tensor_partials, whole_tensor
 from gradchain._core.update import Update
 from gradchain.ops import compute_dtype, minimum, root, where, wide
+from gradchain.ops._traced import is_traced
 
 _TINY = 1e-12
+_NARROW = 16
+"""The most columns of matrices, in a batch, for which a compiled loop over columns is too short to go in vectors."""
 
 
 def _is_matrix(shape: torch.Size) -> bool:
@@ -92,20 +95,34 @@ class spectral_decay(Decay):
         if self.restart:
             u = yield from _restarted(u)
         if ctx.shard.group is None or W.ndim > 2:
-            v = (W.mT @ u[..., None]).squeeze(-1)
+            v = _apart((W.mT @ u[..., None]).squeeze(-1), W)
         else:  # parts in half precision would add up to something else than the whole
             v = (yield tensor_partials(v=wide(W).mT @ wide(u))).v.to(W.dtype)
-        v = v / v.norm(dim=-1, keepdim=True).clamp(min=_TINY)
-        q = (W @ v[..., None]).squeeze(-1)
-        norm = yield from _row_norm(q)
-        new_u = q / norm.clamp(min=_TINY)
+        v = _apart(v / _apart(v.norm(dim=-1, keepdim=True).clamp(min=_TINY), W), W)
+        q = _apart(_image(W, v), W)
+        norm = _apart((yield from _row_norm(q)), W)
+        new_u = _apart(q / norm.clamp(min=_TINY), W)
         new_sigma = (norm.square() / norm.clamp(min=_TINY)).squeeze(-1)
         amplitude = ctx.shape[-2] ** 0.5 * ctx["strength"]
         amplitude = amplitude if self.clamp is None else minimum(amplitude, self.clamp)
-        decay = amplitude * (new_sigma[..., None] * new_u)[..., None] * v[..., None, :]
+        decay = _apart(amplitude * (new_sigma[..., None] * new_u)[..., None] * v[..., None, :], W)
         ctx.observe("sigma", lambda: new_sigma)
         on = self.weight_decay != 0
         return update.add_decay(decay), {"u": where(on, new_u, u), "sigma": where(on, new_sigma, sigma)}
+
+
+def _image(W: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """`W v`. Libraries compute it on one thread; where it is compiled for a CPU, a loop over rows has all of them."""
+    if W.ndim == 2 and is_traced() and W.device.type == "cpu" and W.dtype != torch.bfloat16:
+        return (W * v[..., None, :]).sum(-1)
+    return (W @ v[..., None]).squeeze(-1)
+
+
+def _apart(x: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+    """What is compiled for a CPU in a loop of its own, of many small matrices: else each of their elements computes it."""
+    if is_traced() and W.ndim > 2 and W.shape[-1] <= _NARROW and W.device.type == "cpu":
+        return x.as_strided(x.shape, x.stride())  # as it lies in memory
+    return x
 
 
 def _restarted(u: torch.Tensor) -> Generator[Request, Totals, torch.Tensor]:

@@ -196,3 +196,21 @@ def test_adams_corrects_its_bias_in_double() -> None:
     (first,) = step(optimizer, tensor([7.0]))
     (second,) = step(optimizer, tensor([7.0]))
     close(second - first, [-0.1 * math.atan(0.19) / (1 - 0.9**2)], rtol=1e-14)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(300, 70), (70, 300), (2, 3, 40, 50), (5, 6, 3, 3), (0, 4, 3, 3)], ids=str)
+def test_compiled_products_are_those_of_a_library(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    start, results = torch.randn(shape, dtype=torch.float64), []
+    for compile in (False, True):
+        theta = torch.nn.Parameter(start.to(dtype, copy=True))
+        optimizer = gc.Optimizer([theta], gc.chain(gc.spectral_decay(0.5), LR), compile=compile)
+        for _ in range(3):
+            step(optimizer, torch.zeros_like(theta))
+        (state,) = optimizer.state.values()
+        results.append((theta.detach(), state["spectral_decay.u"], state["spectral_decay.sigma"]))
+    tolerance = {torch.float32: 1e-5, torch.float64: 1e-12}[dtype]
+    for eager, compiled in zip(*results):
+        torch.testing.assert_close(compiled, eager, rtol=tolerance, atol=tolerance)
