@@ -62,11 +62,11 @@ OTHER = "another algorithm: what it costs beside AdamW"
 
 CALLS = (
     "of large tensors, the arithmetic is as fast as the memory, and 7 of 350 microseconds are Python and the call of a "
-    "kernel; of the perceptron's 55 microseconds the kernel takes 4, its call 2, the numbers of the step and their packing "
-    "12, the look whether all is as it was 7, hooks and modes of torch 20, as in the peer's 45"
+    "kernel; of the perceptron's 43 microseconds the kernel and its call take 4, the numbers of the step and their packing "
+    "9, the look whether all is as it was 5, hooks and modes of torch 14, as in the peer's 31"
 )
 ATAN = (
-    "AdamW's arithmetic is two fifths, the two products of the power iteration a fifth, arctangent and decay the rest"
+    "AdamW's arithmetic is two fifths, the two products of the power iteration three tenths, arctangent and decay the rest"
 )
 PRODUCTS = (
     "nine tenths of both sides are Newton-Schulz, in products at nine tenths of what the processor can do; ours are fewer "

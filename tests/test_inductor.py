@@ -126,6 +126,19 @@ def test_signs_are_given_without_a_call(dtype: torch.dtype, tmp_path: Any, monke
     assert not any("copysign" in source for source in sources)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_threads_share_the_outer_loop_around_a_short_one(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._inductor.config as settings
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    x = torch.arange(1024 * 32 * 8, dtype=torch.int32).view(1024, 32, 8)  # sums of 32 for 8, which are no whole vector
+    with settings.patch({"cpp.threads": 2}):
+        compiled = inductor.compile_graph(inductor.trace(lambda x: [x.sum(1, dtype=torch.int32)], [x]), [x])
+    assert torch.equal(compiled(x)[0], x.sum(1, dtype=torch.int32))
+    (source,) = (text for path in tmp_path.rglob("*.cpp") if "omp for" in (text := path.read_text()))
+    assert source.index("#pragma omp parallel") < source.index("for(int64_t x0"), "or threads are gathered 1024 times"
+
+
 def test_what_is_cached_depends_on_how_we_change_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """An older version's kernels, which are right and slower, are not taken for ours."""
     from torch._dynamo.utils import counters

@@ -59,6 +59,20 @@ def test_compiled_state_is_the_eager_state(storage: str, shape: tuple[int, ...])
         assert float(differing.double().mean()) < 2e-3, name
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "shape", [(64, 64), (1024, 256), (96, 288), (8, 16, 3, 3), (50, 300), (7, 33), (5000,)], ids=str
+)
+def test_compiled_signs_are_the_eager_ones(shape: tuple[int, ...]) -> None:
+    # Rows of the parameter and of the matrix cross in several ways; nothing is rounded by chance.
+    eager, compiled = (stepper("factored_vectors", compile, shape) for compile in (False, True))
+    torch.testing.assert_close(take_steps(compiled, 3), take_steps(eager, 3), rtol=0, atol=1e-6)
+    (mine,), (theirs,) = eager.state.values(), compiled.state.values()
+    signs = [name for name in mine if name.endswith(".sign")]
+    assert len(signs) == 1
+    assert torch.equal(mine[signs[0]], theirs[signs[0]])
+
+
 def test_rounding_ends_at_the_largest() -> None:
     values = torch.tensor([math.inf, -math.inf, 3e38, -3e38, 1.0, math.nan, -0.0])
     for noise in (0, 0xFFFF):

@@ -16,6 +16,7 @@ from gradchain._engine.building import not_waited_for, wait_for
 from gradchain._engine.isa import widest_vectors
 from gradchain._engine.numbers_once import numbers_once
 from gradchain._engine.once import traced_once
+from gradchain._engine.outermost import outermost_loops
 from gradchain._engine.shelf import Compiled, keep
 from gradchain._engine.vectors import whole_vectors
 
@@ -204,6 +205,7 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
             whole_vectors(),
             traced_once(),
             numbers_once(),
+            outermost_loops(),
             not_waited_for(),
         ):
             stack.enter_context(manager)
@@ -216,7 +218,7 @@ def _compile(graph: Any, examples: Sequence[torch.Tensor], options: dict[str, An
         return compile_fx_inner(lowered, fakes, is_inference=True)
 
 
-CHANGES = ("isa", "numbers_once", "once", "vectors")
+CHANGES = ("isa", "numbers_once", "once", "outermost", "vectors")
 """The modules here that change what inductor writes, of which the keys of its cache know nothing."""
 
 

@@ -28,19 +28,12 @@ def pack(bits: torch.Tensor) -> torch.Tensor:
     return (planes * _masks(planes)[:, None]).sum(1, dtype=dtype)
 
 
-def sign_planes(words: torch.Tensor, apart: bool = False) -> torch.Tensor:
-    """The signs of floats, by row and place in a word: int32 whose highest bit is set where the packed bit is not.
-
-    A compiler unpacks them where they are used; `apart`, for a use that goes along other rows, in a loop of its own, since
-    for a CPU it would find each element by divisions.
-    """
+def sign_planes(words: torch.Tensor) -> torch.Tensor:
+    """The signs of floats, by row and place in a word: int32 whose highest bit is set where the packed bit is not."""
     size = 8 * words.dtype.itemsize
     places = torch.arange(31, 31 - size, -1, dtype=torch.int32, device=words.device)
     moved = (~words).to(torch.int32)[:, None] << places[:, None]
-    planes = moved & torch.iinfo(torch.int32).min
-    if apart and words.device.type == "cpu":
-        return planes.as_strided(planes.shape, planes.stride())  # as they lie in memory
-    return planes
+    return moved & torch.iinfo(torch.int32).min
 
 
 def unpack(words: torch.Tensor, columns: int) -> torch.Tensor:

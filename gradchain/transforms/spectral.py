@@ -15,7 +15,7 @@ from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import Request, Totals, tensor_partials, whole_tensor
 from gradchain._core.update import Update
 from gradchain.ops import compute_dtype, minimum, root, where, wide
-from gradchain.ops._traced import is_traced
+from gradchain.ops._traced import apart, is_traced
 
 _TINY = 1e-12
 _NARROW = 16
@@ -95,17 +95,17 @@ class spectral_decay(Decay):
         if self.restart:
             u = yield from _restarted(u)
         if ctx.shard.group is None or W.ndim > 2:
-            v = _apart((W.mT @ u[..., None]).squeeze(-1), W)
+            v = _alone((W.mT @ u[..., None]).squeeze(-1), W)
         else:  # parts in half precision would add up to something else than the whole
             v = (yield tensor_partials(v=wide(W).mT @ wide(u))).v.to(W.dtype)
-        v = _apart(v / _apart(v.norm(dim=-1, keepdim=True).clamp(min=_TINY), W), W)
-        q = _apart(_image(W, v), W)
-        norm = _apart((yield from _row_norm(q)), W)
-        new_u = _apart(q / norm.clamp(min=_TINY), W)
+        v = _alone(v / _alone(v.norm(dim=-1, keepdim=True).clamp(min=_TINY), W), W)
+        q = _alone(_image(W, v), W)
+        norm = _alone((yield from _row_norm(q)), W)
+        new_u = _alone(q / norm.clamp(min=_TINY), W)
         new_sigma = (norm.square() / norm.clamp(min=_TINY)).squeeze(-1)
         amplitude = ctx.shape[-2] ** 0.5 * ctx["strength"]
         amplitude = amplitude if self.clamp is None else minimum(amplitude, self.clamp)
-        decay = _apart(amplitude * (new_sigma[..., None] * new_u)[..., None] * v[..., None, :], W)
+        decay = _alone(amplitude * (new_sigma[..., None] * new_u)[..., None] * v[..., None, :], W)
         ctx.observe("sigma", lambda: new_sigma)
         on = self.weight_decay != 0
         return update.add_decay(decay), {"u": where(on, new_u, u), "sigma": where(on, new_sigma, sigma)}
@@ -118,10 +118,10 @@ def _image(W: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     return (W @ v[..., None]).squeeze(-1)
 
 
-def _apart(x: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
-    """What is compiled for a CPU in a loop of its own, of many small matrices: else each of their elements computes it."""
+def _alone(x: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
+    """Of many small matrices, what is compiled for a CPU in a loop of its own: else each of their elements computes it."""
     if is_traced() and W.ndim > 2 and W.shape[-1] <= _NARROW and W.device.type == "cpu":
-        return x.as_strided(x.shape, x.stride())  # as it lies in memory
+        return apart(x, x.shape)
     return x
 
 
