@@ -65,7 +65,9 @@ CALLS = (
     "kernel; of the perceptron's 43 microseconds the kernel and its call take 4, the numbers of the step and their packing "
     "9, the look whether all is as it was 5, hooks and modes of torch 14, as in the peer's 31"
 )
-ATAN = "AdamW's arithmetic is two fifths, two products of the power iteration three tenths, arctangent and decay the rest"
+ATAN = (
+    "AdamW's arithmetic is two fifths, two products of the power iteration three tenths, arctangent and decay the rest"
+)
 PRODUCTS = (
     "nine tenths of both sides are Newton-Schulz, in products at nine tenths of what the processor can do; ours are fewer "
     "by the quarter of a symmetric one that is copied"
