@@ -9,6 +9,9 @@ import torch
 
 torch_c: Any = torch._C  # pyright: ignore[reportPrivateUsage]
 
+LANES = 16
+"""The most elements that a processor takes at once: loops over fewer, or over neighbours of fewer, do not go in vectors."""
+
 
 def is_traced() -> bool:
     """Whether a compiler, or a mode under every operation, looks on."""

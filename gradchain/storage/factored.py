@@ -11,7 +11,7 @@ import torch
 from gradchain._core.noise import round_to_bf16
 from gradchain._core.reduce import run_locally, tensor_partials
 from gradchain.ops import finite, narrowed
-from gradchain.ops._traced import apart, is_traced
+from gradchain.ops._traced import LANES, apart, is_traced
 from gradchain.storage.base import Bits, Parts, SlotView, Storage, Storing, placed, unblocked
 from gradchain.storage.int8 import Int8
 from gradchain.storage.signs import pack, pack_vector, sign_planes, vector_signs, words_of
@@ -124,9 +124,6 @@ class CompactFactored(Factored):
         return super().load(factors, kept)
 
 
-VECTOR = 16
-"""How many elements a processor takes at once, at most: signs of as many are read together if their words are neighbours."""
-
 ROWS = 64
 """How many rows are summed at a time: all at once would touch a new page of memory at every step."""
 
@@ -155,13 +152,11 @@ def _along(shape: torch.Size, words: torch.Tensor, kept: SlotView) -> torch.Tens
     numel, columns, many = kept.part.row_numel, shape[-1], words.shape[1]
     if not is_traced():
         return sign_planes(words).flatten(1)[:, :numel]
-    size = 8 * words.dtype.itemsize
-    straight = size * many == numel and columns % many == 0 and many % VECTOR == 0
     planes = sign_planes(words)
-    if not straight or (numel % columns != 0 and columns % numel != 0):
-        if size * many == numel:
-            return apart(planes, shape)
+    if planes.shape[1] * many != numel:  # some bits of the last words are none of the row's
         return apart(planes, planes.shape).flatten(1)[:, :numel]
+    if columns % many != 0 or many % LANES != 0 or (numel % columns != 0 and columns % numel != 0):
+        return apart(planes, shape)
     if numel % columns == 0:
         return planes.view(-1, numel // columns, columns // many, many).flatten(2).flatten(0, 1)
     return planes.view(-1, columns // numel, *planes.shape[1:]).flatten(1)

@@ -15,11 +15,9 @@ from gradchain._core.fields import follow, hyper, static
 from gradchain._core.reduce import Request, Totals, tensor_partials, whole_tensor
 from gradchain._core.update import Update
 from gradchain.ops import compute_dtype, minimum, root, where, wide
-from gradchain.ops._traced import apart, is_traced
+from gradchain.ops._traced import LANES, apart, is_traced
 
 _TINY = 1e-12
-_NARROW = 16
-"""The most columns of matrices, in a batch, for which a compiled loop over columns is too short to go in vectors."""
 
 
 def _is_matrix(shape: torch.Size) -> bool:
@@ -120,7 +118,7 @@ def _image(W: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
 
 def _alone(x: torch.Tensor, W: torch.Tensor) -> torch.Tensor:
     """Of many small matrices, what is compiled for a CPU in a loop of its own: else each of their elements computes it."""
-    if is_traced() and W.ndim > 2 and W.shape[-1] <= _NARROW and W.device.type == "cpu":
+    if is_traced() and W.ndim > 2 and W.shape[-1] <= LANES and W.device.type == "cpu":
         return apart(x, x.shape)
     return x
 
