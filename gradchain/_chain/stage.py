@@ -88,6 +88,8 @@ class Stage(_FrozenFields):
     source: ClassVar[str] = ""
     turn: ClassVar[Any] = 0
     """The place of the parameter among all, while `scalars` of a stage with a static option `spread` runs."""
+    slots_only: ClassVar[Any] = True
+    """Whether an option `storage` says how slots are kept, and nothing else."""
 
     def __init_subclass__(cls, register: bool = True, **kwargs: Any) -> None:
         annotations = inspect.get_annotations(cls)
@@ -113,9 +115,8 @@ class Stage(_FrozenFields):
 
     def __post_init__(self) -> None:
         if isinstance(self.name, str) and self.name and not NAME.fullmatch(self.name):
-            raise OptionError(
-                f"{type(self).__name__}.name = {shown(self.name)}: use up to 100 letters, digits, '_', '-'."
-            )
+            where = f"{type(self).__name__}.name"
+            raise OptionError(f"{where} = {shown(self.name)}: use up to 100 letters, digits, '_', '-'.")
         for field in self.fields():
             where = f"{type(self).__name__}.{field.name}"
             value, spec = getattr(self, field.name), spec_of(field)

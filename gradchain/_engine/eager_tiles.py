@@ -8,6 +8,7 @@ of the tensor: memory that a CPU's allocator gets from the system anew at each s
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 
@@ -23,6 +24,7 @@ from gradchain._core.shard import HERE, Shard
 from gradchain._core.totals import Accumulator, Asked
 from gradchain._engine.layouts import matrix_of
 from gradchain._engine.param_step import ParamStep, StepInputs
+from gradchain._engine.widened import Widened
 from gradchain._engine.writing import overwrite
 from gradchain.errors import ChainError
 
@@ -38,9 +40,12 @@ ROWS, COLUMNS = "row", "column"
 class Tiles:
     """The tiles of one parameter at one step. Nothing is written before `commit`."""
 
-    def __init__(self, task: StepInputs, columns: int | None = None) -> None:
-        """With `columns`, of the matrix that factors describe, each tile is a factored tensor by itself."""
-        self.task, self.columns = task, columns
+    def __init__(self, task: StepInputs, columns: int | None = None, wide: Widened | None = None) -> None:
+        """With `columns`, of the matrix that factors describe, each tile is a factored tensor by itself.
+
+        `wide` is what is to be packed when all are done.
+        """
+        self.task, self.columns, self.wide = task, columns, wide
         program, state = task.program, task.state
         if columns is None:
             plan = program.plan(task.param.shape, task.param.dtype)
@@ -66,12 +71,15 @@ class Tiles:
             return None
         if program.third_party or program.narrows or WHOLE in program.traced:
             return None
-        if not any(key.endswith(f".{ROWS}") for key in item.state):
+        if not any(key.rpartition(".")[2].startswith(ROWS) for key in item.state):
             return Tiles(item.task)
         columns = columns_of(item, matrix_of(item))  # else each tile would unpack and make factors of the whole
-        if columns is None or item.index is not None or 2 * rows_of(owner, columns, ELEMENTS) > len(owner):
+        if columns is None or 2 * rows_of(owner, columns, ELEMENTS) > len(owner):
             return None
-        return Tiles(item.task, columns)
+        if (wide := Widened.of(item)) is None:
+            return None
+        task = dataclasses.replace(item.task, program=wide.program, state=wide.state)
+        return Tiles(task, columns, wide)
 
     def _tile(self, first: int, rows: int) -> StepInputs:
         task, here = self.task, slice(first, first + rows)
@@ -118,6 +126,8 @@ class Tiles:
             for key, value in outcome.recorded.items():
                 recorded[key] = recorded[key] + value if key[1] == "total" else value
         overwrite([self.task.state[key] for key in common], list(common.values()))
+        if self.wide is not None:
+            self.wide.pack()
         self.alone = self.alone and all(kind != "total" for _, kind in recorded)
         return recorded
 
@@ -146,9 +156,16 @@ def columns_of(item: ParamStep, matrix: tuple[int, int] | None) -> int | None:
 
 def rows_of(param: torch.Tensor, columns: int | None, elements: int) -> int:
     """The rows of a tile of about so many elements; of a factored tensor they are rows of the matrix as well."""
-    width = param[0].numel()
+    return _rows(len(param), param[0].numel(), columns, elements)
+
+
+@functools.lru_cache(maxsize=4096)
+def _rows(length: int, width: int, columns: int | None, elements: int) -> int:
+    """As many as fit; or up to half of them fewer, if all tiles are alike then: a shorter one has kernels of its own."""
     unit = 1 if columns is None else math.lcm(columns, width) // width
-    return max(elements // (unit * width), 1) * unit
+    most = max(min(elements // (unit * width), length // unit), 1)
+    alike = (count for count in range(most, most // 2, -1) if length % (count * unit) == 0)
+    return next(alike, most) * unit
 
 
 def rows_alone(

@@ -8,9 +8,8 @@ Its kernel takes it for a shard, but all shards are here, and their totals are a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TypeAlias, cast
 
 import torch
 
@@ -22,6 +21,7 @@ from gradchain._engine.eager_tiles import columns_of, is_common, is_own, rows_al
 from gradchain._engine.kernel import Kernel, Status
 from gradchain._engine.layouts import ScalarArgs
 from gradchain._engine.param_step import ParamRecord, ParamStep
+from gradchain._engine.widened import Widened
 from gradchain._engine.writing import overwrite
 
 ELEMENTS = 1 << 20
@@ -31,30 +31,32 @@ LARGE = 1 << 22
 """Tensors of fewer elements are stepped whole."""
 
 
-def tiles_of(item: ParamStep) -> list[ParamStep]:
-    """The tiles of a parameter, or none if it is better stepped whole."""
+Tiled: TypeAlias = "tuple[Widened, list[ParamStep]]"
+"""What tiles are stepped with, and the tiles."""
+
+
+def tiles_of(item: ParamStep) -> Tiled | None:
+    """The tiles of a parameter; `None` if it is better stepped whole."""
     columns = columns_of(item, item.record.layout.layout.matrix)
     if (
         columns is None
         or item.owner.device.type != "cpu"  # other allocators keep what they have freed
         or item.owner.numel() < LARGE
-        or item.index is not None
         or item.keep is not None
     ):
-        return []
-    rows = rows_of(item.owner, columns, ELEMENTS)
-    if 2 * rows > len(item.owner):
-        return []
-    return [
-        _tile(item, first, min(rows, len(item.owner) - first), columns) for first in range(0, len(item.owner), rows)
-    ]
+        return None
+    rows, wide = rows_of(item.owner, columns, ELEMENTS), Widened.of(item)
+    if 2 * rows > len(item.owner) or wide is None:
+        return None
+    length = len(item.owner)
+    return wide, [_tile(item, wide, first, min(rows, length - first), columns) for first in range(0, length, rows)]
 
 
-def _tile(item: ParamStep, first: int, rows: int, columns: int) -> ParamStep:
+def _tile(item: ParamStep, wide: Widened, first: int, rows: int, columns: int) -> ParamStep:
     shape = torch.Size((rows, *item.owner.shape[1:]))
     place = Shard(shape, 0, rows, HERE, columns)
-    state = rows_alone(item.program, item.state, first, rows, shape[1:].numel(), columns)
-    record = SimpleNamespace(state=state, here=state, shard=place, layout=None, program=item.program)
+    state = rows_alone(wide.program, wide.state, first, rows, shape[1:].numel(), columns)
+    record = SimpleNamespace(state=state, here=state, shard=place, layout=None, program=wide.program)
     end = first + rows
     tile = ParamStep(
         item.owner.detach()[first:end],
@@ -70,11 +72,9 @@ def _tile(item: ParamStep, first: int, rows: int, columns: int) -> ParamStep:
 class RowTiles:
     """The calls for the tiles of one tensor, in lockstep."""
 
-    def __init__(
-        self, item: ParamStep, tiles: Sequence[ParamStep], scalars: ScalarArgs, kernels: OwnKernels, whole: Call
-    ) -> None:
-        self.due, self.whole = [item], whole
-        self.calls = [Call([tile], scalars, [[]], kernels) for tile in tiles]
+    def __init__(self, item: ParamStep, tiled: Tiled, scalars: ScalarArgs, kernels: OwnKernels, whole: Call) -> None:
+        self.due, self.wide, self.whole = [item], tiled[0], whole
+        self.calls = [Call([tile], scalars, [[]], kernels) for tile in tiled[1]]
         self.recorded: list[Recorded] = [{}]
 
     def kernel(self) -> Kernel:
@@ -124,6 +124,6 @@ class RowTiles:
         for call in self.calls:
             call.finish()
         (record,) = self.calls[0].recorded
-        state: Any = self.due[0].state
-        overwrite([state[slot] for slot, _ in record], list(record.values()))
+        overwrite([self.wide.state[slot] for slot, _ in record], list(record.values()))
+        self.wide.pack()
         self.recorded = self.whole.measured or [{}]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
@@ -92,6 +93,26 @@ class Storage:
     def splits(self, part: str, shape: torch.Size) -> bool:
         """Tell whether a part is sharded by the rows of a slot. Returns: `False` if it is the same in all processes."""
         return part in ("", "data")
+
+
+class PackedStorage(Storage, ABC):
+    """A storage whose parts are those of another in fewer bits. Large tensors are stepped with the `wide` ones.
+
+    `store` and `load` are those of `wide`, with `pack` after and `unpack` before them.
+    """
+
+    @property
+    @abstractmethod
+    def wide(self) -> Storage:
+        """The other storage."""
+
+    @abstractmethod
+    def pack(self, parts: Parts, kept: SlotView, bits: Bits) -> Parts:
+        """Encode all parts of the other storage. Returns: the tensors by name."""
+
+    @abstractmethod
+    def unpack(self, parts: Parts, kept: SlotView) -> Parts:
+        """Decode all parts. Returns: those of the other storage."""
 
 
 def blocks(dense: torch.Tensor, size: int, kept: SlotView) -> torch.Tensor:

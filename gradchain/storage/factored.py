@@ -12,7 +12,7 @@ from gradchain._core.noise import round_to_bf16
 from gradchain._core.reduce import run_locally, tensor_partials
 from gradchain.ops import finite, narrowed
 from gradchain.ops._traced import LANES, apart, is_traced
-from gradchain.storage.base import Bits, Parts, SlotView, Storage, Storing, placed, unblocked
+from gradchain.storage.base import Bits, PackedStorage, Parts, SlotView, Storage, Storing, placed, unblocked
 from gradchain.storage.int8 import Int8
 from gradchain.storage.signs import pack, pack_vector, sign_planes, vector_signs, words_of
 
@@ -90,39 +90,47 @@ class Factored(Storage):
 
 
 @dataclass(frozen=True)
-class CompactFactored(Factored):
+class CompactFactored(Factored, PackedStorage):
     """The same with small factors, stochastically rounded: bfloat16, or `int8` codes for slots that are never negative."""
 
     vectors: bool = True
+
+    @property
+    def wide(self) -> Factored:
+        """Factors in float32."""
+        return Factored(vectors=self.vectors)
 
     def store(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Parts | Storing:
         return self._compact(dense, kept, bits) if self.factors(kept) else {"": narrowed(dense, torch.float32)}
 
     def _compact(self, dense: torch.Tensor, kept: SlotView, bits: Bits) -> Storing:
-        parts = dict((yield from self._factors(dense, kept)))
-        for name in ("row", "column"):
-            factor = parts.pop(name)
-            noise = functools.partial(bits, factor, name)
-            if kept.signed:
-                parts[name] = round_to_bf16(factor, noise())
-                continue
-            codes = run_locally(Int8().store(factor, _unsigned(factor.shape), noise))  # all of the factor is here
-            parts |= {f"{name}_{part}": tensor for part, tensor in codes.items()}
-        return parts
+        return self.pack((yield from self._factors(dense, kept)), kept, bits)
 
     def load(self, parts: Parts, kept: SlotView) -> torch.Tensor:
-        if "" in parts:
-            return parts[""]
-        if kept.signed:
-            wide = {name: part.to(torch.float32) if name != "sign" else part for name, part in parts.items()}
-            return super().load(wide, kept)
-        rows, columns = kept.square
-        factors = {
-            name: Int8().load({"data": parts[f"{name}_data"], "scale": parts[f"{name}_scale"]}, _unsigned(size))
-            for name, size in (("row", torch.Size([rows])), ("column", torch.Size([columns])))
-        }
-        return super().load(factors, kept)
+        return super().load(parts if "" in parts else self.unpack(parts, kept), kept)
 
+    def pack(self, parts: Parts, kept: SlotView, bits: Bits) -> Parts:
+        made = {name: part for name, part in parts.items() if name not in FACTORS}
+        for name in FACTORS:
+            factor, noise = parts[name], functools.partial(bits, parts[name], name)
+            if kept.signed:
+                made[name] = round_to_bf16(factor, noise())
+                continue
+            codes = run_locally(Int8().store(factor, _unsigned(factor.shape), noise))  # all of the factor is here
+            made |= {f"{name}_{part}": tensor for part, tensor in codes.items()}
+        return made
+
+    def unpack(self, parts: Parts, kept: SlotView) -> Parts:
+        if kept.signed:
+            return {name: part.to(torch.float32) if name in FACTORS else part for name, part in parts.items()}
+        whole: dict[str, torch.Tensor] = {}
+        for name, size in zip(FACTORS, kept.square):
+            codes = {part: parts[f"{name}_{part}"] for part in ("data", "scale")}
+            whole[name] = Int8().load(codes, _unsigned(torch.Size([size])))
+        return whole
+
+
+FACTORS = ("row", "column")
 
 ROWS = 64
 """How many rows are summed at a time: all at once would touch a new page of memory at every step."""

@@ -55,6 +55,10 @@ class adopt(Stage):
     initial: str = static(default="effective", choices=("effective", "raw"))
     storage: str = storage_field()
 
+    @property
+    def slots_only(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.skip_first  # else the first step divides by what a storage makes of a gradient
+
     def slots(self, p: ParamInfo) -> dict[str, Slot]:
         return {"exp_avg_sq": Slot(nonnegative=True, storage=self.storage)}
 
