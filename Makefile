@@ -26,10 +26,10 @@ integrations: $(STAMP)  ## in the trainers that load our optimizers, which it in
 	$(BIN)/pytest tests/integrations -m "" -n 2 --dist worksteal
 
 # Tests of which `make test` has a selection.
-CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation ablation_looks ablation_processes arctangent background builtin_tasks capturable claims_own dtypes narrow_state outliers rehearsal shelf tiles warm)) \
+CHECKED := $(addsuffix .py,$(addprefix tests/test_,ablation ablation_looks ablation_processes arctangent background builtin_tasks capturable claims_own cli dtypes narrow_state outliers rehearsal shelf tape tiles transcript warm)) \
 	$(addsuffix .py,$(addprefix tests/laws/test_,differentiation layouts meaning step)) \
 	tests/test_reproduce.py::TestGyroSynthetic tests/testing/test_table.py tests/testing/test_kit.py \
-	tests/testing/test_broken_transforms.py tests/testing/test_broken_optimizers.py tests/transforms tests/test_export.py tests/test_field.py tests/test_nonfinite.py::test_one_parameter_that_is_skipped tests/distributed/test_example.py "tests/distributed/test_sharded.py::test_all_on_more[three]" \
+	tests/testing/test_broken_transforms.py tests/testing/test_broken_optimizers.py tests/transforms tests/test_export.py tests/test_field.py tests/test_nonfinite.py::test_one_parameter_that_is_skipped tests/distributed/test_example.py tests/distributed/test_checkpoints.py::test_two_processes_become_three_and_one tests/distributed/test_costs.py::test_as_many_as_on_paper "tests/distributed/test_sharded.py::test_all_on_more[three]" \
 	"tests/test_user_compile.py::test_a_compiled_caller_gets_the_same_steps[compiled]"
 
 check: $(STAMP)  ## more of what `make test` has only a selection of

@@ -57,6 +57,7 @@ def test_kill_at_any_time_loses_the_run_in_progress_and_no_more(tmp_path, alone)
     assert len(keys(tmp_path)) == len(set(keys(tmp_path)))
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_folder(tmp_path, alone):
     processes = [start(tmp_path) for _ in range(2)]
     resumed = [int(process.communicate()[0]) for process in processes]

@@ -228,6 +228,7 @@ def test_it_imports_what_a_user_registers(module: str) -> None:
     assert "sign" in succeed("--import", module, "show", f"mine-{module}", "-o", "lr=0.3")
 
 
+@pytest.mark.slow
 def test_a_recipe_or_a_chain_may_be_named_by_its_place(module: str) -> None:
     assert "0.3" in succeed("show", f"{module}:mine", "-o", "lr=0.3")
     assert "0.7" in succeed("show", f"{module}:built", "-o", "lr=0.7")

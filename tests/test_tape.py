@@ -24,11 +24,16 @@ from gradchain._engine.traced_number import Answers, TracedNumber
 from tests.laws.cases import CASES
 
 SHAPES = [(7,), (3, 5), (40,), (1,), (6, 9)]
-CUT = [(16, 8), (17, 9), (9, 4, 3), (16, 8), (70,)]
+CUT = [(16, 8), (17, 9), (9, 4, 3), (16, 8), (71,)]
 """Shapes that are cut into tiles of about 16 elements; two of them are alike, and some tiles are shorter."""
 STEPS = 8
 
 Change = Callable[[Any, int], None]
+
+
+def slow(value: Any) -> Any:
+    """A value of a parameter for which a test is slow."""
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 def nothing(optimizer: Any, step: int) -> None:
@@ -103,7 +108,7 @@ UNTAPED = {"adv-muon", "adv-muon:rows", "adv-adamuon", "adv-adamuon:power"}
 """Those that have no tape: their larger matrices are orthogonalised, with others that are like them."""
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, slow(torch.float64), slow(torch.bfloat16), torch.float16], ids=str)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_tape_makes_the_bits_of_the_stages(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = CASES[name].chain
@@ -147,7 +152,7 @@ PHASES = {"rose": 2, "gyro-adam": 3, "adams": 3, "adv-adamw-orthograd": 3, "adaf
 """How often the tiles are gone over: once more than totals are asked for that depend on those before."""
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, slow(torch.bfloat16)], ids=str)
 @pytest.mark.parametrize("name", [name for name in NAMES if name.partition("/")[2] not in ("int8", "int4")])
 def test_tiles_are_played_bit_for_bit(name: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     chain = CASES[name].chain

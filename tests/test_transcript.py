@@ -106,7 +106,10 @@ def test_a_large_tensor_of_its_own_has_none() -> None:
         transcript(lambda x: [x + own], [torch.empty(2000)])
 
 
-@pytest.mark.parametrize("case", CASES)
+VARIANTS = {case for case in CASES if ":" in case or "/" in case}
+
+
+@pytest.mark.parametrize("case", [pytest.param(x, marks=pytest.mark.slow) if x in VARIANTS else x for x in CASES])
 @pytest.mark.usefixtures("traced")
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of stages that do nothing to some shapes
 def test_all_stages_have_texts(case: str, monkeypatch: pytest.MonkeyPatch) -> None:

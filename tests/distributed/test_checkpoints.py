@@ -43,6 +43,7 @@ def check(folder: Path, before: World, after: Sequence[World], names: Sequence[s
         assert found == [[[]] * len(jobs)] * world
 
 
+@pytest.mark.slow
 def test_two_processes_become_three_and_one(tmp_path: Path) -> None:
     check(tmp_path, ("fsdp", 2), [("fsdp", 3), ("plain", 1)], FEW, NESTED, FLAT, FULL)
 

@@ -58,6 +58,7 @@ def check(world: int, names: list[str], monkeypatch: pytest.MonkeyPatch, *more: 
             monkeypatch.undo()
 
 
+@pytest.mark.slow
 def test_as_many_as_on_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     in_parts = (costs.split_rows, {"names": MATRICES, "part": 1})
     check(2, NAMES, monkeypatch, (costs.partitioned, {"names": list(JOINT)}), in_parts)
