@@ -1,43 +1,33 @@
 """How much memory a step takes beyond what is there before it, and how much an optimizer keeps.
 
-On the CPU that is the kernel's own count of resident pages, its peak reset before the step: it sees what aten, compiled
-kernels and libraries allocate alike, to within a few hundred KiB. On CUDA the caching allocator counts to the byte.
+Torch counts what its tensors take, on a CPU in its profiler and on CUDA in the allocator. The pages of a process do not tell:
+a heap keeps what is freed in pieces, and which of them a step gets depends on all that was there before.
 """
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
+from itertools import accumulate
 from typing import Any
 
 import torch
 
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-ROUNDS = 3
+MEMORY = "[memory]"
+"""What the profiler calls the event that memory is taken, or given back."""
 
 
-def extra_bytes(step: Callable[[], object], device: str, prepare: Callable[[], object] = lambda: None) -> int | None:
-    """Peak memory of a step above that before it: the median of some. `None` where nothing can tell."""
-    measure = _on_cuda if device == "cuda" else _on_cpu
-    if device != "cuda" and not RESET.exists():
-        return None
-    peaks = []
-    for _ in range(ROUNDS):
-        prepare()
-        gc.collect()
-        peaks.append(measure(step))
-    return round(statistics.median(peaks))
+def extra_bytes(step: Callable[[], object], device: str, prepare: Callable[[], object] = lambda: None) -> int:
+    """Peak memory of the tensors of a step above what there was before it. On a CPU what it frees of that makes no room."""
+    prepare()
+    return (_on_cuda if device == "cuda" else _on_cpu)(step)
 
 
 def _on_cpu(step: Callable[[], object]) -> int:
-    _give_back()
-    RESET.write_text("5")
-    before = _pages("VmRSS")
-    step()
-    return max(0, _pages("VmHWM") - before)
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        step()
+    events: Any = profile.kineto_results
+    taken = sorted((event.start_ns(), event.nbytes()) for event in events.events() if event.name() == MEMORY)
+    return max(0, *accumulate(size for _, size in taken), 0)
 
 
 def _on_cuda(step: Callable[[], object]) -> int:
@@ -47,18 +37,6 @@ def _on_cuda(step: Callable[[], object]) -> int:
     step()
     torch.cuda.synchronize()
     return torch.cuda.max_memory_allocated() - before
-
-
-def _give_back() -> None:
-    """Return freed heap to the kernel, or a step could take from there what was counted before it."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
-
-
-def _pages(name: str) -> int:
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{name}:"))
-    return 1024 * int(line.split()[1])
 
 
 def state_bytes(optimizer: torch.optim.Optimizer) -> int:
