@@ -1,6 +1,6 @@
 """How much memory a step takes beyond what is there before it, and how much an optimizer keeps.
 
-Torch counts what its tensors take, on a CPU in its profiler and on CUDA in the allocator. The pages of a process do not tell:
+Torch counts what its tensors take: on a CPU in its profiler, on CUDA in the allocator. The pages of a process do not tell, as
 a heap keeps what is freed in pieces, and which of them a step gets depends on all that was there before.
 """
 
