@@ -1,7 +1,7 @@
 """How much memory a step takes beyond what is there before it, and how much an optimizer keeps.
 
-Torch counts what its tensors take: on a CPU in its profiler, on CUDA in the allocator. The pages of a process do not tell, as
-a heap keeps what is freed in pieces, and which of them a step gets depends on all that was there before.
+Torch counts what its tensors take: on a CPU in its profiler, on CUDA in the allocator. The pages of a process do not tell: a
+heap keeps what is freed in pieces, and which of them a step gets depends on all that was there before.
 """
 
 from __future__ import annotations
