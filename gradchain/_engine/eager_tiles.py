@@ -71,7 +71,7 @@ class Tiles:
             return None
         if program.third_party or program.narrows or WHOLE in program.traced:
             return None
-        if not any(key.rpartition(".")[2].startswith(ROWS) for key in item.state):
+        if not any(key.endswith((f".{ROWS}", f".{ROWS}_data")) for key in item.state):
             return Tiles(item.task)
         columns = columns_of(item, matrix_of(item))  # else each tile would unpack and make factors of the whole
         if columns is None or 2 * rows_of(owner, columns, ELEMENTS) > len(owner):
