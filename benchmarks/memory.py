@@ -27,7 +27,7 @@ def _on_cpu(step: Callable[[], object]) -> int:
         step()
     events: Any = profile.kineto_results
     taken = sorted((event.start_ns(), event.nbytes()) for event in events.events() if event.name() == MEMORY)
-    return max(0, *accumulate(size for _, size in taken), 0)
+    return max(accumulate((size for _, size in taken), initial=0))
 
 
 def _on_cuda(step: Callable[[], object]) -> int:

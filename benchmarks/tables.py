@@ -107,8 +107,8 @@ def memory(data: Result, name: str) -> Table:
     return Table(title, columns, rows)
 
 
-def mib(size: int | None) -> str:
-    return "" if size is None else f"{size / MIB:.1f}"
+def mib(size: int) -> str:
+    return f"{size / MIB:.1f}"
 
 
 def floors(data: Result) -> Table:

@@ -126,12 +126,28 @@ def test_tiles_that_cannot_be_compiled_are_stepped_whole(monkeypatch: pytest.Mon
     torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
 
 
+class halved_if_compact(gradchain.Stage):
+    """Another's stage, which looks at its own option."""
+
+    storage: str = gradchain.static(default="factored_compact", choices=("factored_compact", "factored_vectors"))
+
+    def slots(self, p: Any) -> Any:
+        return {"exp_avg": gradchain.Slot(storage=self.storage)}
+
+    def update(self, update: Any, ctx: Any) -> Any:
+        average = 0.9 * ctx.read("exp_avg") + 0.1 * update.value
+        return update.replace(value=average / 2 if self.storage == "factored_compact" else average), {
+            "exp_avg": average
+        }
+
+
 OTHERS = {
     "no factors": gradchain.recipe("adv-adamw"),
     "totals besides": gradchain.recipe("rose"),
     "noise of each element": gradchain.chain(
         gradchain.promote("fp32"), compact("first_moment"), gradchain.stochastic_round()
     ),
+    "another's stage": gradchain.chain(halved_if_compact(), gradchain.scale_by_learning_rate(0.1)),
     "a first step by what is kept": gradchain.recipe("adv-adopt-factored-ademamix"),
 }
 

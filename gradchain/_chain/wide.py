@@ -25,16 +25,16 @@ WIDE = {
 
 @functools.lru_cache(maxsize=4096)
 def widened(program: Program) -> Program | None:
-    """The same program with wider slots; `None` if it has none to widen, or they would not make the same step."""
+    """The same program with wider slots where it has packed ones; `None` if it might not make the same step."""
+    if program.third_party:  # their stages may look at the option
+        return None
     stages: list[tuple[str, Any]] = []
     for address, stage in program.stages:
         wider = WIDE.get(getattr(stage, "storage", ""))
         if wider is not None and not stage.slots_only:
             return None
         stages.append((address, stage if wider is None else dataclasses.replace(stage, storage=wider)))
-    wide = Program.of(tuple(stages), program.role)
-    left = any(isinstance(storage, PackedStorage) for storage in wide.storages)
-    return None if wide is program or program.third_party or left else wide
+    return Program.of(tuple(stages), program.role)
 
 
 def unpacked(program: Program, state: State, param: torch.Tensor) -> State:

@@ -27,13 +27,14 @@ from gradchain._engine.param_step import ParamStep, StepInputs
 from gradchain._engine.widened import Widened
 from gradchain._engine.writing import overwrite
 from gradchain.errors import ChainError
+from gradchain.storage.factored import FACTORS
 
 ELEMENTS = 1 << 18
 """The approximate size of a tile."""
 
 WHOLE = "needs whole matrices"
 
-ROWS, COLUMNS = "row", "column"
+ROWS, COLUMNS = FACTORS
 """The parts of factored slots: each tile has its own rows of the matrix, and all share the columns."""
 
 

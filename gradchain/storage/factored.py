@@ -16,6 +16,9 @@ from gradchain.storage.base import Bits, PackedStorage, Parts, SlotView, Storage
 from gradchain.storage.int8 import Int8
 from gradchain.storage.signs import pack, pack_vector, sign_planes, vector_signs, words_of
 
+FACTORS = ("row", "column")
+"""The parts of a factored slot besides its signs."""
+
 
 @dataclass(frozen=True)
 class Factored(Storage):
@@ -129,8 +132,6 @@ class CompactFactored(Factored, PackedStorage):
             whole[name] = Int8().load(codes, _unsigned(torch.Size([size])))
         return whole
 
-
-FACTORS = ("row", "column")
 
 ROWS = 64
 """How many rows are summed at a time: all at once would touch a new page of memory at every step."""
